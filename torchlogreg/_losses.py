@@ -1,0 +1,125 @@
+"""Losses: what one row costs, given its logits.
+
+A loss sees logits and labels only; weights, X and penalties live elsewhere. It is defined by `value`,
+which autograd can differentiate; `value_and_residual` and `curvature` are closed forms that tests hold
+to autograd. Shapes: eta (n, B, K), y (n,), values (n, B), residuals (n, B, K).
+"""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+
+class Loss(ABC):
+    """A convex loss of K logits."""
+
+    n_logits: int
+    smoothness: float  # largest eigenvalue that the second derivative in the logits can take
+
+    @abstractmethod
+    def targets(self, codes, dtype):
+        """Labels 0 .. n_classes - 1 (n,) in the type that the other methods take as `y`."""
+
+    @abstractmethod
+    def value(self, eta, y):
+        """Loss of every row, (n, B); differentiable by autograd."""
+
+    @abstractmethod
+    def value_and_residual(self, eta, y):
+        """Loss (n, B) and its derivative in the logits (n, B, K)."""
+
+    @abstractmethod
+    def curvature(self, eta, k, l):
+        """Entries (k[m], l[m]) of the second derivative in the logits, (n, B, M)."""
+
+    @abstractmethod
+    def small(self, eta, y):
+        """Value (n,), residual (n, K) and curvature (n, K, K) of one model in NumPy, from eta (n, K)."""
+
+    @abstractmethod
+    def log_proba(self, eta):
+        """Logarithm of the class probabilities, (n, B, n_classes)."""
+
+
+class Binomial(Loss):
+    """Two classes, one logit: softplus(z) - y z."""
+
+    n_logits = 1
+    smoothness = 0.25
+
+    def targets(self, codes, dtype):
+        return codes.to(dtype)
+
+    def value(self, eta, y):
+        z = eta[..., 0]
+        return F.binary_cross_entropy_with_logits(z, y[:, None].expand_as(z), reduction="none")
+
+    def value_and_residual(self, eta, y):
+        # One exponential serves both: softplus and sigmoid apart would take two, and softplus alone costs three.
+        z = eta[..., 0]
+        e = torch.exp(-z.abs())
+        y = y[:, None]
+        value = torch.log1p(e) + z.clamp(min=0) - y * z
+        proba = torch.where(z >= 0, 1.0, e) / (1.0 + e)
+        return value, (proba - y)[..., None]
+
+    def curvature(self, eta, k, l):  # noqa: ARG002 - there is one entry only
+        e = torch.exp(-eta.abs())
+        return e / (1.0 + e) ** 2
+
+    def small(self, eta, y):
+        z = eta[:, 0]
+        e = np.exp(-np.abs(z))
+        value = np.log1p(e) + np.maximum(z, 0.0) - y * z
+        proba = np.where(z >= 0, 1.0, e) / (1.0 + e)
+        return value, (proba - y)[:, None], (e / (1.0 + e) ** 2)[:, None, None]
+
+    def log_proba(self, eta):
+        return F.logsigmoid(torch.cat([-eta, eta], dim=-1))
+
+
+class Multinomial(Loss):
+    """K classes, K logits, symmetric parametrisation: logsumexp(z) - z_y."""
+
+    smoothness = 0.5  # Boehning (1992), doi:10.1007/BF00048682
+
+    def __init__(self, n_classes):
+        self.n_logits = n_classes
+
+    def targets(self, codes, dtype):  # noqa: ARG002 - class indices whatever the dtype of X
+        return codes
+
+    def value(self, eta, y):
+        n_models = eta.shape[1]
+        flat = F.cross_entropy(eta.flatten(0, 1), y.repeat_interleave(n_models), reduction="none")
+        return flat.view(-1, n_models)
+
+    def value_and_residual(self, eta, y):
+        # Reductions rather than torch.softmax, which would copy the class-major logits of `Rows.predict`.
+        index = y[:, None, None].expand(-1, eta.shape[1], 1)
+        normaliser = torch.logsumexp(eta, dim=-1, keepdim=True)
+        value = (normaliser - eta.gather(-1, index))[..., 0]
+        residual = torch.exp(eta - normaliser)
+        residual.scatter_add_(-1, index, residual.new_full((1, 1, 1), -1.0).expand_as(index))
+        return value, residual
+
+    def curvature(self, eta, k, l):
+        proba = torch.softmax(eta, dim=-1)
+        return proba.index_select(-1, k) * ((k == l).to(proba.dtype) - proba.index_select(-1, l))
+
+    def small(self, eta, y):
+        rows = np.arange(len(y))
+        shifted = eta - eta.max(axis=1, keepdims=True)
+        e = np.exp(shifted)
+        total = e.sum(axis=1, keepdims=True)
+        proba = e / total
+        value = np.log(total[:, 0]) - shifted[rows, y]
+        curvature = proba[:, :, None] * (np.eye(self.n_logits) - proba[:, None, :])
+        residual = proba
+        residual[rows, y] -= 1.0
+        return value, residual, curvature
+
+    def log_proba(self, eta):
+        return torch.log_softmax(eta, dim=-1)

@@ -1,0 +1,187 @@
+"""The one loop that every solver runs in: stopping, the iteration limit, warnings, history, verbosity.
+
+A solver is a generator of `Step`s; the first is its starting point, each further one an iteration. `minimise`
+draws from it until the solver's own stopping rule holds, the limit is reached, the observer asks to stop or the
+generator ends because arithmetic allows no further progress.
+"""
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+
+from torchlogreg._problem import Point
+
+
+class Step(NamedTuple):
+    """Where a solver stands after an iteration."""
+
+    point: Point  # for "sgd" without a gradient, and with the mean objective of the epoch's mini-batches as value
+    gap: torch.Tensor | None = None  # (B,) estimate of (value - optimum) / optimum
+    score: float | None = None  # accuracy on held-out rows
+
+
+class Result(NamedTuple):
+    """What a fit found. `point` is in float64 at the coefficients as they will be stored."""
+
+    point: Point
+    n_iter: int
+    converged: bool
+    loss_curve: np.ndarray
+
+
+class Optimality:
+    """Stop when max|gradient| <= tol and the estimated relative gap <= tol."""
+
+    def __init__(self, tol):
+        self.tol = tol
+
+    def __call__(self, step):
+        return bool(((step.point.gradient_norm <= self.tol) & (step.gap <= self.tol)).all())
+
+
+class NoImprovement:
+    """Stop after `patience` epochs in a row without an improvement by `tol`, as SGDClassifier does; never if tol = 0.
+
+    The held-out score decides where there is one, the training objective otherwise.
+    """
+
+    def __init__(self, tol, patience):
+        self.tol, self.patience = tol, patience
+        self.best, self.stale = np.inf, 0
+
+    def __call__(self, step):
+        if self.tol == 0 or step.point.value is None:
+            return False
+        monitor = float(step.point.value) if step.score is None else -step.score
+        self.stale = self.stale + 1 if monitor > self.best - self.tol else 0
+        self.best = min(self.best, monitor)
+        return self.stale >= self.patience
+
+
+class Silent:
+    """The observer that watches nothing."""
+
+    def begin(self):
+        """Called before an iteration."""
+
+    def end(self, step):
+        """Called after it; True stops the fit."""
+        return False
+
+
+class _Run(NamedTuple):
+    point: Point
+    ended: str  # "converged", "limit", "observer" or "precision"
+
+
+class _History:
+    def __init__(self, solver, max_iter, verbose):
+        self.solver, self.max_iter, self.verbose = solver, max_iter, verbose
+        self.values = []
+
+    def add(self, step):
+        self.values.append(float(step.point.value.mean()))
+        if self.verbose:
+            norm = "" if step.gap is None else f"  max|gradient| {float(step.point.gradient_norm.max()):.3e}"
+            score = "" if step.score is None else f"  held-out accuracy {step.score:.4f}"
+            print(f"{self.solver.name} {len(self.values):>4}/{self.max_iter}  objective {self.values[-1]:.8g}{norm}{score}")
+
+
+def minimise(problem, solver, W, *, tol, max_iter, store=None, observer=None, verbose=0):
+    """Minimise `problem` from W.
+
+    `store` rounds coefficients to the precision in which they will be kept. The result, and whether it has
+    converged, is judged there, in float64.
+    """
+    history = _History(solver, max_iter, verbose)
+    stop = solver.stopping(tol)
+    observer = observer or Silent()
+    run = _draw(problem, solver, W, stop, history, observer)
+    point = _stored(problem, run, store)
+    if run.ended in ("converged", "precision") and not solver.stochastic and not problem.rows.is_exact:
+        # float32 products certify a float32 gradient. Where that is not enough, float64 products finish the work.
+        if not float(point.gradient_norm.max()) <= tol:
+            run = _draw(problem.exact(), solver, run.point.W, stop, history, observer)
+            point = _stored(problem, run, store)
+    if not bool(torch.isfinite(point.value).all()):
+        raise ValueError(
+            f"The objective overflowed after {len(history.values)} iterations of solver={solver.name!r}. "
+            "Standardise X (sklearn.preprocessing.StandardScaler)"
+            + (" or lower learning_rate." if solver.stochastic else " or use a smaller C.")
+        )
+    remedy = _remedy(problem, solver, run, point, tol, max_iter)
+    if remedy:
+        warnings.warn(
+            f"solver={solver.name!r} did not converge: after {len(history.values)} iterations the objective is "
+            f"{float(point.value.max()):.6g} and max|gradient| is {float(point.gradient_norm.max()):.3g} "
+            f"(tol={tol:g}). {remedy}",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
+    certified = float(point.gradient_norm.max()) <= tol
+    converged = not remedy and (certified or (solver.stochastic and run.ended == "converged"))
+    return Result(point, len(history.values), converged, np.array(history.values))
+
+
+def _draw(problem, solver, W, stop, history, observer):
+    """Iterate until something ends it."""
+    iterates = solver.iterates(problem, W)
+    step = next(iterates)
+    while not stop(step):
+        if len(history.values) >= history.max_iter:
+            return _Run(step.point, "limit")
+        observer.begin()
+        following = next(iterates, None)
+        if following is None:
+            observer.end(step)
+            return _Run(step.point, "precision")
+        step = following
+        history.add(step)
+        if observer.end(step):
+            return _Run(step.point, "observer")
+    return _Run(step.point, "converged")
+
+
+def _stored(problem, run, store):
+    """The objective in float64 at the coefficients as they will be kept; no read where the solver was just there."""
+    home = problem.rows.home
+    W = run.point.W.to(home.device).to(home.dtype)
+    kept = W if store is None else store(W)
+    if kept is W and run.point.gradient is not None and problem.rows.is_exact:
+        return run.point
+    return problem.exact().smooth(kept)
+
+
+def _remedy(problem, solver, run, point, tol, max_iter):
+    """What to do about a fit that did not converge, or None if it did or was stopped on request."""
+    if run.ended == "observer":
+        return None
+    if solver.stochastic:
+        if run.ended == "converged" or tol == 0:
+            return None
+        return (
+            f"The objective still improved by more than tol within {max_iter} epochs. Raise max_iter, set tol=0 if this "
+            "number of epochs is what you want, or use solver='auto', which needs no learning rate."
+        )
+    if problem.separates(point.W):
+        return (
+            "The classes are perfectly separated, so without a penalty the coefficients grow without limit. "
+            "Use a finite C."
+        )
+    if float(point.gradient_norm.max()) <= tol and run.ended == "converged":
+        return None
+    if run.ended == "limit":
+        other = "solver='newton-cholesky'" if solver.name == "lbfgs" else "solver='lbfgs'"
+        return f"Raise max_iter (now {max_iter}), standardise X, or try {other}."
+    if problem.rows.is_exact:
+        return (
+            "float64 arithmetic cannot resolve a smaller gradient on data of this scale. Standardise X or raise tol; "
+            "the coefficients are as accurate as this data allows."
+        )
+    return (
+        "Coefficients in float32 cannot express a smaller gradient on data of this scale. Pass X as float64, "
+        "standardise it, or raise tol."
+    )

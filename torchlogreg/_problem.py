@@ -1,0 +1,176 @@
+"""The objective, stated once.
+
+    F(W) = ( sum_i s_i loss(y_i, x_i W) + penalty(W) ) / S        S = sum_i s_i
+
+W (B, d, K) holds B models over the same rows, K logits each, the intercept as last of the d = p + 1 rows (d = p
+without). Labels y (n,), weights s (n, B) or (n, 1), logits (n, B, K); values and gaps are (B,). scikit-learn's
+objective is C S F, with penalty = ||W||^2 / (2 C), so the minimisers agree. Weights, S and a reduction over
+processes, should there be several, belong here and nowhere else: rows reach the solvers with s_i / S as their weight,
+penalties with strength / S.
+"""
+
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+
+
+class Point(NamedTuple):
+    """The objective at W: value (B,), gradient (B, d, K)."""
+
+    W: torch.Tensor
+    value: torch.Tensor
+    gradient: torch.Tensor
+
+    @property
+    def gradient_norm(self):
+        """max|gradient|, (B,)"""
+        return self.gradient.abs().amax(dim=(1, 2))
+
+
+class Problem:
+    """A loss over rows plus a penalty, both divided by S."""
+
+    def __init__(self, rows, loss, penalty):
+        self.rows, self.loss, self.penalty = rows, loss, penalty
+
+    @classmethod
+    def of(cls, rows, loss, penalty):
+        """The problem for raw weights and strengths."""
+        largest = rows.weight.amax(dim=0)  # divided out first, lest S overflow
+        weight = rows.weight / largest
+        total = weight.sum(dim=0)  # (B,) or (1,)
+        return cls(rows.reweighted(weight / total), loss, penalty.divided(rows.bring_home(total * largest)))
+
+    def exact(self):
+        """The same problem, with every product in float64."""
+        return Problem(self.rows.exact(), self.loss, self.penalty)
+
+    def smooth(self, W):
+        """Value and gradient at W, in one read."""
+        return self._read(W, lambda rows, eta: 0.0)[0]
+
+    def second_order(self, W):
+        """Value, gradient and Hessian at W in one read. The Hessian is (B, 1, K d, K d), classes outermost."""
+        n_models, d, n_logits = W.shape
+        k, l, entries = self._hessian_layout
+
+        def gram(rows, eta):
+            return rows.gram(self._weighted_curvature(rows, eta, k, l))
+
+        point, grams = self._read(W, gram)
+        hessian = grams.view(n_models, -1)[:, entries]  # (B, K d, K d)
+        diagonal = hessian.diagonal(dim1=1, dim2=2).view(n_models, n_logits, d)
+        if n_logits > 1:
+            self._pin(hessian, diagonal)
+        diagonal += self.penalty.l2.mT
+        return point, hessian[:, None]
+
+    def class_blocks(self, W):
+        """The Hessian's diagonal blocks, one for each logit, (B, K, d, d)."""
+        n_models, d, n_logits = W.shape
+        out = self._curvature_moments(W, "gram").view(n_models, n_logits, d, d)
+        out.diagonal(dim1=2, dim2=3).add_(self.penalty.l2.mT)
+        return out
+
+    def diagonal(self, W):
+        """The Hessian's diagonal, (B, K d, 1, 1)."""
+        n_models, d, n_logits = W.shape
+        out = self._curvature_moments(W, "gram_diagonal").view(n_models, n_logits, d) + self.penalty.l2.mT
+        return out.view(n_models, n_logits * d, 1, 1)
+
+    def sampled(self, index):
+        """The problem estimated on the rows at `index`, with their weights scaled to a sum of one; None: all rows."""
+        if index is None:
+            return self
+        rows = self.rows.take(index)
+        return Problem(rows.reweighted(rows.weight / rows.weight.sum(dim=0)), self.loss, self.penalty)
+
+    def mini_batch(self, W, index):
+        """The objective (B,) estimated on the rows at `index` (None: all of them), differentiable.
+
+        Its mean over the batches of an epoch is F.
+        """
+        rows = self.rows if index is None else self.rows.take(index)
+        value = self.loss.value(rows.predict(W), rows.y)
+        scale = self.rows.shape[0] / rows.shape[0]
+        return scale * (rows.weight * value).sum(dim=0) + self.penalty.value(W)
+
+    def loss_bounds(self, n_reads=12):
+        """Smoothness of the data term: of its mean over all rows (power iteration), and of the worst single row."""
+        rows = self.rows
+        generator = torch.Generator("cpu").manual_seed(0)
+        v = torch.randn(1, rows.shape[1], 1, generator=generator, dtype=torch.float64, device="cpu")
+        v = v.to(rows.home.device)
+        top = v.new_zeros(())
+        for _ in range(n_reads):
+            v = v / v.norm().clamp(min=torch.finfo(v.dtype).tiny)
+            v = sum(b.pull((b.weight * b.predict(v)[..., 0])[..., None]) for b in rows.blocks())
+            top = v.norm()
+        worst = rows.shape[0] * max(float((b.weight[:, 0] * b.squared_norms()).max()) for b in rows.blocks())
+        return self.loss.smoothness * float(top), self.loss.smoothness * worst
+
+    def separates(self, W):
+        """Whether W ranks the own class of every row strictly first, in a problem without penalty.
+
+        Then larger and larger multiples of W lower the objective without end, and it has no minimiser.
+        """
+        if self.penalty.l2.any():
+            return False
+        for rows in self.rows.blocks():
+            eta = rows.predict(W)
+            # Far out along W the loss of a row tends to 0 if its own class is first, and to log 2 or more if not.
+            far = self.loss.value(1e6 * eta / eta.abs().amax().clamp(min=1e-300), rows.y)
+            if not bool(((far < 0.5) | (rows.weight == 0)).all()):
+                return False
+        return True
+
+    def centred(self, direction):
+        """`direction` without its part along which the softmax is flat (see `_pin`)."""
+        if direction.shape[2] == 1:
+            return direction
+        return direction - (self.penalty.l2 == 0) * direction.mean(dim=2, keepdim=True)
+
+    def _read(self, W, extra):
+        """One pass over the rows: value, gradient, and the sum of extra(rows, logits)."""
+        value, gradient, gathered = self.penalty.value(W), self.penalty.gradient(W), 0.0
+        for rows in self.rows.blocks():
+            eta = rows.predict(W)
+            losses, residual = self.loss.value_and_residual(eta, rows.y)
+            value = value + rows.bring_home((rows.weight * losses).sum(dim=0))
+            gradient = gradient + rows.pull(rows.weight[..., None] * residual)
+            gathered = extra(rows, eta) + gathered
+        return Point(W, value, gradient), gathered
+
+    def _curvature_moments(self, W, moment):
+        """Second moments of the rows weighted by the curvature of each logit."""
+        k = torch.arange(W.shape[2], device=self.rows.X.device)
+        return sum(
+            getattr(rows, moment)(self._weighted_curvature(rows, rows.predict(W), k, k)) for rows in self.rows.blocks()
+        )
+
+    def _weighted_curvature(self, rows, eta, k, l):
+        """(n, B M): one column for each model and entry of the curvature."""
+        return (rows.weight[..., None] * self.loss.curvature(eta, k, l)).flatten(1)
+
+    @cached_property
+    def _hessian_layout(self):
+        """The upper triangle (k, l) of class pairs, and where each entry of the Hessian lies in their Gram matrices."""
+        n_logits, d, device = self.loss.n_logits, self.rows.shape[1], self.rows.home.device
+        k, l = torch.triu_indices(n_logits, n_logits, device=device)
+        pair = torch.empty(n_logits, n_logits, dtype=torch.int64, device=device)
+        pair[k, l] = pair[l, k] = torch.arange(len(k), device=device)
+        inner = torch.arange(d * d, device=device).view(d, d)
+        entries = (pair[:, None, :, None] * d * d + inner[None, :, None, :]).reshape(n_logits * d, n_logits * d)
+        return k.to(self.rows.X.device), l.to(self.rows.X.device), entries
+
+    def _pin(self, hessian, diagonal):
+        """Lift the directions in which the softmax is flat, in place: hessian (B, K d, K d), diagonal (B, K, d).
+
+        Adding a constant to the same row of all K logits changes no probability, so where that row has no penalty
+        the Hessian is singular. The gradient has no part in those directions; any positive curvature there gives
+        the same Newton step.
+        """
+        n_models, n_logits, d = diagonal.shape
+        lift = torch.diag_embed(diagonal.mean(dim=1) * (self.penalty.l2[..., 0] == 0))  # (B, d, d)
+        hessian.view(n_models, n_logits, d, n_logits, d).add_(lift[:, None, :, None, :])

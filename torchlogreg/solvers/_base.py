@@ -1,0 +1,21 @@
+"""The interface of a solver."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+from torchlogreg._minimise import Step
+
+
+class Solver(ABC):
+    """An algorithm with its settings: a frozen dataclass."""
+
+    name: str
+    stochastic: bool = False  # whether its steps estimate the gradient from some of the rows
+
+    @abstractmethod
+    def iterates(self, problem, W) -> Iterator[Step]:
+        """The start W, then one Step an iteration; ends when arithmetic allows no further progress."""
+
+    @abstractmethod
+    def stopping(self, tol):
+        """The rule that says whether a Step is good enough."""

@@ -1,0 +1,100 @@
+"""Newton's method in NumPy, for data so small that a torch call costs more than the arithmetic it starts.
+
+The same steps as `newton.NewtonCholesky` takes in torch, for one model; a test holds the two to the same iterates.
+On iris, wine and breast_cancer it is four to five times faster, the difference between 4 ms and 0.8 ms a fit.
+"""
+
+import numpy as np
+import torch
+from scipy.linalg.lapack import dpotrf, dpotrs
+
+from torchlogreg._minimise import Step
+from torchlogreg._problem import Point
+from torchlogreg.solvers._descent import ARMIJO, NOISE, SHORTEST_STEP
+
+LARGEST = 2**19  # numbers in the weighted copies of X, n d K^2
+EPS = np.finfo(np.float64).eps
+
+
+def is_small(problem, W):
+    """Whether `problem` is one model's, on the host, and small."""
+    n, d = problem.rows.shape
+    return problem.rows.X.device.type == "cpu" and W.shape[0] == 1 and n * d * W.shape[2] ** 2 <= LARGEST
+
+
+def iterates(problem, W):
+    """Steps from W (1, d, K)."""
+    second_order = _second_order(problem)
+    W = W[0].numpy(force=True).astype(np.float64)
+    value, gradient, hessian = second_order(W)
+    step = 1.0
+    while True:
+        solve = _cholesky(hessian)
+        direction = -solve(gradient)
+        slope = np.vdot(gradient, direction)
+        yield _step(W, value, gradient, slope)
+        trial = W + step * direction
+        trial_value, trial_gradient, trial_hessian = second_order(trial)
+        accepted = trial_value <= value + ARMIJO * step * slope or (
+            abs(trial_value - value) <= NOISE * abs(value)
+            and np.vdot(trial_gradient, solve(trial_gradient)) < np.vdot(gradient, solve(gradient))
+        )
+        if accepted:
+            W, value, gradient, hessian, step = trial, trial_value, trial_gradient, trial_hessian, 1.0
+        elif (step := step / 2) < SHORTEST_STEP:
+            return
+
+
+def _step(W, value, gradient, slope):
+    point = Point(*(torch.from_numpy(np.ascontiguousarray(a)[None]) for a in (W, value, gradient)))
+    gap = -0.5 * slope / max(value, np.finfo(np.float64).tiny)
+    return Step(point, torch.tensor([gap], dtype=torch.float64))
+
+
+def _second_order(problem):
+    """A function from W (d, K) to value, gradient (d, K) and Hessian (K d, K d), classes outermost."""
+    loss = problem.loss
+    rows = problem.exact().rows.whole
+    X, y, weight = rows.X.numpy(), rows.y.numpy(), rows.weight.numpy()  # (n, d), (n,), (n, 1)
+    d, n_logits = X.shape[1], loss.n_logits
+    l2 = problem.penalty.l2[0].numpy()  # (d, 1)
+    ridge = np.tile(l2[:, 0], n_logits)
+    free = np.flatnonzero(l2 == 0) if n_logits > 1 else []
+
+    def second_order(W):
+        losses, residual, curvature = loss.small(X @ W, y)  # (n,), (n, K), (n, K, K)
+        shrunk = l2 * W
+        value = losses @ weight[:, 0] + 0.5 * np.vdot(shrunk, W)
+        gradient = X.T @ (weight * residual) + shrunk
+        curvature *= weight[..., None]
+        weighted = (curvature[..., None] * X[:, None, None, :]).reshape(len(X), -1)  # (n, K K d)
+        hessian = (X.T @ weighted).reshape(d, n_logits, n_logits, d).transpose(1, 0, 2, 3)
+        hessian = hessian.reshape(n_logits * d, n_logits * d)
+        diagonal = hessian.ravel()[:: n_logits * d + 1]
+        blocks = hessian.reshape(n_logits, d, n_logits, d)
+        for j in free:  # the directions in which the softmax is flat; see Problem._pin
+            blocks[:, j, :, j] += diagonal[j::d].mean()
+        diagonal += ridge
+        return value, gradient, hessian
+
+    return second_order
+
+
+def _cholesky(hessian):
+    """The inverse of the Hessian as a function; see `_descent.Metric.of`."""
+    m = len(hessian)
+    diagonal = hessian.diagonal()
+    scale = 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+    correlation = hessian * scale * scale[:, None]
+    shift, info = 16 * m * EPS, 1
+    while info and shift <= 1:
+        raised = correlation.copy()
+        raised.ravel()[:: m + 1] += shift
+        factor, info = dpotrf(raised, lower=1, overwrite_a=1)
+        shift *= 10
+
+    def solve(gradient):
+        solution, _ = dpotrs(factor, scale * gradient.T.ravel(), lower=1)
+        return (scale * solution).reshape(gradient.T.shape).T
+
+    return solve

@@ -1,0 +1,92 @@
+"""L-BFGS whose initial Hessian is a Cholesky factor estimated on some of the rows."""
+
+from collections import deque
+from dataclasses import dataclass
+
+import torch
+
+from torchlogreg._minimise import Optimality, Step
+from torchlogreg.solvers._base import Solver
+from torchlogreg.solvers._descent import SHORTEST_STEP, Metric, accepts, dot, keep, per_model, relative_gap
+
+LARGEST_METRIC = 2**24  # numbers in the preconditioner; where class blocks take more, the diagonal alone is used
+SLOW = 20  # iterations after which couplings between classes are worth their cost
+
+
+@dataclass(frozen=True)
+class LBFGS(Solver):
+    """Limited-memory BFGS; Nocedal and Wright (2006), Numerical Optimization, algorithms 7.4 and 7.5.
+
+    The initial matrix of the two-loop recursion is gamma P, with P the inverse of the Hessian's class blocks on a
+    random sample of rows. P is renewed, from a larger sample, at iterations 10, 20, 40, ... while the pairs are kept;
+    a fit that still runs at iteration 20 gets the couplings between classes too.
+    """
+
+    memory: int = 100
+    seed: int = 0
+
+    name = "lbfgs"
+
+    def stopping(self, tol):
+        return Optimality(tol)
+
+    def iterates(self, problem, W):
+        generator = torch.Generator("cpu").manual_seed(self.seed)
+        point = problem.smooth(W)
+        metric = self._metric(problem, point.W, 0, generator)
+        pairs = deque(maxlen=self.memory)
+        gamma = torch.ones_like(point.value)
+        step = torch.ones_like(point.value)
+        iteration, renewal = 0, 10
+        while True:
+            # 1. direction H g, with H by the two-loop recursion
+            direction = -problem.centred(_two_loop(point.gradient, pairs, gamma, metric))
+            slope = dot(point.gradient, direction)
+            yield Step(point, relative_gap(-slope, point.value))
+            # 2. trial point; a model that refuses it keeps its place and halves its step
+            trial = problem.smooth(point.W + per_model(step) * direction)
+            accepted = accepts(point, trial, slope, step, metric)
+            step = torch.where(accepted, 1.0, step / 2)
+            if float(step.min()) < SHORTEST_STEP:
+                return
+            # 3. new pair, of weight zero for models that did not move; gamma scales the metric to the newest one
+            s, y = trial.W - point.W, trial.gradient - point.gradient
+            curvature = dot(s, y)
+            usable = accepted & (curvature > 1e-14 * dot(s, s).sqrt() * dot(y, y).sqrt())
+            rho = torch.where(usable, 1.0 / curvature, 0.0)
+            gamma = torch.where(usable, curvature / dot(y, metric.solve(y)), gamma)
+            if accepted.any():
+                pairs.append((s, y, rho))
+            point = keep(accepted, trial, point)
+            # 4. renewed metric
+            iteration += 1
+            if iteration == renewal:
+                metric = self._metric(problem, point.W, renewal, generator)
+                gamma, renewal = torch.ones_like(gamma), 2 * renewal
+
+    def _metric(self, problem, W, iteration, generator):
+        """The preconditioner for the iterations to come: the more there were, the more it may cost."""
+        n, d = problem.rows.shape
+        n_numbers = W.shape[2] * d * d
+        if n_numbers > LARGEST_METRIC:
+            return Metric.of(problem.diagonal(W))
+        size = max(2000, 60 * d) * max(1, iteration // 5)
+        # With replacement, for a permutation of all rows would cost more than it saves.
+        index = torch.randint(n, (size,), generator=generator, device="cpu").to(problem.rows.X.device) if size < n else None
+        if iteration >= SLOW and W.shape[2] * n_numbers <= LARGEST_METRIC:
+            return Metric.of(problem.sampled(index).second_order(W)[1])
+        return Metric.of(problem.sampled(index).class_blocks(W))
+
+
+def _two_loop(gradient, pairs, gamma, metric):
+    """The L-BFGS matrix times the gradient."""
+    q = gradient
+    alphas = []
+    for s, y, rho in reversed(pairs):
+        alpha = per_model(rho * dot(s, q))
+        q = q - alpha * y
+        alphas.append(alpha)
+    r = per_model(gamma) * metric.solve(q)
+    for (s, y, rho), alpha in zip(pairs, reversed(alphas), strict=True):
+        r = r + (alpha - per_model(rho * dot(y, r))) * s
+    return r

@@ -1,0 +1,45 @@
+"""Newton's method with the full Hessian and its Cholesky factor."""
+
+from dataclasses import dataclass
+
+import torch
+
+from torchlogreg._minimise import Optimality, Step
+from torchlogreg.solvers import _small
+from torchlogreg.solvers._base import Solver
+from torchlogreg.solvers._descent import SHORTEST_STEP, Metric, accepts, dot, keep, per_model, relative_gap
+
+
+@dataclass(frozen=True)
+class NewtonCholesky(Solver):
+    """Damped Newton; Boyd and Vandenberghe (2004), Convex Optimization, algorithm 9.5.
+
+    An iteration is one read of X: value, gradient and Hessian at a trial point. Where the point is refused, the
+    step is halved and the next iteration tries again from the same place.
+    """
+
+    name = "newton-cholesky"
+
+    def stopping(self, tol):
+        return Optimality(tol)
+
+    def iterates(self, problem, W):
+        if _small.is_small(problem, W):
+            yield from _small.iterates(problem, W)
+            return
+        point, hessian = problem.second_order(W)
+        step = torch.ones_like(point.value)
+        while True:
+            # 1. direction and decrement
+            metric = Metric.of(hessian)
+            direction = -metric.solve(point.gradient)
+            slope = dot(point.gradient, direction)  # minus the squared Newton decrement
+            yield Step(point, relative_gap(-slope, point.value))
+            # 2. trial point; a model that refuses it keeps its place and halves its step
+            trial, trial_hessian = problem.second_order(point.W + per_model(step) * direction)
+            accepted = accepts(point, trial, slope, step, metric)
+            step = torch.where(accepted, 1.0, step / 2)
+            if float(step.min()) < SHORTEST_STEP:
+                return
+            point = keep(accepted, trial, point)
+            hessian = keep(accepted, trial_hessian, hessian)
