@@ -45,7 +45,8 @@ _TEMPLATE = """{summary}
 
     learning_rate : float or 'auto', default='auto'
         Step size of ``'sgd'`` on F, that is, on the mean loss. ``'auto'`` derives it from the data, so that it does
-        not diverge whatever the scale of the features, and lets it fall to zero over `max_iter` epochs.
+        not diverge whatever the scale of the features, and keeps it until the objective stands still (for at most
+        three fifths of `max_iter` epochs); then the rate falls linearly to zero, and the fit ends.
 
     momentum : float, default=0.9
         Momentum of ``'sgd'``, in [0, 1).
@@ -54,7 +55,7 @@ _TEMPLATE = """{summary}
         Whether ``'sgd'`` uses Nesterov's momentum.
 
     batch_size : int, 'auto' or None, default='auto'
-        Rows in a mini-batch of ``'sgd'``. ``'auto'`` means 64, None all rows.
+        Rows in a mini-batch of ``'sgd'``. ``'auto'`` means 32, None all rows.
 
     shuffle : bool, default=True
         Whether ``'sgd'`` puts the rows in a new random order for every epoch.

@@ -171,7 +171,7 @@ class _LinearClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             converged_=result.converged,
             objective_=float(result.point.value),
             gradient_norm_=float(result.point.gradient_norm),
-            loss_curve_=result.loss_curve,
+            loss_curve_=result.loss_curve[:, 0] if result.n_iter else np.empty(0),
         )
         context.call_on_fit_task_end(estimator=self, X=X, y=y, metadata=metadata, reconstruction_attributes={})
         return self
@@ -298,9 +298,10 @@ class _LinearClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             learning_rate=self.learning_rate,
             momentum=self.momentum,
             nesterov=self.nesterov,
-            batch_size=min(64, n) if self.batch_size == "auto" else self.batch_size,
+            batch_size=32 if self.batch_size == "auto" else self.batch_size,
             shuffle=self.shuffle,
             n_iter_no_change=self.n_iter_no_change,
+            tol=self.tol,
             n_epochs=max(1, self.max_iter),
             seed=check_random_state(self.random_state).randint(2**31 - 1),
             score=score,

@@ -35,8 +35,8 @@ class Loss(ABC):
         """Entries (k[m], l[m]) of the second derivative in the logits, (n, B, M)."""
 
     @abstractmethod
-    def small(self, eta, y):
-        """Value (n,), residual (n, K) and curvature (n, K, K) of one model in NumPy, from eta (n, K)."""
+    def small(self, eta, y, k, l):
+        """Value (n,), residual (n, K) and curvature (n, M) of one model in NumPy, from eta (n, K)."""
 
     @abstractmethod
     def log_proba(self, eta):
@@ -69,12 +69,12 @@ class Binomial(Loss):
         e = torch.exp(-eta.abs())
         return e / (1.0 + e) ** 2
 
-    def small(self, eta, y):
+    def small(self, eta, y, k, l):  # noqa: ARG002 - as in `curvature`
         z = eta[:, 0]
         e = np.exp(-np.abs(z))
         value = np.log1p(e) + np.maximum(z, 0.0) - y * z
         proba = np.where(z >= 0, 1.0, e) / (1.0 + e)
-        return value, (proba - y)[:, None], (e / (1.0 + e) ** 2)[:, None, None]
+        return value, (proba - y)[:, None], (e / (1.0 + e) ** 2)[:, None]
 
     def log_proba(self, eta):
         return F.logsigmoid(torch.cat([-eta, eta], dim=-1))
@@ -109,14 +109,14 @@ class Multinomial(Loss):
         proba = torch.softmax(eta, dim=-1)
         return proba.index_select(-1, k) * ((k == l).to(proba.dtype) - proba.index_select(-1, l))
 
-    def small(self, eta, y):
+    def small(self, eta, y, k, l):
         rows = np.arange(len(y))
         shifted = eta - eta.max(axis=1, keepdims=True)
         e = np.exp(shifted)
         total = e.sum(axis=1, keepdims=True)
         proba = e / total
         value = np.log(total[:, 0]) - shifted[rows, y]
-        curvature = proba[:, :, None] * (np.eye(self.n_logits) - proba[:, None, :])
+        curvature = proba[:, k] * ((k == l) - proba[:, l])
         residual = proba
         residual[rows, y] -= 1.0
         return value, residual, curvature

@@ -21,6 +21,7 @@ class Step(NamedTuple):
     point: Point  # for "sgd" without a gradient, and with the mean objective of the epoch's mini-batches as value
     gap: torch.Tensor | None = None  # (B,) estimate of (value - optimum) / optimum
     score: float | None = None  # accuracy on held-out rows
+    settled: bool = False  # whether a schedule of the solver's own has come to its end
 
 
 class Result(NamedTuple):
@@ -29,7 +30,7 @@ class Result(NamedTuple):
     point: Point
     n_iter: int
     converged: bool
-    loss_curve: np.ndarray
+    loss_curve: np.ndarray  # (n_iter, B)
 
 
 class Optimality:
@@ -39,7 +40,7 @@ class Optimality:
         self.tol = tol
 
     def __call__(self, step):
-        return bool(((step.point.gradient_norm <= self.tol) & (step.gap <= self.tol)).all())
+        return float(step.point.gradient.abs().max()) <= self.tol and float(step.gap.max()) <= self.tol
 
 
 class NoImprovement:
@@ -83,11 +84,11 @@ class _History:
         self.values = []
 
     def add(self, step):
-        self.values.append(float(step.point.value.mean()))
+        self.values.append(step.point.value.tolist())
         if self.verbose:
             norm = "" if step.gap is None else f"  max|gradient| {float(step.point.gradient_norm.max()):.3e}"
             score = "" if step.score is None else f"  held-out accuracy {step.score:.4f}"
-            print(f"{self.solver.name} {len(self.values):>4}/{self.max_iter}  objective {self.values[-1]:.8g}{norm}{score}")
+            print(f"{self.solver.name} {len(self.values):>4}/{self.max_iter}  objective {float(step.point.value.mean()):.8g}{norm}{score}")
 
 
 def minimise(problem, solver, W, *, tol, max_iter, store=None, observer=None, verbose=0):
@@ -123,7 +124,7 @@ def minimise(problem, solver, W, *, tol, max_iter, store=None, observer=None, ve
         )
     certified = float(point.gradient_norm.max()) <= tol
     converged = not remedy and (certified or (solver.stochastic and run.ended == "converged"))
-    return Result(point, len(history.values), converged, np.array(history.values))
+    return Result(point, len(history.values), converged, np.array(history.values).reshape(len(history.values), -1))
 
 
 def _draw(problem, solver, W, stop, history, observer):

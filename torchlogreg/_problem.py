@@ -9,7 +9,6 @@ processes, should there be several, belong here and nowhere else: rows reach the
 penalties with strength / S.
 """
 
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -53,13 +52,18 @@ class Problem:
     def second_order(self, W):
         """Value, gradient and Hessian at W in one read. The Hessian is (B, 1, K d, K d), classes outermost."""
         n_models, d, n_logits = W.shape
-        k, l, entries = self._hessian_layout
+        k, l = torch.triu_indices(n_logits, n_logits, device=self.rows.products.device)
 
         def gram(rows, eta):
             return rows.gram(self._weighted_curvature(rows, eta, k, l))
 
         point, grams = self._read(W, gram)
-        hessian = grams.view(n_models, -1)[:, entries]  # (B, K d, K d)
+        grams = grams.view(n_models, -1, d, d)
+        hessian = grams.new_empty(n_models, n_logits, d, n_logits, d)
+        for m, (row, column) in enumerate(zip(k.tolist(), l.tolist(), strict=True)):
+            hessian[:, row, :, column] = grams[:, m]
+            hessian[:, column, :, row] = grams[:, m]  # symmetric, as the logits share their rows
+        hessian = hessian.view(n_models, n_logits * d, n_logits * d)
         diagonal = hessian.diagonal(dim1=1, dim2=2).view(n_models, n_logits, d)
         if n_logits > 1:
             self._pin(hessian, diagonal)
@@ -144,7 +148,7 @@ class Problem:
 
     def _curvature_moments(self, W, moment):
         """Second moments of the rows weighted by the curvature of each logit."""
-        k = torch.arange(W.shape[2], device=self.rows.X.device)
+        k = torch.arange(W.shape[2], device=self.rows.products.device)
         return sum(
             getattr(rows, moment)(self._weighted_curvature(rows, rows.predict(W), k, k)) for rows in self.rows.blocks()
         )
@@ -152,17 +156,6 @@ class Problem:
     def _weighted_curvature(self, rows, eta, k, l):
         """(n, B M): one column for each model and entry of the curvature."""
         return (rows.weight[..., None] * self.loss.curvature(eta, k, l)).flatten(1)
-
-    @cached_property
-    def _hessian_layout(self):
-        """The upper triangle (k, l) of class pairs, and where each entry of the Hessian lies in their Gram matrices."""
-        n_logits, d, device = self.loss.n_logits, self.rows.shape[1], self.rows.home.device
-        k, l = torch.triu_indices(n_logits, n_logits, device=device)
-        pair = torch.empty(n_logits, n_logits, dtype=torch.int64, device=device)
-        pair[k, l] = pair[l, k] = torch.arange(len(k), device=device)
-        inner = torch.arange(d * d, device=device).view(d, d)
-        entries = (pair[:, None, :, None] * d * d + inner[None, :, None, :]).reshape(n_logits * d, n_logits * d)
-        return k.to(self.rows.X.device), l.to(self.rows.X.device), entries
 
     def _pin(self, hessian, diagonal):
         """Lift the directions in which the softmax is flat, in place: hessian (B, K d, K d), diagonal (B, K, d).

@@ -4,6 +4,8 @@ The same steps as `newton.NewtonCholesky` takes in torch, for one model; a test 
 On iris, wine and breast_cancer it is four to five times faster, the difference between 4 ms and 0.8 ms a fit.
 """
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from scipy.linalg.lapack import dpotrf, dpotrs
@@ -13,7 +15,7 @@ from torchlogreg._problem import Point
 from torchlogreg.solvers._descent import ARMIJO, NOISE, SHORTEST_STEP
 
 LARGEST = 2**19  # numbers in the weighted copies of X, n d K^2
-EPS = np.finfo(np.float64).eps
+EPS, TINY = np.finfo(np.float64).eps, np.finfo(np.float64).tiny
 
 
 def is_small(problem, W):
@@ -46,30 +48,30 @@ def iterates(problem, W):
 
 
 def _step(W, value, gradient, slope):
-    point = Point(*(torch.from_numpy(np.ascontiguousarray(a)[None]) for a in (W, value, gradient)))
-    gap = -0.5 * slope / max(value, np.finfo(np.float64).tiny)
-    return Step(point, torch.tensor([gap], dtype=torch.float64))
+    numbers = torch.from_numpy(np.array([value, -0.5 * slope / max(value, TINY)]))
+    return Step(Point(torch.from_numpy(W[None]), numbers[:1], torch.from_numpy(gradient[None])), numbers[1:])
 
 
 def _second_order(problem):
     """A function from W (d, K) to value, gradient (d, K) and Hessian (K d, K d), classes outermost."""
     loss = problem.loss
     rows = problem.exact().rows.whole
-    X, y, weight = rows.X.numpy(), rows.y.numpy(), rows.weight.numpy()  # (n, d), (n,), (n, 1)
+    X = np.ascontiguousarray(rows.X.numpy())  # (n, d)
+    y, weight = rows.y.numpy(), rows.weight.numpy()  # (n,), (n, 1)
     d, n_logits = X.shape[1], loss.n_logits
     l2 = problem.penalty.l2[0].numpy()  # (d, 1)
     ridge = np.tile(l2[:, 0], n_logits)
     free = np.flatnonzero(l2 == 0) if n_logits > 1 else []
+    k, l, entries = _layout(n_logits, d)
 
     def second_order(W):
-        losses, residual, curvature = loss.small(X @ W, y)  # (n,), (n, K), (n, K, K)
+        losses, residual, curvature = loss.small(X @ W, y, k, l)  # (n,), (n, K), (n, M)
         shrunk = l2 * W
         value = losses @ weight[:, 0] + 0.5 * np.vdot(shrunk, W)
         gradient = X.T @ (weight * residual) + shrunk
-        curvature *= weight[..., None]
-        weighted = (curvature[..., None] * X[:, None, None, :]).reshape(len(X), -1)  # (n, K K d)
-        hessian = (X.T @ weighted).reshape(d, n_logits, n_logits, d).transpose(1, 0, 2, 3)
-        hessian = hessian.reshape(n_logits * d, n_logits * d)
+        weighted = (weight * curvature)[:, :, None] * X[:, None, :]  # (n, M, d)
+        grams = (X.T @ weighted.reshape(len(X), -1)).reshape(d, -1, d).transpose(1, 0, 2)
+        hessian = grams.ravel()[entries]
         diagonal = hessian.ravel()[:: n_logits * d + 1]
         blocks = hessian.reshape(n_logits, d, n_logits, d)
         for j in free:  # the directions in which the softmax is flat; see Problem._pin
@@ -78,6 +80,17 @@ def _second_order(problem):
         return value, gradient, hessian
 
     return second_order
+
+
+@lru_cache(maxsize=16)
+def _layout(n_logits, d):
+    """The pairs of classes k <= l, and where each entry of the Hessian lies in their Gram matrices."""
+    k, l = np.triu_indices(n_logits)
+    pair = np.empty((n_logits, n_logits), dtype=np.intp)
+    pair[k, l] = pair[l, k] = np.arange(len(k))
+    inner = np.arange(d * d).reshape(d, d)
+    entries = pair[:, None, :, None] * (d * d) + inner[None, :, None, :]
+    return k, l, entries.reshape(n_logits * d, n_logits * d)
 
 
 def _cholesky(hessian):
