@@ -47,7 +47,9 @@ def training_data(estimator, X, y, sample_weight):
     classes, codes = np.unique(y, return_inverse=True)
     weight = _checked_weights(sample_weight, len(y))
     if estimator.class_weight is not None:
-        weight = weight * compute_class_weight(estimator.class_weight, classes=classes, y=y, sample_weight=weight)[codes]
+        weight = (
+            weight * compute_class_weight(estimator.class_weight, classes=classes, y=y, sample_weight=weight)[codes]
+        )
     _check_classes(estimator, classes, np.bincount(codes, weights=weight, minlength=len(classes)))
     n_logits = 1 if len(classes) == 2 else len(classes)
     dtype = np.dtype(np.float32 if X.dtype in (torch.float32, torch.float16, torch.bfloat16) else np.float64)

@@ -88,7 +88,9 @@ class _History:
         if self.verbose:
             norm = "" if step.gap is None else f"  max|gradient| {float(step.point.gradient_norm.max()):.3e}"
             score = "" if step.score is None else f"  held-out accuracy {step.score:.4f}"
-            print(f"{self.solver.name} {len(self.values):>4}/{self.max_iter}  objective {float(step.point.value.mean()):.8g}{norm}{score}")
+            print(
+                f"{self.solver.name} {len(self.values):>4}/{self.max_iter}  objective {float(step.point.value.mean()):.8g}{norm}{score}"
+            )
 
 
 def minimise(problem, solver, W, *, tol, max_iter, store=None, observer=None, verbose=0):

@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import torch
 
-
 ARMIJO = 1e-4  # fraction of the predicted decrease that a step must achieve
 NOISE = 64 * torch.finfo(torch.float64).eps  # relative difference of objectives that is rounding only
 SHORTEST_STEP = 2.0**-40
@@ -82,5 +81,3 @@ def keep(accepted, new, old):
 def relative_gap(decrement, value):
     """Half the squared Newton decrement, against the objective."""
     return 0.5 * decrement / value.abs().clamp(min=torch.finfo(value.dtype).tiny)
-
-

@@ -72,7 +72,9 @@ class LBFGS(Solver):
             return Metric.of(problem.diagonal(W))
         size = max(2000, 60 * d) * max(1, iteration // 5)
         # With replacement, for a permutation of all rows would cost more than it saves.
-        index = torch.randint(n, (size,), generator=generator, device="cpu").to(problem.rows.X.device) if size < n else None
+        index = (
+            torch.randint(n, (size,), generator=generator, device="cpu").to(problem.rows.X.device) if size < n else None
+        )
         if iteration >= SLOW and W.shape[2] * n_numbers <= LARGEST_METRIC:
             return Metric.of(problem.sampled(index).second_order(W)[1])
         return Metric.of(problem.sampled(index).class_blocks(W))

@@ -10,7 +10,6 @@ from torchlogreg._minimise import NoImprovement, Step
 from torchlogreg._problem import Point
 from torchlogreg.solvers._base import Solver
 
-
 COOLING = 0.4  # share of the epochs over which the learning rate "auto" falls to zero
 
 
@@ -46,7 +45,9 @@ class SGD(Solver):
         W = W.to(device=X.device, dtype=X.dtype, copy=True).requires_grad_()
         velocity = torch.zeros_like(W)
         yield Step(Point(W.detach().clone(), None, None))
-        schedule = _Automatic(self, problem, W.detach()) if self.learning_rate == "auto" else _Constant(self.learning_rate)
+        schedule = (
+            _Automatic(self, problem, W.detach()) if self.learning_rate == "auto" else _Constant(self.learning_rate)
+        )
         before = W.detach().clone(), velocity.clone()  # the start of the last epoch whose objective was acceptable
         while True:
             start = W.detach().clone(), velocity.clone()
@@ -79,7 +80,9 @@ class SGD(Solver):
     def _batches(self, n, generator, device):
         if self.batch_size is None or self.batch_size >= n:
             return [None]
-        order = torch.randperm(n, generator=generator, device=device) if self.shuffle else torch.arange(n, device=device)
+        order = (
+            torch.randperm(n, generator=generator, device=device) if self.shuffle else torch.arange(n, device=device)
+        )
         return order.split(self.batch_size)
 
 
