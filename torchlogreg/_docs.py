@@ -36,8 +36,8 @@ _TEMPLATE = """{summary}
           needs standardised features and that is approximate.
 
     tol : float, default=1e-4
-        Stop when the largest absolute entry of F's gradient and the estimated relative gap to the optimum are both at
-        most `tol`. For ``'sgd'``, stop when `n_iter_no_change` epochs in a row did not improve the training objective
+        Stop when the largest absolute entry of F's gradient is at most `tol` and F is estimated to be within the
+        fraction ``tol ** 1.5`` of its minimum. For ``'sgd'``, stop when `n_iter_no_change` epochs in a row did not improve the training objective
         (with `early_stopping`, the accuracy on held-out rows) by `tol`; 0 runs all epochs.
 
     max_iter : int, default=100

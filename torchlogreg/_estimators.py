@@ -13,11 +13,12 @@ from sklearn.utils.validation import check_is_fitted
 
 from torchlogreg._compat import Interval, StrOptions, fit_context
 from torchlogreg._docs import documented
-from torchlogreg._inputs import prediction_rows, rows_of, threads_for, training_data
+from torchlogreg._inputs import prediction_rows, rows_of, training_data
 from torchlogreg._losses import Binomial, Multinomial
 from torchlogreg._minimise import minimise
 from torchlogreg._penalty import Ridge, strengths
 from torchlogreg._problem import Problem
+from torchlogreg._rows import threads_for
 from torchlogreg.solvers import SOLVERS, choose
 
 
@@ -147,8 +148,8 @@ class _LinearClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             W = self._start(data, loss, coef_init, intercept_init)
             train, held_out = self._split(data)
             rows = rows_of(data, loss, train, intercept=self.fit_intercept)
-            l1, l2 = strengths(self.C, self.l1_ratio)
-            penalty = Ridge.of(l2, data.X.shape[1], intercept=self.fit_intercept, home=rows.home)
+            strength = strengths(self.C, self.l1_ratio)
+            penalty = Ridge.of(strength.l2, data.X.shape[1], intercept=self.fit_intercept, home=rows.home)
             problem = Problem.of(rows, loss, penalty)
             solver = self._solver(problem, data, held_out)
             attributes = partial(_attributes, data=data, intercept=self.fit_intercept)
@@ -189,7 +190,7 @@ class _LinearClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         scores : ndarray of shape (n_samples,) or (n_samples, n_classes)
             One column for two classes, where a positive value predicts ``classes_[1]``.
         """
-        scores = self._predict(X, lambda loss, eta: eta)
+        scores = self._predict(X, lambda _, eta: eta)
         return scores[:, 0] if scores.shape[1] == 1 else scores
 
     def predict(self, X):
@@ -394,7 +395,7 @@ class TorchLogisticRegression(_LinearClassifier):
     notes="""
     The model is ``P(y = classes_[k] | x) = softmax(coef_ @ x + intercept_)[k]``, with one row of coefficients for each
     class. Two classes are fitted with a single logit, as :class:`~sklearn.linear_model.LogisticRegression` does; a
-    softmax with two rows, both penalised, would give the same probabilities at ``C`` as the single logit at ``2 C``.""",
+    softmax with two rows, both penalised, gives the same probabilities at ``C`` as the single logit at ``2 C``.""",
     other=":class:`TorchLogisticRegression` : The same for two classes only.",
     example="""
     >>> from sklearn.datasets import load_wine

@@ -5,7 +5,6 @@ Nothing is copied that need not be, and nothing the user owns is written to.
 """
 
 import numbers
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -19,8 +18,6 @@ from torchlogreg._rows import Home, Rows
 
 # Work (n p K) from which an accelerator is expected to repay the copy of X, for device="auto".
 ACCELERATOR_PAYS = 50_000_000
-# Work up to which a second thread costs more than it saves; thread pools that spin (NumPy's, say) make it far worse.
-ONE_THREAD = 200_000
 
 
 class TrainingData(NamedTuple):
@@ -104,20 +101,6 @@ def resolve_device(device, X, work):
     if device not in names:
         raise ValueError(f"device={device!r} is not available here. Choose 'auto' or one of {names}.")
     return torch.device(device)
-
-
-@contextmanager
-def threads_for(work):
-    """Run small work on one thread and give the caller's number of threads back."""
-    before = torch.get_num_threads()
-    if work > ONE_THREAD or before == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _checked_rows(estimator, X, *, reset):

@@ -97,11 +97,14 @@ class Multinomial(Loss):
         return flat.view(-1, n_models)
 
     def value_and_residual(self, eta, y):
+        # Shifted by the largest logit, or the loss of a row that is predicted well drowns in the rounding of its logits.
         # Reductions rather than torch.softmax, which would copy the class-major logits of `Rows.predict`.
         index = y[:, None, None].expand(-1, eta.shape[1], 1)
-        normaliser = torch.logsumexp(eta, dim=-1, keepdim=True)
-        value = (normaliser - eta.gather(-1, index))[..., 0]
-        residual = torch.exp(eta - normaliser)
+        shifted = eta - eta.amax(dim=-1, keepdim=True)
+        e = torch.exp(shifted)
+        total = e.sum(dim=-1, keepdim=True)
+        value = (torch.log(total) - shifted.gather(-1, index))[..., 0]
+        residual = e.div_(total)
         residual.scatter_add_(-1, index, residual.new_full((1, 1, 1), -1.0).expand_as(index))
         return value, residual
 

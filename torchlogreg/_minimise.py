@@ -34,13 +34,18 @@ class Result(NamedTuple):
 
 
 class Optimality:
-    """Stop when max|gradient| <= tol and the estimated relative gap <= tol."""
+    """Stop when max|gradient| <= tol and the estimated relative gap <= tol^(3/2).
+
+    The first is scikit-learn's test. Alone it is a weak one: with little penalty and many classes it has been seen to
+    hold 4e-4 and more above the optimum. The gap is quadratic in the gradient, hence the higher power; the full square
+    would ask for more than an estimate made in a preconditioner's metric can tell.
+    """
 
     def __init__(self, tol):
         self.tol = tol
 
     def __call__(self, step):
-        return float(step.point.gradient.abs().max()) <= self.tol and float(step.gap.max()) <= self.tol
+        return float(step.point.gradient.abs().max()) <= self.tol and float(step.gap.max()) <= self.tol**1.5
 
 
 class NoImprovement:
@@ -68,7 +73,7 @@ class Silent:
     def begin(self):
         """Called before an iteration."""
 
-    def end(self, step):
+    def end(self, step):  # noqa: ARG002 - an observer that looks at nothing
         """Called after it; True stops the fit."""
         return False
 
@@ -86,11 +91,13 @@ class _History:
     def add(self, step):
         self.values.append(step.point.value.tolist())
         if self.verbose:
-            norm = "" if step.gap is None else f"  max|gradient| {float(step.point.gradient_norm.max()):.3e}"
-            score = "" if step.score is None else f"  held-out accuracy {step.score:.4f}"
-            print(
-                f"{self.solver.name} {len(self.values):>4}/{self.max_iter}  objective {float(step.point.value.mean()):.8g}{norm}{score}"
-            )
+            line = f"{self.solver.name} {len(self.values):>4}/{self.max_iter}"
+            line += f"  objective {float(step.point.value.mean()):.8g}"
+            if step.gap is not None:
+                line += f"  max|gradient| {float(step.point.gradient_norm.max()):.3e}"
+            if step.score is not None:
+                line += f"  held-out accuracy {step.score:.4f}"
+            print(line)
 
 
 def minimise(problem, solver, W, *, tol, max_iter, store=None, observer=None, verbose=0):
@@ -104,11 +111,11 @@ def minimise(problem, solver, W, *, tol, max_iter, store=None, observer=None, ve
     observer = observer or Silent()
     run = _draw(problem, solver, W, stop, history, observer)
     point = _stored(problem, run, store)
-    if run.ended in ("converged", "precision") and not solver.stochastic and not problem.rows.is_exact:
+    inexact = not (solver.stochastic or problem.rows.is_exact) and run.ended in ("converged", "precision")
+    if inexact and not float(point.gradient_norm.max()) <= tol:
         # float32 products certify a float32 gradient. Where that is not enough, float64 products finish the work.
-        if not float(point.gradient_norm.max()) <= tol:
-            run = _draw(problem.exact(), solver, run.point.W, stop, history, observer)
-            point = _stored(problem, run, store)
+        run = _draw(problem.exact(), solver, run.point.W, stop, history, observer)
+        point = _stored(problem, run, store)
     if not bool(torch.isfinite(point.value).all()):
         raise ValueError(
             f"The objective overflowed after {len(history.values)} iterations of solver={solver.name!r}. "
@@ -126,7 +133,7 @@ def minimise(problem, solver, W, *, tol, max_iter, store=None, observer=None, ve
         )
     certified = float(point.gradient_norm.max()) <= tol
     converged = not remedy and (certified or (solver.stochastic and run.ended == "converged"))
-    return Result(point, len(history.values), converged, np.array(history.values).reshape(len(history.values), -1))
+    return Result(point, len(history.values), converged, np.array(history.values).reshape(len(history.values), len(W)))
 
 
 def _draw(problem, solver, W, stop, history, observer):
@@ -166,8 +173,8 @@ def _remedy(problem, solver, run, point, tol, max_iter):
         if run.ended == "converged" or tol == 0:
             return None
         return (
-            f"The objective still improved by more than tol within {max_iter} epochs. Raise max_iter, set tol=0 if this "
-            "number of epochs is what you want, or use solver='auto', which needs no learning rate."
+            f"The objective still improved by more than tol within {max_iter} epochs. Raise max_iter, set tol=0 if "
+            "this number of epochs is what you want, or use solver='auto', which needs no learning rate."
         )
     if problem.separates(point.W):
         return (

@@ -5,9 +5,16 @@ from typing import NamedTuple
 import torch
 
 
+class Strengths(NamedTuple):
+    """Factors of the L1 norm and of half the squared L2 norm."""
+
+    l1: float
+    l2: float
+
+
 def strengths(C, l1_ratio):
-    """The (l1, l2) strengths that scikit-learn's `C` and `l1_ratio` stand for."""
-    return l1_ratio / C, (1.0 - l1_ratio) / C
+    """The strengths that scikit-learn's `C` and `l1_ratio` stand for."""
+    return Strengths(l1_ratio / C, (1.0 - l1_ratio) / C)
 
 
 class Ridge(NamedTuple):

@@ -47,7 +47,7 @@ class Problem:
 
     def smooth(self, W):
         """Value and gradient at W, in one read."""
-        return self._read(W, lambda rows, eta: 0.0)[0]
+        return self._read(W, lambda *_: 0.0)[0]
 
     def second_order(self, W):
         """Value, gradient and Hessian at W in one read. The Hessian is (B, 1, K d, K d), classes outermost."""
@@ -91,11 +91,8 @@ class Problem:
         return Problem(rows.reweighted(rows.weight / rows.weight.sum(dim=0)), self.loss, self.penalty)
 
     def mini_batch(self, W, index):
-        """The objective (B,) estimated on the rows at `index` (None: all of them), differentiable.
-
-        Its mean over the batches of an epoch is F.
-        """
-        rows = self.rows if index is None else self.rows.take(index)
+        """The objective (B,) estimated on the rows at `index`, differentiable; its mean over an epoch's batches is F."""
+        rows = self.rows.take(index)
         value = self.loss.value(rows.predict(W), rows.y)
         scale = self.rows.shape[0] / rows.shape[0]
         return scale * (rows.weight * value).sum(dim=0) + self.penalty.value(W)

@@ -5,6 +5,7 @@ the only file that knows how X is stored and that the intercept is a column of o
 Shapes: X (n, p), d = p + intercept, W (B, d, K) with the intercept as last row, eta (n, B, K).
 """
 
+from contextlib import contextmanager
 from functools import cached_property
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ import torch
 # 400k x 54 float64 at 9.9 GB/s, the whole array at once at 6.9 GB/s. Accelerators want few, large kernels instead.
 CPU_BLOCK_BYTES = 2 * 2**20
 ACCELERATOR_BLOCK_BYTES = 256 * 2**20
+# Numbers in X up to which a second thread costs more than it saves; other pools that spin (NumPy's) make it far worse.
+ONE_THREAD = 200_000
 
 
 class Home(NamedTuple):
@@ -141,3 +144,17 @@ class Rows:
     def bring_home(self, tensor):
         """`tensor` where coefficients live."""
         return tensor.to(self.home.device).to(self.home.dtype)
+
+
+@contextmanager
+def threads_for(work):
+    """Run small work on one thread and give the caller's number of threads back."""
+    before = torch.get_num_threads()
+    if work > ONE_THREAD or before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 ARMIJO = 1e-4  # fraction of the predicted decrease that a step must achieve
-NOISE = 64 * torch.finfo(torch.float64).eps  # relative difference of objectives that is rounding only
+ROUNDING = torch.finfo(torch.float64).eps  # of an objective whose terms are of order one
 SHORTEST_STEP = 2.0**-40
 
 
@@ -35,6 +35,11 @@ class Metric(NamedTuple):
                 return cls(scale, factor)
             shift = torch.where(info[..., None] > 0, 10 * shift, shift)
 
+    @property
+    def couples_classes(self):
+        """Whether this is the whole Hessian, in one block."""
+        return self.scale.shape[1] == 1
+
     def solve(self, gradient):
         """The metric's inverse times gradient (B, d, K)."""
         n_models, d, n_logits = gradient.shape
@@ -63,10 +68,15 @@ def accepts(point, trial, slope, step, metric):
     decrease = trial.value <= point.value + ARMIJO * step * slope
     if decrease.all():
         return decrease
-    noise = NOISE * point.value.abs()
+    noise = 64 * ROUNDING * point.value.clamp(min=1.0)
     level = (trial.value - point.value).abs() <= noise
     smaller = dot(trial.gradient, metric.solve(trial.gradient)) < dot(point.gradient, metric.solve(point.gradient))
     return decrease | (level & smaller)
+
+
+def exhausted(accepted, slope, step):
+    """Whether a refused step is too short, or promised too little, for halving it to help."""
+    return bool((~accepted & ((step < SHORTEST_STEP) | (-step * slope < ROUNDING))).any())
 
 
 def keep(accepted, new, old):
@@ -80,4 +90,4 @@ def keep(accepted, new, old):
 
 def relative_gap(decrement, value):
     """Half the squared Newton decrement, against the objective."""
-    return 0.5 * decrement / value.abs().clamp(min=torch.finfo(value.dtype).tiny)
+    return 0.5 * decrement / value.clamp(min=torch.finfo(value.dtype).tiny)

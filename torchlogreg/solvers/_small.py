@@ -12,10 +12,10 @@ from scipy.linalg.lapack import dpotrf, dpotrs
 
 from torchlogreg._minimise import Step
 from torchlogreg._problem import Point
-from torchlogreg.solvers._descent import ARMIJO, NOISE, SHORTEST_STEP
+from torchlogreg.solvers._descent import ARMIJO, ROUNDING, SHORTEST_STEP
 
 LARGEST = 2**19  # numbers in the weighted copies of X, n d K^2
-EPS, TINY = np.finfo(np.float64).eps, np.finfo(np.float64).tiny
+TINY = np.finfo(np.float64).tiny
 
 
 def is_small(problem, W):
@@ -38,13 +38,15 @@ def iterates(problem, W):
         trial = W + step * direction
         trial_value, trial_gradient, trial_hessian = second_order(trial)
         accepted = trial_value <= value + ARMIJO * step * slope or (
-            abs(trial_value - value) <= NOISE * abs(value)
+            abs(trial_value - value) <= 64 * ROUNDING * max(value, 1.0)
             and np.vdot(trial_gradient, solve(trial_gradient)) < np.vdot(gradient, solve(gradient))
         )
         if accepted:
             W, value, gradient, hessian, step = trial, trial_value, trial_gradient, trial_hessian, 1.0
-        elif (step := step / 2) < SHORTEST_STEP:
+        elif step < SHORTEST_STEP or -step * slope < ROUNDING:
             return
+        else:
+            step /= 2
 
 
 def _step(W, value, gradient, slope):
@@ -99,7 +101,7 @@ def _cholesky(hessian):
     diagonal = hessian.diagonal()
     scale = 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
     correlation = hessian * scale * scale[:, None]
-    shift, info = 16 * m * EPS, 1
+    shift, info = 16 * m * ROUNDING, 1
     while info and shift <= 1:
         raised = correlation.copy()
         raised.ravel()[:: m + 1] += shift

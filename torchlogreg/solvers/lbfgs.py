@@ -7,7 +7,7 @@ import torch
 
 from torchlogreg._minimise import Optimality, Step
 from torchlogreg.solvers._base import Solver
-from torchlogreg.solvers._descent import SHORTEST_STEP, Metric, accepts, dot, keep, per_model, relative_gap
+from torchlogreg.solvers._descent import Metric, accepts, dot, exhausted, keep, per_model, relative_gap
 
 LARGEST_METRIC = 2**24  # numbers in the preconditioner; where class blocks take more, the diagonal alone is used
 SLOW = 20  # iterations after which couplings between classes are worth their cost
@@ -18,8 +18,9 @@ class LBFGS(Solver):
     """Limited-memory BFGS; Nocedal and Wright (2006), Numerical Optimization, algorithms 7.4 and 7.5.
 
     The initial matrix of the two-loop recursion is gamma P, with P the inverse of the Hessian's class blocks on a
-    random sample of rows. P is renewed, from a larger sample, at iterations 10, 20, 40, ... while the pairs are kept;
-    a fit that still runs at iteration 20 gets the couplings between classes too.
+    random sample of rows. P is renewed, from a larger sample, at iterations 10, 20, 40, ... while the pairs are kept.
+    A fit that still runs at iteration 20 gets the whole Hessian, couplings between classes included, where that fits
+    in memory, again every fourth iteration, and starts its pairs afresh: it turns into Newton's method.
     """
 
     memory: int = 100
@@ -46,9 +47,9 @@ class LBFGS(Solver):
             # 2. trial point; a model that refuses it keeps its place and halves its step
             trial = problem.smooth(point.W + per_model(step) * direction)
             accepted = accepts(point, trial, slope, step, metric)
-            step = torch.where(accepted, 1.0, step / 2)
-            if float(step.min()) < SHORTEST_STEP:
+            if exhausted(accepted, slope, step):
                 return
+            step = torch.where(accepted, 1.0, step / 2)
             # 3. new pair, of weight zero for models that did not move; gamma scales the metric to the newest one
             s, y = trial.W - point.W, trial.gradient - point.gradient
             curvature = dot(s, y)
@@ -62,7 +63,12 @@ class LBFGS(Solver):
             iteration += 1
             if iteration == renewal:
                 metric = self._metric(problem, point.W, renewal, generator)
-                gamma, renewal = torch.ones_like(gamma), 2 * renewal
+                gamma, step = torch.ones_like(gamma), torch.ones_like(step)
+                if metric.couples_classes:  # then it knows more than the pairs, and dear as it is, it pays often
+                    pairs.clear()
+                    renewal += 4
+                else:
+                    renewal *= 2
 
     def _metric(self, problem, W, iteration, generator):
         """The preconditioner for the iterations to come: the more there were, the more it may cost."""

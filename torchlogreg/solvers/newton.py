@@ -7,7 +7,7 @@ import torch
 from torchlogreg._minimise import Optimality, Step
 from torchlogreg.solvers import _small
 from torchlogreg.solvers._base import Solver
-from torchlogreg.solvers._descent import SHORTEST_STEP, Metric, accepts, dot, keep, per_model, relative_gap
+from torchlogreg.solvers._descent import Metric, accepts, dot, exhausted, keep, per_model, relative_gap
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class NewtonCholesky(Solver):
             # 2. trial point; a model that refuses it keeps its place and halves its step
             trial, trial_hessian = problem.second_order(point.W + per_model(step) * direction)
             accepted = accepts(point, trial, slope, step, metric)
-            step = torch.where(accepted, 1.0, step / 2)
-            if float(step.min()) < SHORTEST_STEP:
+            if exhausted(accepted, slope, step):
                 return
+            step = torch.where(accepted, 1.0, step / 2)
             point = keep(accepted, trial, point)
             hessian = keep(accepted, trial_hessian, hessian)

@@ -8,6 +8,7 @@ import torch
 
 from torchlogreg._minimise import NoImprovement, Step
 from torchlogreg._problem import Point
+from torchlogreg._rows import threads_for
 from torchlogreg.solvers._base import Solver
 
 COOLING = 0.4  # share of the epochs over which the learning rate "auto" falls to zero
@@ -42,48 +43,89 @@ class SGD(Solver):
     def iterates(self, problem, W):
         X = problem.rows.X
         generator = torch.Generator(X.device).manual_seed(self.seed)
-        W = W.to(device=X.device, dtype=X.dtype, copy=True).requires_grad_()
-        velocity = torch.zeros_like(W)
-        yield Step(Point(W.detach().clone(), None, None))
-        schedule = (
-            _Automatic(self, problem, W.detach()) if self.learning_rate == "auto" else _Constant(self.learning_rate)
-        )
-        before = W.detach().clone(), velocity.clone()  # the start of the last epoch whose objective was acceptable
+        # Class-major in memory: products with a mini-batch are then several times as fast.
+        W = W.to(device=X.device, dtype=X.dtype).mT.clone(memory_format=torch.contiguous_format).mT
+        velocity = torch.zeros_like(W)  # preserves the layout
+        yield Step(Point(W.clone(), None, None))
+        schedule = _Automatic(self, problem, W) if self.learning_rate == "auto" else _Constant(self.learning_rate)
+        epoch = _fused_epoch if len(W) == 1 else _autograd_epoch
+        before = W.clone(), velocity.clone()  # the start of the last epoch whose objective was acceptable
         while True:
-            start = W.detach().clone(), velocity.clone()
-            value = self._epoch(problem, W, velocity, schedule.rate, generator)
-            if schedule.accepts(float(value)):
+            start = W.clone(), velocity.clone()
+            with threads_for(self._size(problem) * problem.rows.shape[1]):
+                value = epoch(self, problem, W, velocity, schedule.rate, generator)
+            if schedule.accepts(float(value.sum())):
                 before = start
             else:
-                with torch.no_grad():
-                    W.copy_(before[0])
-                    velocity.copy_(before[1] / 2.0)
-            kept = W.detach().clone()
+                W.copy_(before[0])
+                velocity.copy_(before[1] / 2.0)
+            kept = W.clone()
             score = self.score and self.score(kept)
             yield Step(Point(kept, value, None), score=score, settled=schedule.settled)
 
-    def _epoch(self, problem, W, velocity, rate, generator):
-        """One sweep over the rows, updating W and velocity in place; the mean objective of its batches, (B,)."""
+    def _size(self, problem):
         n = problem.rows.shape[0]
-        total = W.new_zeros(W.shape[0], dtype=torch.float32 if W.device.type == "mps" else torch.float64)
-        for index in self._batches(n, generator, W.device):
-            with torch.enable_grad():
-                objective = problem.mini_batch(W, index)
-                (gradient,) = torch.autograd.grad(objective.sum(), W)
-            with torch.no_grad():
-                velocity.mul_(self.momentum).add_(gradient)
-                update = gradient.add(velocity, alpha=self.momentum) if self.nesterov else velocity
-                W.sub_(update, alpha=rate)
-                total += objective * (1.0 if index is None else len(index) / n)
-        return total
+        return n if self.batch_size is None else min(self.batch_size, n)
 
-    def _batches(self, n, generator, device):
-        if self.batch_size is None or self.batch_size >= n:
-            return [None]
-        order = (
-            torch.randperm(n, generator=generator, device=device) if self.shuffle else torch.arange(n, device=device)
-        )
-        return order.split(self.batch_size)
+    def _batches(self, problem, generator):
+        """Indices of the mini-batches of an epoch."""
+        n, device = problem.rows.shape[0], problem.rows.X.device
+        shuffled = self.shuffle and self._size(problem) < n
+        order = torch.randperm(n, generator=generator, device=device) if shuffled else torch.arange(n, device=device)
+        return order.split(self._size(problem))
+
+
+def _autograd_epoch(solver, problem, W, velocity, rate, generator):
+    """One sweep over the rows, updating W and velocity (B, d, K) in place; the mean objective of its batches, (B,)."""
+    n, total = problem.rows.shape[0], 0.0
+    for index in solver._batches(problem, generator):
+        with torch.enable_grad():
+            leaf = W.detach().requires_grad_()
+            objective = problem.mini_batch(leaf, index)
+            (gradient,) = torch.autograd.grad(objective.sum(), leaf)
+        velocity.mul_(solver.momentum).add_(gradient)
+        W.sub_(gradient.add(velocity, alpha=solver.momentum) if solver.nesterov else velocity, alpha=rate)
+        total = total + objective.detach() * (len(index) / n)
+    return total
+
+
+def _fused_epoch(solver, problem, W, velocity, rate, generator):
+    """The same for one model without autograd: the loss's closed-form residual goes straight into the velocity.
+
+    Autograd and what it needs around it take most of the time of a small step: for MNIST in batches of 64, about 230
+    of 340 microseconds. A test holds the two kinds of epoch to the same iterates.
+    """
+    rows, loss = problem.rows, problem.loss
+    n, d = rows.shape
+    p = rows.X.shape[1]
+    flat, momentum = W[0].mT, velocity[0].mT  # (K, d), contiguous
+    y = rows.y.to(W.dtype) if rows.y.is_floating_point() else rows.y
+    weight = (n * rows.weight).to(W.dtype)
+    l2 = problem.penalty.l2[0].mT.to(W) if problem.penalty.l2.any() else None  # (1, d)
+    buffer = rows.X.new_ones(solver._size(problem), d)  # the column of ones stays
+    values = []
+    for index in solver._batches(problem, generator):
+        share = len(index) / n
+        X = buffer[: len(index)]
+        torch.index_select(rows.X, 0, index, out=X[:, :p])
+        eta = (flat @ X.T).T[:, None, :]
+        losses, residual = loss.value_and_residual(eta, y.index_select(0, index))
+        row_weight = weight.index_select(0, index)
+        residual = (residual[:, 0] * row_weight).T  # (K, n)
+        values.append(share * torch.dot(losses[:, 0], row_weight[:, 0]) / len(index))
+        momentum.addmm_(residual, X, beta=solver.momentum, alpha=1.0 / len(index))
+        update = momentum
+        if l2 is not None:
+            shrink = l2 * flat
+            values.append(0.5 * share * (shrink * flat).sum())
+            momentum += shrink
+        if solver.nesterov:
+            gradient = torch.addmm(
+                shrink if l2 is not None else torch.zeros_like(flat), residual, X, alpha=1.0 / len(index)
+            )
+            update = gradient.add_(momentum, alpha=solver.momentum)
+        flat.sub_(update, alpha=rate)
+    return torch.stack(values).double().sum().view(1)
 
 
 class _Settled:

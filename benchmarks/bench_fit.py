@@ -1,0 +1,212 @@
+"""Time of a fit, against a hand-written torch loop on MNIST and against scikit-learn on three small tables.
+
+Every comparison runs side by side in this process and reports ratios of medians, so that it also holds on a machine
+that does other work. ``benchmarks/README.md`` says how to read the tables.
+"""
+
+import argparse
+import os
+import platform
+import time
+from pathlib import Path
+from statistics import median
+from types import SimpleNamespace
+
+import numpy as np
+import sklearn
+import torch
+from scipy.special import logsumexp
+from sklearn.datasets import load_breast_cancer, load_iris, load_wine
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import torchlogreg
+from torchlogreg import TorchLogisticRegression, TorchSoftmaxClassifier
+from torchlogreg.datasets import fetch_mnist
+
+BATCH, MOMENTUM, EPOCHS = 64, 0.9, 5
+RATE = 0.02  # at 0.05 the last batches still move the test accuracy by half a percent, in either contestant
+ACCURACY = 0.92  # that the estimator must reach on MNIST's test images
+SHARE = 0.2  # of the loop's epoch that the estimator's epoch may take
+CHUNK = 10  # fits in a row, where the contestants do not take turns at every fit
+NOISE = 1e-12  # relative difference of objectives that is rounding only
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="2 fits of 2 epochs on MNIST, 50 fits of each small table")
+    parser.add_argument(
+        "--repeats", type=int, help="fits of each contestant (default: 5 on MNIST, 200 on small tables)"
+    )
+    parser.add_argument("--only", choices=("mnist", "small"), help="run one part")
+    arguments = parser.parse_args()
+    if arguments.repeats is not None and arguments.repeats < 1:
+        parser.error("--repeats must be at least 1")
+    describe_machine()
+    if arguments.only != "small":
+        bench_mnist(arguments.repeats or (2 if arguments.quick else 5), epochs=2 if arguments.quick else EPOCHS)
+    if arguments.only != "mnist":
+        bench_small(arguments.repeats or (50 if arguments.quick else 200))
+
+
+def describe_machine():
+    print(f"CPU: {cpu_model()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads")
+    print(f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, torch {torch.__version__},")
+    print(f"scikit-learn {sklearn.__version__}, NumPy {np.__version__}, torchlogreg {torchlogreg.__version__}\n")
+
+
+def cpu_model():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or "unknown")
+
+
+def bench_mnist(repeats, epochs):
+    """Time an epoch of mini-batch SGD with momentum, of the estimator and of the usual loop."""
+    data = fetch_mnist()
+    threads = torch.get_num_threads()
+    # The loop's epochs are alike and it has no set-up. Its threads can be so slow on a busy machine that one will do.
+    contestants = {
+        "`TorchSoftmaxClassifier`": (fit_estimator, threads, epochs),
+        "loop": (loop, threads, 1),
+        "loop, one thread": (loop, 1, epochs),
+    }
+    seconds = {name: [] for name in contestants}
+    accuracy = {name: [] for name in contestants}
+    set_up = []
+    for repeat in range(repeats):
+        set_up.append(timed(fit_estimator, data, 1, repeat, None)[0])  # all rows in one batch
+        for name, (contestant, n_threads, n_epochs) in alternated(contestants.items(), repeat):
+            torch.set_num_threads(n_threads)
+            elapsed, model = timed(contestant, data, n_epochs, repeat)
+            torch.set_num_threads(threads)
+            seconds[name].append(elapsed / n_epochs)
+            accuracy[name].append(float(np.mean(model.predict(data.X_test) == data.y_test)))
+    per_epoch = {name: median(times) for name, times in seconds.items()}
+    ours, *loops = contestants
+    fastest = min(per_epoch[name] for name in loops)
+    print(f"\n### MNIST: {len(data.X_train):,} x {data.X_train.shape[1]} float32, batches of {BATCH}\n")
+    print(f"SGD, learning rate {RATE}, momentum {MOMENTUM}; medians of {repeats} fits.\n")
+    print("| contestant | threads | epochs | s per epoch | estimator's share | lowest test accuracy |")
+    print("|---|---|---|---|---|---|")
+    for name, (_, n_threads, n_epochs) in contestants.items():
+        share = per_epoch[ours] / per_epoch[name]
+        print(
+            f"| {name} | {n_threads} | {n_epochs} | {per_epoch[name]:.3f} | {share:.3f} | {min(accuracy[name]):.4f} |"
+        )
+    print(
+        f"\nThe estimator's time is that of the whole fit, {per_epoch[ours] * epochs:.3f} s, over its epochs;\n"
+        f"set-up and final evaluation are at most {median(set_up):.3f} s of it.\n"
+    )
+    verdict(f"an epoch takes at most {SHARE:.0%} of that of the faster loop", per_epoch[ours] <= SHARE * fastest)
+    verdict(
+        f"an epoch takes at most {SHARE:.0%} of that of the loop as it is", per_epoch[ours] <= SHARE * per_epoch["loop"]
+    )
+    if epochs >= EPOCHS:
+        verdict(f"test accuracy is at least {ACCURACY}", min(accuracy[ours]) >= ACCURACY)
+
+
+def fit_estimator(data, epochs, seed, batch_size=BATCH):
+    model = TorchSoftmaxClassifier(
+        C=np.inf,
+        solver="sgd",
+        batch_size=batch_size,
+        learning_rate=RATE,
+        momentum=MOMENTUM,
+        tol=0,
+        max_iter=epochs,
+        random_state=seed,
+        device="cpu",
+    )
+    return model.fit(data.X_train, data.y_train)
+
+
+def loop(data, epochs, seed):
+    """Softmax regression as tutorials write it, less their printing and book-keeping."""
+    torch.manual_seed(seed)
+    training = TensorDataset(torch.from_numpy(data.X_train), torch.from_numpy(data.y_train))
+    loader = DataLoader(training, batch_size=BATCH, shuffle=True)
+    model, loss_function = nn.Linear(784, 10), nn.CrossEntropyLoss()
+    optimiser = torch.optim.SGD(model.parameters(), lr=RATE, momentum=MOMENTUM)
+    for _ in range(epochs):
+        for X, y in loader:
+            optimiser.zero_grad()
+            loss_function(model(X), y).backward()
+            optimiser.step()
+
+    @torch.no_grad()
+    def predict(X):
+        return model(torch.from_numpy(X)).argmax(dim=1).numpy()
+
+    return SimpleNamespace(predict=predict)
+
+
+def bench_small(repeats):
+    """Default fits on three standardised tables, one after the other and in chunks."""
+    tables = {
+        "iris": (load_iris, TorchSoftmaxClassifier),
+        "wine": (load_wine, TorchSoftmaxClassifier),
+        "breast_cancer": (load_breast_cancer, TorchLogisticRegression),
+    }
+    print(f"\n### Small tables: default fits on standardised data, medians of {repeats} fits\n")
+    print("| table | order | torchlogreg, ms | scikit-learn, ms | ratio | our objective | scikit-learn's |")
+    print("|---|---|---|---|---|---|---|")
+    faster, lower = True, True
+    for name, (load, ours) in tables.items():
+        X, y = load(return_X_y=True)
+        X = StandardScaler().fit_transform(X)
+        estimators = ours(), LogisticRegression()
+        F_ours, F_theirs = (objective(estimator.fit(X, y), X, y) for estimator in estimators)
+        lower &= F_ours <= F_theirs * (1.0 + NOISE)
+        for order, chunk in (("in turn", 1), (f"chunks of {CHUNK}", CHUNK)):
+            t_ours, t_theirs = (1e3 * t for t in medians(estimators, X, y, repeats, chunk))
+            faster &= t_ours <= t_theirs
+            print(
+                f"| {name} | {order} | {t_ours:.3f} | {t_theirs:.3f} | {t_ours / t_theirs:.2f} "
+                f"| {F_ours:.10f} | {F_theirs:.10f} |"
+            )
+    print()
+    verdict("no default fit is slower than scikit-learn's", faster)
+    verdict("no objective is higher than scikit-learn's", lower)
+
+
+def medians(estimators, X, y, repeats, chunk):
+    """Median seconds of a fit for each estimator; they take turns, `chunk` fits at a time, in alternating order."""
+    times = [[] for _ in estimators]
+    for turn in range(-(-repeats // chunk)):
+        for estimator, own in alternated(zip(estimators, times, strict=True), turn):
+            own.extend(timed(estimator.fit, X, y)[0] for _ in range(chunk))
+    return [median(own) for own in times]
+
+
+def objective(model, X, y):
+    """F, the mean loss plus the penalty, at the coefficients of either library's model; C = 1."""
+    scores = model.decision_function(X)
+    logits = np.column_stack([np.zeros(len(X)), scores]) if scores.ndim == 1 else scores
+    codes = np.searchsorted(model.classes_, y)
+    losses = logsumexp(logits, axis=1) - logits[np.arange(len(X)), codes]
+    return losses.mean() + np.square(model.coef_).sum() / (2.0 * len(X))
+
+
+def timed(function, *arguments):
+    start = time.perf_counter()
+    result = function(*arguments)
+    return time.perf_counter() - start, result
+
+
+def alternated(contestants, turn):
+    """Return the contestants, in reverse every other turn."""
+    return list(contestants)[:: -1 if turn % 2 else 1]
+
+
+def verdict(target, met):
+    print(f"{'met' if met else 'MISSED'}: {target}")
+
+
+if __name__ == "__main__":
+    main()
