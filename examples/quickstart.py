@@ -101,7 +101,7 @@ def draw_boundary(ax, data):
         X,
         ax=ax,
         response_method="predict_proba",
-        levels=np.linspace(0, 1, 21),
+        plot_method="pcolormesh",
         cmap=LinearSegmentedColormap.from_list("classes", [ORANGE, "white", BLUE]),
         alpha=0.45,
         vmin=0,

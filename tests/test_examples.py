@@ -10,7 +10,7 @@ import pytest
 FOLDER = Path(__file__).parents[1] / "examples"
 LESSONS = sorted(FOLDER.glob("plot_*.py"))
 NEED_DATA = {"plot_from_line_to_softmax.py"}  # the others say what they leave out
-SLOW = {"quickstart.py", "plot_two_clouds.py"}
+SLOW = {"quickstart.py"}
 
 
 def _example(path):

@@ -1,5 +1,6 @@
 """The two public estimators: parameters, documentation, fit and the methods that predict."""
 
+from contextlib import contextmanager
 from functools import partial
 from numbers import Integral, Real
 
@@ -133,6 +134,8 @@ class _LinearClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         ConvergenceWarning
             If the solver ended before it met `tol`; the message says why, and what to do.
         """
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov=True needs a momentum greater than 0.")
         if self.l1_ratio != 0:
             raise NotImplementedError(
                 f"l1_ratio={self.l1_ratio} is not supported yet: use l1_ratio=0 (the L2 penalty), with C=np.inf for no "
@@ -142,8 +145,9 @@ class _LinearClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         context = self._init_callback_context(max_subtasks=self.max_iter or None)
         context.call_on_fit_task_begin(estimator=self, X=X, y=y, metadata=metadata)
 
-        data = training_data(self, X, y, sample_weight)
-        with threads_for(data.X.numel()), torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():
+            data = training_data(self, X, y, sample_weight)
+        with torch.inference_mode(False), torch.no_grad(), _plain_arithmetic(data.X):
             loss = Binomial() if len(data.classes) == 2 else Multinomial(len(data.classes))
             W = self._start(data, loss, coef_init, intercept_init)
             train, held_out = self._split(data)
@@ -163,18 +167,24 @@ class _LinearClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
                 observer=_Callbacks(self, context, solver, attributes, X, y, metadata),
                 verbose=self.verbose,
             )
+        fitted = {
+            **attributes(result.point.W),
+            "solver_": solver.name,
+            "device_": str(rows.X.device),
+            "n_iter_": result.n_iter,
+            "converged_": result.converged,
+            "objective_": float(result.point.value),
+            "gradient_norm_": float(result.point.gradient_norm),
+            "loss_curve_": result.loss_curve[:, 0],
+        }
+        before = dict(vars(self))
         self.__dict__.pop("feature_names_in_", None)
-        vars(self).update(
-            attributes(result.point.W),
-            solver_=solver.name,
-            device_=str(rows.X.device),
-            n_iter_=result.n_iter,
-            converged_=result.converged,
-            objective_=float(result.point.value),
-            gradient_norm_=float(result.point.gradient_norm),
-            loss_curve_=result.loss_curve[:, 0] if result.n_iter else np.empty(0),
-        )
-        context.call_on_fit_task_end(estimator=self, X=X, y=y, metadata=metadata, reconstruction_attributes={})
+        vars(self).update(fitted)
+        try:
+            context.call_on_fit_task_end(estimator=self, X=X, y=y, metadata=metadata, reconstruction_attributes={})
+        except BaseException:  # a callback's error must not leave half a model behind
+            self.__dict__ = before
+            raise
         return self
 
     def decision_function(self, X):
@@ -252,7 +262,7 @@ class _LinearClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         rows = prediction_rows(self, X, W.dtype)
         loss = Binomial() if len(coef) == 1 else Multinomial(len(coef))
         W = W.to(rows.products.device, rows.products.dtype)
-        with threads_for(rows.X.numel()), torch.inference_mode():
+        with torch.inference_mode(), _plain_arithmetic(rows.X):
             return np.concatenate([transform(loss, b.predict(W))[:, 0].numpy(force=True) for b in rows.blocks()])
 
     def _start(self, data, loss, coef_init, intercept_init):
@@ -299,7 +309,7 @@ class _LinearClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             learning_rate=self.learning_rate,
             momentum=self.momentum,
             nesterov=self.nesterov,
-            batch_size=32 if self.batch_size == "auto" else self.batch_size,
+            batch_size=32 if self.batch_size == "auto" else self.batch_size and int(self.batch_size),
             shuffle=self.shuffle,
             n_iter_no_change=self.n_iter_no_change,
             tol=self.tol,
@@ -345,6 +355,13 @@ def _attributes(W, data, intercept):
         "coef_": np.ascontiguousarray(coef[:, :n_features]),
         "intercept_": coef[:, -1].copy() if intercept else np.zeros(len(coef), data.dtype),
     }
+
+
+@contextmanager
+def _plain_arithmetic(X):
+    """Products in the dtype of their factors, and on one thread where that is faster."""
+    with threads_for(X.numel()), torch.autocast(X.device.type, enabled=False):
+        yield
 
 
 def _to_float32(W):

@@ -4,6 +4,7 @@ NumPy arrays, lists, data frames and tensors come in; checked tensors, encoded l
 Nothing is copied that need not be, and nothing the user owns is written to.
 """
 
+import copy
 import numbers
 from typing import NamedTuple
 
@@ -37,21 +38,20 @@ def training_data(estimator, X, y, sample_weight):
         raise ValueError(
             f"This {type(estimator).__name__} estimator requires y to be passed, but the target y is None."
         )
-    schema = object.__new__(type(estimator))  # takes the attributes that validate_data sets
-    X = _checked_rows(schema, X, reset=True)
+    stand_in = copy.copy(estimator)  # takes the attributes that validate_data sets
+    X = _checked_rows(stand_in, X, reset=True)
+    schema = {name: value for name, value in vars(stand_in).items() if name in ("n_features_in_", "feature_names_in_")}
     y = _checked_labels(y)
     check_consistent_length(X, y)
     classes, codes = np.unique(y, return_inverse=True)
     weight = _checked_weights(sample_weight, len(y))
     if estimator.class_weight is not None:
-        weight = (
-            weight * compute_class_weight(estimator.class_weight, classes=classes, y=y, sample_weight=weight)[codes]
-        )
+        weight = weight * _checked_class_weight(estimator.class_weight, classes, codes, weight)[codes]
     _check_classes(estimator, classes, np.bincount(codes, weights=weight, minlength=len(classes)))
     n_logits = 1 if len(classes) == 2 else len(classes)
     dtype = np.dtype(np.float32 if X.dtype in (torch.float32, torch.float16, torch.bfloat16) else np.float64)
     device = resolve_device(estimator.device, X, work=X.numel() * n_logits)
-    return TrainingData(_moved(X, device), codes, weight, classes, vars(schema), dtype)
+    return TrainingData(_moved(X, device), codes, weight, classes, schema, dtype)
 
 
 def rows_of(data, loss, index=None, *, intercept):
@@ -132,7 +132,7 @@ def _checked_tensor(estimator, X, *, reset):
 
 def _as_tensor(array):
     """A tensor over the same memory; NumPy's read-only arrays and negative strides included."""
-    if any(stride < 0 for stride in array.strides):
+    if any(stride < 0 or stride % array.itemsize for stride in array.strides):
         array = array.copy()
     if array.flags.writeable:
         return torch.from_numpy(array)
@@ -153,6 +153,7 @@ def _checked_labels(y):
     """Labels as a 1-d NumPy array of a kind that classifiers accept."""
     if isinstance(y, torch.Tensor):
         y = y.detach().cpu()
+        y = y.double() if y.is_floating_point() else y
     y = column_or_1d(y, warn=True)
     if y.dtype.kind not in "biuSU":  # those are class labels whatever they hold
         if y.dtype.kind == "f" and not np.isfinite(y).all():
@@ -165,10 +166,10 @@ def _checked_weights(sample_weight, n):
     """Sample weights as float64 (n,)."""
     if sample_weight is None:
         return np.ones(n)
-    if isinstance(sample_weight, numbers.Number):
+    if isinstance(sample_weight, numbers.Real):
         sample_weight = np.full(n, sample_weight, dtype=np.float64)
     if isinstance(sample_weight, torch.Tensor):
-        sample_weight = sample_weight.detach().cpu()
+        sample_weight = sample_weight.detach().cpu().double()
     weight = check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
     if weight.shape != (n,):
         raise ValueError(f"sample_weight has shape {weight.shape}; expected one weight for each row, ({n},).")
@@ -177,6 +178,17 @@ def _checked_weights(sample_weight, n):
     if not weight.any():
         raise ValueError("All sample weights are zero; at least one weight must be positive.")
     return weight
+
+
+def _checked_class_weight(class_weight, classes, codes, weight):
+    """Weight of each class, (n_classes,)."""
+    if class_weight == "balanced":
+        total = np.bincount(codes, weights=weight / weight.max())
+        return total.sum() / (np.count_nonzero(total) * np.where(total > 0, total, np.inf))
+    out = compute_class_weight(class_weight, classes=classes, y=classes)
+    if not (np.isfinite(out) & (out >= 0)).all():
+        raise ValueError(f"class_weight must hold finite weights, zero or positive; got {class_weight}.")
+    return out
 
 
 def _check_classes(estimator, classes, weight_of_class):
@@ -191,5 +203,5 @@ def _check_classes(estimator, classes, weight_of_class):
         raise ValueError(
             "A classifier needs samples of at least two classes"
             + ("" if len(classes) < 2 else " with positive weight")
-            + f", but the data contains only one class: {present[0] if len(present) else classes[0]!r}"
+            + f", but the data contains only one class: {(present if len(present) else classes)[0]}"
         )

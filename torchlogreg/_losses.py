@@ -97,7 +97,7 @@ class Multinomial(Loss):
         return flat.view(-1, n_models)
 
     def value_and_residual(self, eta, y):
-        # Shifted by the largest logit, or the loss of a row that is predicted well drowns in the rounding of its logits.
+        # Shifted by the largest logit, or the loss of a row predicted well drowns in the rounding of its logits.
         # Reductions rather than torch.softmax, which would copy the class-major logits of `Rows.predict`.
         index = y[:, None, None].expand(-1, eta.shape[1], 1)
         shifted = eta - eta.amax(dim=-1, keepdim=True)

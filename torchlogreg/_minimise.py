@@ -59,9 +59,14 @@ class NoImprovement:
         self.best, self.stale = np.inf, 0
 
     def __call__(self, step):
-        if self.tol == 0 or step.point.value is None:
+        if step.point.value is None:  # the start
             return False
-        monitor = float(step.point.value) if step.score is None else -step.score
+        return self.stale_after(float(step.point.value) if step.score is None else -step.score)
+
+    def stale_after(self, monitor):
+        """Note one more epoch's value, the lower the better; whether it was one too many without improvement."""
+        if self.tol == 0:
+            return False
         self.stale = self.stale + 1 if monitor > self.best - self.tol else 0
         self.best = min(self.best, monitor)
         return self.stale >= self.patience
@@ -80,7 +85,7 @@ class Silent:
 
 class _Run(NamedTuple):
     point: Point
-    ended: str  # "converged", "limit", "observer" or "precision"
+    ended: str  # "converged", "limit", "observer", "precision" (no step helps) or "overflow"
 
 
 class _History:
@@ -119,8 +124,7 @@ def minimise(problem, solver, W, *, tol, max_iter, store=None, observer=None, ve
     if not bool(torch.isfinite(point.value).all()):
         raise ValueError(
             f"The objective overflowed after {len(history.values)} iterations of solver={solver.name!r}. "
-            "Standardise X (sklearn.preprocessing.StandardScaler)"
-            + (" or lower learning_rate." if solver.stochastic else " or use a smaller C.")
+            + ("Lower learning_rate, or standardise X." if solver.stochastic else "Standardise X, or use a larger C.")
         )
     remedy = _remedy(problem, solver, run, point, tol, max_iter)
     if remedy:
@@ -145,13 +149,14 @@ def _draw(problem, solver, W, stop, history, observer):
             return _Run(step.point, "limit")
         observer.begin()
         following = next(iterates, None)
-        if following is None:
-            observer.end(step)
-            return _Run(step.point, "precision")
-        step = following
+        step = following or step
         history.add(step)
         if observer.end(step):
             return _Run(step.point, "observer")
+        if following is None:
+            return _Run(step.point, "precision")
+        if not bool(torch.isfinite(step.point.value).all()):
+            return _Run(step.point, "overflow")
     return _Run(step.point, "converged")
 
 
@@ -188,8 +193,8 @@ def _remedy(problem, solver, run, point, tol, max_iter):
         return f"Raise max_iter (now {max_iter}), standardise X, or try {other}."
     if problem.rows.is_exact:
         return (
-            "float64 arithmetic cannot resolve a smaller gradient on data of this scale. Standardise X or raise tol; "
-            "the coefficients are as accurate as this data allows."
+            "No step from there lowers the objective by more than float64 rounding. Standardise X or raise tol, or "
+            "start nearer to the optimum if you gave a start."
         )
     return (
         "Coefficients in float32 cannot express a smaller gradient on data of this scale. Pass X as float64, "

@@ -84,14 +84,16 @@ class Problem:
         return out.view(n_models, n_logits * d, 1, 1)
 
     def sampled(self, index):
-        """The problem estimated on the rows at `index`, with their weights scaled to a sum of one; None: all rows."""
-        if index is None:
-            return self
+        """The problem estimated on the rows at `index`, with their weights scaled to a sum of one.
+
+        It is the problem itself if those rows weigh nothing in one of the models.
+        """
         rows = self.rows.take(index)
-        return Problem(rows.reweighted(rows.weight / rows.weight.sum(dim=0)), self.loss, self.penalty)
+        total = rows.weight.sum(dim=0)
+        return Problem(rows.reweighted(rows.weight / total), self.loss, self.penalty) if total.all() else self
 
     def mini_batch(self, W, index):
-        """The objective (B,) estimated on the rows at `index`, differentiable; its mean over an epoch's batches is F."""
+        """The objective (B,) estimated on the rows at `index`, differentiable; its mean over the batches is F."""
         rows = self.rows.take(index)
         value = self.loss.value(rows.predict(W), rows.y)
         scale = self.rows.shape[0] / rows.shape[0]

@@ -148,7 +148,10 @@ class Rows:
 
 @contextmanager
 def threads_for(work):
-    """Run small work on one thread and give the caller's number of threads back."""
+    """Run small work on one thread and give the caller's number of threads back.
+
+    Results do not depend on it. (A thread that uses torch for the first time meanwhile may start with one, too.)
+    """
     before = torch.get_num_threads()
     if work > ONE_THREAD or before == 1:
         yield

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import torch
 
 ARMIJO = 1e-4  # fraction of the predicted decrease that a step must achieve
-ROUNDING = torch.finfo(torch.float64).eps  # of an objective whose terms are of order one
 SHORTEST_STEP = 2.0**-40
+OVERFLOW = "Second moments of X overflow in float64. Standardise X (sklearn.preprocessing.StandardScaler)."
 
 
 class Metric(NamedTuple):
@@ -31,8 +31,10 @@ class Metric(NamedTuple):
         while True:
             raised = correlation + torch.diag_embed(shift.expand_as(diagonal))
             factor, info = torch.linalg.cholesky_ex(raised)
-            if not info.any() or shift.max() > 1:
+            if not info.any():
                 return cls(scale, factor)
+            if shift.max() > 1:
+                raise ValueError(OVERFLOW)
             shift = torch.where(info[..., None] > 0, 10 * shift, shift)
 
     @property
@@ -58,25 +60,30 @@ def per_model(t):
     return t[:, None, None]
 
 
-def accepts(point, trial, slope, step, metric):
-    """Which of B models may move from `point` to `trial`, `step` along a direction of derivative `slope`: (B,).
+class Verdict(NamedTuple):
+    """What became of a trial step."""
 
-    Armijo's sufficient decrease; or, where values differ by rounding only, a gradient that became smaller in the
-    metric (the approximate test of Hager and Zhang 2005, doi:10.1137/030601880, with the metric in place of their
-    second condition).
+    accepted: torch.Tensor  # (B,)
+    exhausted: bool  # whether going on is useless at this precision
+
+
+def judge(point, trial, slope, step, metric, rows):
+    """Which of B models may move from `point` to `trial`, `step` along a direction of derivative `slope`.
+
+    Armijo's sufficient decrease; but where the values differ by no more than rounding can explain, they say nothing,
+    and the gradient must have become smaller in the metric instead (after the approximate test of Hager and Zhang
+    2005, doi:10.1137/030601880). Products in float32 are given up at that point, for float64 will take over.
     """
-    decrease = trial.value <= point.value + ARMIJO * step * slope
-    if decrease.all():
-        return decrease
-    noise = 64 * ROUNDING * point.value.clamp(min=1.0)
-    level = (trial.value - point.value).abs() <= noise
-    smaller = dot(trial.gradient, metric.solve(trial.gradient)) < dot(point.gradient, metric.solve(point.gradient))
-    return decrease | (level & smaller)
-
-
-def exhausted(accepted, slope, step):
-    """Whether a refused step is too short, or promised too little, for halving it to help."""
-    return bool((~accepted & ((step < SHORTEST_STEP) | (-step * slope < ROUNDING))).any())
+    rounding = torch.finfo(rows.products.dtype).eps
+    accepted = trial.value <= point.value + ARMIJO * step * slope
+    level = (trial.value - point.value).abs() <= 64 * rounding * point.value.clamp(min=1.0)
+    if level.any():
+        smaller = dot(trial.gradient, metric.solve(trial.gradient)) < dot(point.gradient, metric.solve(point.gradient))
+        accepted = torch.where(level, smaller, accepted)
+        if not rows.is_exact:
+            return Verdict(accepted, exhausted=True)
+    hopeless = (step < SHORTEST_STEP) | (-step * slope < rounding)
+    return Verdict(accepted, bool((~accepted & hopeless).any()))
 
 
 def keep(accepted, new, old):

@@ -12,16 +12,18 @@ from scipy.linalg.lapack import dpotrf, dpotrs
 
 from torchlogreg._minimise import Step
 from torchlogreg._problem import Point
-from torchlogreg.solvers._descent import ARMIJO, ROUNDING, SHORTEST_STEP
+from torchlogreg.solvers._descent import ARMIJO, OVERFLOW, SHORTEST_STEP
 
-LARGEST = 2**19  # numbers in the weighted copies of X, n d K^2
-TINY = np.finfo(np.float64).tiny
+LARGEST = 2**19  # numbers in the weighted copies of X, n d K^2, and in the Hessian
+ROUNDING, TINY = np.finfo(np.float64).eps, np.finfo(np.float64).tiny
 
 
 def is_small(problem, W):
     """Whether `problem` is one model's, on the host, and small."""
     n, d = problem.rows.shape
-    return problem.rows.X.device.type == "cpu" and W.shape[0] == 1 and n * d * W.shape[2] ** 2 <= LARGEST
+    n_models, _, n_logits = W.shape
+    size = max(n * d * n_logits**2, (d * n_logits) ** 2)
+    return problem.rows.X.device.type == "cpu" and n_models == 1 and size <= LARGEST
 
 
 def iterates(problem, W):
@@ -37,10 +39,10 @@ def iterates(problem, W):
         yield _step(W, value, gradient, slope)
         trial = W + step * direction
         trial_value, trial_gradient, trial_hessian = second_order(trial)
-        accepted = trial_value <= value + ARMIJO * step * slope or (
-            abs(trial_value - value) <= 64 * ROUNDING * max(value, 1.0)
-            and np.vdot(trial_gradient, solve(trial_gradient)) < np.vdot(gradient, solve(gradient))
-        )
+        if abs(trial_value - value) <= 64 * ROUNDING * max(value, 1.0):  # see `_descent.judge`
+            accepted = np.vdot(trial_gradient, solve(trial_gradient)) < np.vdot(gradient, solve(gradient))
+        else:
+            accepted = trial_value <= value + ARMIJO * step * slope
         if accepted:
             W, value, gradient, hessian, step = trial, trial_value, trial_gradient, trial_hessian, 1.0
         elif step < SHORTEST_STEP or -step * slope < ROUNDING:
@@ -66,6 +68,7 @@ def _second_order(problem):
     free = np.flatnonzero(l2 == 0) if n_logits > 1 else []
     k, l, entries = _layout(n_logits, d)
 
+    @np.errstate(over="ignore", invalid="ignore")  # `_cholesky` reports what overflows
     def second_order(W):
         losses, residual, curvature = loss.small(X @ W, y, k, l)  # (n,), (n, K), (n, M)
         shrunk = l2 * W
@@ -84,7 +87,7 @@ def _second_order(problem):
     return second_order
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=4)
 def _layout(n_logits, d):
     """The pairs of classes k <= l, and where each entry of the Hessian lies in their Gram matrices."""
     k, l = np.triu_indices(n_logits)
@@ -102,7 +105,9 @@ def _cholesky(hessian):
     scale = 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
     correlation = hessian * scale * scale[:, None]
     shift, info = 16 * m * ROUNDING, 1
-    while info and shift <= 1:
+    while info:
+        if not shift <= 1:
+            raise ValueError(OVERFLOW)
         raised = correlation.copy()
         raised.ravel()[:: m + 1] += shift
         factor, info = dpotrf(raised, lower=1, overwrite_a=1)

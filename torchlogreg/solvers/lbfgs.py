@@ -7,9 +7,10 @@ import torch
 
 from torchlogreg._minimise import Optimality, Step
 from torchlogreg.solvers._base import Solver
-from torchlogreg.solvers._descent import Metric, accepts, dot, exhausted, keep, per_model, relative_gap
+from torchlogreg.solvers._descent import Metric, dot, judge, keep, per_model, relative_gap
 
-LARGEST_METRIC = 2**24  # numbers in the preconditioner; where class blocks take more, the diagonal alone is used
+LARGEST_METRIC = 2**24  # numbers in the preconditioner
+DEAREST_METRIC = 250  # reads of X whose arithmetic the class blocks may cost; they run several times as fast
 SLOW = 20  # iterations after which couplings between classes are worth their cost
 
 
@@ -46,8 +47,8 @@ class LBFGS(Solver):
             yield Step(point, relative_gap(-slope, point.value))
             # 2. trial point; a model that refuses it keeps its place and halves its step
             trial = problem.smooth(point.W + per_model(step) * direction)
-            accepted = accepts(point, trial, slope, step, metric)
-            if exhausted(accepted, slope, step):
+            accepted, exhausted = judge(point, trial, slope, step, metric, problem.rows)
+            if exhausted:
                 return
             step = torch.where(accepted, 1.0, step / 2)
             # 3. new pair, of weight zero for models that did not move; gamma scales the metric to the newest one
@@ -73,17 +74,21 @@ class LBFGS(Solver):
     def _metric(self, problem, W, iteration, generator):
         """The preconditioner for the iterations to come: the more there were, the more it may cost."""
         n, d = problem.rows.shape
-        n_numbers = W.shape[2] * d * d
-        if n_numbers > LARGEST_METRIC:
+        n_logits = W.shape[2]
+        size = min(n, max(2000, 60 * d) * max(1, iteration // 5))
+        cost = (2 * size * d + d * d / 3) / (4 * n)  # of the class blocks, in reads of X
+        if cost > DEAREST_METRIC or n_logits * d * d > LARGEST_METRIC:
             return Metric.of(problem.diagonal(W))
-        size = max(2000, 60 * d) * max(1, iteration // 5)
-        # With replacement, for a permutation of all rows would cost more than it saves.
-        index = (
-            torch.randint(n, (size,), generator=generator, device="cpu").to(problem.rows.X.device) if size < n else None
-        )
-        if iteration >= SLOW and W.shape[2] * n_numbers <= LARGEST_METRIC:
-            return Metric.of(problem.sampled(index).second_order(W)[1])
-        return Metric.of(problem.sampled(index).class_blocks(W))
+        sample = problem if size == n else problem.sampled(self._present(problem, size, generator))
+        if iteration >= SLOW and (n_logits * d) ** 2 <= LARGEST_METRIC:
+            return Metric.of(sample.second_order(W)[1])
+        return Metric.of(sample.class_blocks(W))
+
+    def _present(self, problem, size, generator):
+        """Random indices of rows that have a weight; drawn with replacement, which is cheaper than a permutation."""
+        present = torch.nonzero(problem.rows.weight.amax(dim=1)).flatten()
+        drawn = torch.randint(len(present), (size,), generator=generator, device="cpu")
+        return present[drawn.to(present.device)]
 
 
 def _two_loop(gradient, pairs, gamma, metric):

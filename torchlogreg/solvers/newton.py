@@ -7,7 +7,7 @@ import torch
 from torchlogreg._minimise import Optimality, Step
 from torchlogreg.solvers import _small
 from torchlogreg.solvers._base import Solver
-from torchlogreg.solvers._descent import Metric, accepts, dot, exhausted, keep, per_model, relative_gap
+from torchlogreg.solvers._descent import Metric, dot, judge, keep, per_model, relative_gap
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class NewtonCholesky(Solver):
             yield Step(point, relative_gap(-slope, point.value))
             # 2. trial point; a model that refuses it keeps its place and halves its step
             trial, trial_hessian = problem.second_order(point.W + per_model(step) * direction)
-            accepted = accepts(point, trial, slope, step, metric)
-            if exhausted(accepted, slope, step):
+            accepted, exhausted = judge(point, trial, slope, step, metric, problem.rows)
+            if exhausted:
                 return
             step = torch.where(accepted, 1.0, step / 2)
             point = keep(accepted, trial, point)

@@ -49,16 +49,13 @@ class SGD(Solver):
         yield Step(Point(W.clone(), None, None))
         schedule = _Automatic(self, problem, W) if self.learning_rate == "auto" else _Constant(self.learning_rate)
         epoch = _fused_epoch if len(W) == 1 else _autograd_epoch
-        before = W.clone(), velocity.clone()  # the start of the last epoch whose objective was acceptable
         while True:
             start = W.clone(), velocity.clone()
             with threads_for(self._size(problem) * problem.rows.shape[1]):
                 value = epoch(self, problem, W, velocity, schedule.rate, generator)
-            if schedule.accepts(float(value.sum())):
-                before = start
-            else:
-                W.copy_(before[0])
-                velocity.copy_(before[1] / 2.0)
+            if not schedule.accepts(W):
+                W.copy_(start[0])
+                velocity.zero_()
             kept = W.clone()
             score = self.score and self.score(kept)
             yield Step(Point(kept, value, None), score=score, settled=schedule.settled)
@@ -143,7 +140,7 @@ class _Constant:
     def __init__(self, rate):
         self.rate = rate
 
-    def accepts(self, value):  # noqa: ARG002 - whatever the objective
+    def accepts(self, W):  # noqa: ARG002 - wherever an epoch led
         return True
 
 
@@ -155,13 +152,16 @@ class _Automatic:
     """
 
     def __init__(self, solver, problem, W):
-        self.solver = solver
+        self.solver, self.problem = solver, problem
         self.height = _largest_rate(solver, problem)
-        self.ceiling = float(problem.smooth(problem.rows.bring_home(W)).value)
-        self.stands_still = NoImprovement(solver.tol, solver.n_iter_no_change)
+        self.ceiling = self._objective(W)
+        self.improvement = NoImprovement(solver.tol, solver.n_iter_no_change)
         self.epoch = 0
         self.still = False
         self.cooling = None  # first and last epoch of the fall to zero
+
+    def _objective(self, W):
+        return float(self.problem.smooth(self.problem.rows.bring_home(W)).value.sum())
 
     @property
     def rate(self):
@@ -174,15 +174,16 @@ class _Automatic:
     def settled(self):
         return self.still and self.epoch > self.cooling[1]
 
-    def accepts(self, value):
-        """Note the objective of an epoch; False if the epoch is to be undone."""
+    def accepts(self, W):
+        """Judge where an epoch led to; False if that is above where the fit began, and the epoch to be undone."""
         self.epoch += 1
-        stable = value <= self.ceiling
+        objective = self._objective(W)
+        stable = objective <= self.ceiling
         if not stable:
             # The bound holds in expectation, not in every order of the rows.
             self.height /= 2.0
-        elif self.cooling is None:
-            self.still = self.stands_still(Step(Point(None, torch.tensor(value), None)))
+        if self.cooling is None:
+            self.still = stable and self.improvement.stale_after(objective)
             if self.still or self.epoch >= math.floor((1.0 - COOLING) * self.solver.n_epochs):
                 self.cooling = self.epoch, self.epoch + math.ceil(COOLING * self.solver.n_epochs) - 1
         return stable
