@@ -37,9 +37,10 @@ _TEMPLATE = """{summary}
 
     tol : float, default=1e-4
         Stop when the largest absolute entry of F's gradient is at most `tol` and F is estimated to be within the
-        fraction ``tol ** 1.5`` of its minimum. For ``'sgd'``: stop when `n_iter_no_change` epochs in a row did not
-        improve the training objective (with `early_stopping`, the accuracy on held-out rows) by `tol`, or with
-        ``learning_rate='auto'`` begin to lower the rate then; 0 runs all epochs.
+        fraction `tol` of its minimum (``tol ** 1.5`` for ``'lbfgs'``, whose estimate is a rough one). For ``'sgd'``,
+        stop when `n_iter_no_change` epochs in a row did not improve the training objective (with `early_stopping`, the
+        accuracy on held-out rows) by `tol`, or with ``learning_rate='auto'`` begin to lower the rate then; 0 runs all
+        epochs.
 
     max_iter : int, default=100
         Largest number of iterations, each of which evaluates F once; of epochs for ``'sgd'``.

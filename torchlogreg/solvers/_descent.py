@@ -6,6 +6,7 @@ import torch
 
 ARMIJO = 1e-4  # fraction of the predicted decrease that a step must achieve
 SHORTEST_STEP = 2.0**-40
+SHORT_STEP = 2.0**-5  # beyond it, halving is no help where the predicted decrease is below rounding
 OVERFLOW = "Second moments of X overflow in float64. Standardise X (sklearn.preprocessing.StandardScaler)."
 
 
@@ -82,7 +83,7 @@ def judge(point, trial, slope, step, metric, rows):
         accepted = torch.where(level, smaller, accepted)
         if not rows.is_exact:
             return Verdict(accepted, exhausted=True)
-    hopeless = (step < SHORTEST_STEP) | (-step * slope < rounding)
+    hopeless = (step < SHORTEST_STEP) | ((step < SHORT_STEP) & (-step * slope < rounding))
     return Verdict(accepted, bool((~accepted & hopeless).any()))
 
 

@@ -12,7 +12,7 @@ from scipy.linalg.lapack import dpotrf, dpotrs
 
 from torchlogreg._minimise import Step
 from torchlogreg._problem import Point
-from torchlogreg.solvers._descent import ARMIJO, OVERFLOW, SHORTEST_STEP
+from torchlogreg.solvers._descent import ARMIJO, OVERFLOW, SHORT_STEP, SHORTEST_STEP
 
 LARGEST = 2**19  # numbers in the weighted copies of X, n d K^2, and in the Hessian
 ROUNDING, TINY = np.finfo(np.float64).eps, np.finfo(np.float64).tiny
@@ -45,7 +45,7 @@ def iterates(problem, W):
             accepted = trial_value <= value + ARMIJO * step * slope
         if accepted:
             W, value, gradient, hessian, step = trial, trial_value, trial_gradient, trial_hessian, 1.0
-        elif step < SHORTEST_STEP or -step * slope < ROUNDING:
+        elif step < SHORTEST_STEP or (step < SHORT_STEP and -step * slope < ROUNDING):
             return
         else:
             step /= 2

@@ -1,0 +1,292 @@
+"""What must hold by mathematics, whatever any other library computes."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import objective, table
+
+from torchlogreg import TorchLogisticRegression, TorchSoftmaxClassifier
+from torchlogreg._losses import Binomial, Multinomial
+from torchlogreg._minimise import minimise
+from torchlogreg._penalty import Ridge
+from torchlogreg._problem import Problem
+from torchlogreg._rows import CPU_BLOCK_BYTES, Rows
+from torchlogreg.solvers import SOLVERS, _small
+from torchlogreg.solvers.sgd import SGD, _autograd_epoch, _fused_epoch
+
+F64 = torch.float64
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def random_rows(n=50, p=4, B=2, intercept=True, n_classes=3, loss=None, order="C"):
+    g = generator()
+    X = torch.randn(n, p, generator=g, dtype=F64)
+    X = X if order == "C" else X.T.contiguous().T
+    codes = torch.randint(n_classes, (n,), generator=g)
+    weight = torch.rand(n, B, generator=g, dtype=F64)
+    y = codes if loss is None else loss.targets(codes, F64)
+    return Rows(X, y, weight, intercept=intercept)
+
+
+def random_problem(loss, B=1, l2=0.3, n=50, p=4, intercept=True, dtype=F64):
+    rows = random_rows(n, p, B, intercept, max(2, loss.n_logits), loss)
+    rows.X = rows.X.to(dtype)
+    return Problem.of(rows, loss, Ridge.of(l2, p, intercept=intercept, home=rows.home))
+
+
+LOSSES = [Binomial(), Multinomial(3)]
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("n", [30, 3 * CPU_BLOCK_BYTES // (8 * 40)])  # one block, several blocks
+def test_pull_is_the_adjoint_of_predict(n, intercept, order):
+    rows = random_rows(n, 40, intercept=intercept, order=order)
+    W = torch.randn(2, rows.shape[1], 3, generator=generator(1), dtype=F64)
+    R = torch.randn(n, 2, 3, generator=generator(2), dtype=F64)
+    blocks = list(rows.blocks())
+    assert (len(blocks) > 1) == (n > 30)
+    eta = torch.cat([block.predict(W) for block in blocks])
+    pulled = sum(block.pull(r) for block, r in zip(blocks, R.split([len(b.X) for b in blocks]), strict=True))
+    torch.testing.assert_close((eta * R).sum(), (pulled * W).sum(), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+def test_gram_is_the_weighted_second_moment(intercept):
+    rows = random_rows(2000, 30, intercept=intercept)
+    weight = torch.rand(2000, 4, generator=generator(3), dtype=F64)
+    X = torch.cat([rows.X, torch.ones(2000, 1, dtype=F64)], dim=1) if intercept else rows.X
+    expected = torch.einsum("nm,ni,nj->mij", weight, X, X)
+    torch.testing.assert_close(rows.gram(weight), expected, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(
+        rows.gram_diagonal(weight), expected.diagonal(dim1=1, dim2=2).contiguous(), rtol=1e-11, atol=1e-11
+    )
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
+def test_closed_forms_equal_autograd(loss):
+    K = loss.n_logits
+    eta = (5 * torch.randn(20, 2, K, generator=generator(), dtype=F64)).requires_grad_()
+    y = loss.targets(torch.randint(max(2, K), (20,), generator=generator(1)), F64)
+    assert torch.autograd.gradcheck(lambda e: loss.value(e, y), (eta,))
+    by_autograd = torch.autograd.grad(loss.value(eta, y).sum(), eta, create_graph=True)[0]
+    value, residual = loss.value_and_residual(eta.detach(), y)
+    torch.testing.assert_close(value, loss.value(eta, y).detach(), rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(residual, by_autograd.detach(), rtol=1e-12, atol=1e-14)
+    second = torch.stack([torch.autograd.grad(by_autograd[..., k].sum(), eta, retain_graph=True)[0] for k in range(K)])
+    k, l = torch.triu_indices(K, K)
+    torch.testing.assert_close(
+        loss.curvature(eta.detach(), k, l), second.permute(1, 2, 0, 3)[..., k, l], rtol=1e-9, atol=1e-12
+    )
+    small = loss.small(eta.detach()[:, 0].numpy(), y.numpy(), k.numpy(), l.numpy())
+    for ours, reference in zip(small, (value, residual, loss.curvature(eta.detach(), k, l)), strict=True):
+        np.testing.assert_allclose(ours, reference[:, 0].numpy(), rtol=1e-10, atol=1e-13)
+    assert float(torch.linalg.eigvalsh(second.permute(1, 2, 0, 3)).max()) <= loss.smoothness + 1e-12
+    total = loss.log_proba(eta.detach()).exp().sum(dim=-1)
+    torch.testing.assert_close(total, torch.ones_like(total))
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
+def test_extreme_logits_stay_finite(loss):
+    eta = torch.tensor([-1e4, 0.0, 1e4], dtype=F64)[:, None, None].expand(3, 1, loss.n_logits).clone()
+    eta[..., 0] *= -1
+    y = loss.targets(torch.zeros(3, dtype=torch.int64), F64)
+    for tensor in (*loss.value_and_residual(eta, y), loss.log_proba(eta)):
+        assert torch.isfinite(tensor).all()
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
+def test_gradient_and_hessian_are_derivatives_of_the_value(loss, intercept):
+    problem = random_problem(loss, intercept=intercept, l2=0.3)
+    d, K = problem.rows.shape[1], loss.n_logits
+    W = torch.randn(1, d, K, generator=generator(4), dtype=F64)
+
+    def value(W):
+        index = torch.arange(problem.rows.shape[0])
+        return problem.mini_batch(W, index).sum()
+
+    point, hessian = problem.second_order(W)
+    torch.testing.assert_close(point.value.sum(), value(W))
+    torch.testing.assert_close(point.gradient, torch.autograd.functional.jacobian(value, W), rtol=1e-10, atol=1e-13)
+    reference = torch.autograd.functional.hessian(value, W).permute(2, 1, 5, 4, 0, 3).reshape(K * d, K * d)
+    blocks = problem.class_blocks(W)[0]
+    for k in range(K):
+        torch.testing.assert_close(
+            blocks[k], reference[k * d : (k + 1) * d, k * d : (k + 1) * d], rtol=1e-9, atol=1e-12
+        )
+    torch.testing.assert_close(problem.diagonal(W).flatten(), reference.diagonal(), rtol=1e-9, atol=1e-12)
+    if K > 1 and intercept:  # the flat direction of the intercepts is lifted, the rest is the Hessian
+        lifted = (hessian[0, 0] - reference).view(K, d, K, d)
+        assert float(lifted[:, -1, :, -1].std()) < 1e-12
+        assert float(lifted[0, -1, 0, -1]) > 0
+        lifted[:, -1, :, -1] = 0
+        torch.testing.assert_close(lifted, torch.zeros_like(lifted), rtol=0, atol=1e-12)
+    else:
+        torch.testing.assert_close(hessian[0, 0], reference, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["newton-cholesky", "lbfgs"])
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
+def test_a_batch_of_models_equals_one_fit_each(loss, name):
+    B = 4
+    problem = random_problem(loss, B=B, n=300, p=6)
+    problem.rows.weight[:, 1] *= torch.arange(300) % 2  # a fold
+    rows = problem.rows
+    problem = Problem.of(
+        rows, loss, Ridge(torch.tensor([0.1, 1.0, 10.0, 100.0], dtype=F64)[:, None, None] * torch.ones(7, 1))
+    )
+    W = torch.zeros(B, 7, loss.n_logits, dtype=F64)
+    together = minimise(problem, SOLVERS[name](), W, tol=1e-9, max_iter=300).point
+    for b in range(B):
+        alone = Problem.of(
+            rows.reweighted(rows.weight[:, b : b + 1]), loss, Ridge(torch.full((1, 7, 1), 10.0**b / 10, dtype=F64))
+        )
+        single = minimise(alone, SOLVERS[name](), W[:1], tol=1e-9, max_iter=300).point
+        torch.testing.assert_close(together.W[b], single.W[0], rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("l2", [0.0, 1.0])
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
+def test_newton_in_numpy_takes_the_steps_of_newton_in_torch(loss, l2, monkeypatch):
+    problem = random_problem(loss, n=200, l2=l2)
+    W = torch.zeros(1, 5, loss.n_logits, dtype=F64)
+    assert _small.is_small(problem, W)
+    fast = [step for step, _ in zip(_small.iterates(problem, W), range(6), strict=False)]
+    monkeypatch.setattr(_small, "LARGEST", 0)
+    slow = [step for step, _ in zip(SOLVERS["newton-cholesky"]().iterates(problem, W), range(6), strict=False)]
+    for a, b in zip(fast, slow, strict=True):
+        torch.testing.assert_close(a.point.W, b.point.W, rtol=1e-8, atol=1e-11)
+        torch.testing.assert_close(a.point.value, b.point.value, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
+def test_a_fused_epoch_an_autograd_epoch_and_torch_optim_take_the_same_steps(loss, intercept, nesterov):
+    n, p = 50, 4
+    problem = random_problem(loss, n=n, p=p, intercept=intercept, l2=2.0)
+    solver = SGD(learning_rate=0.1, momentum=0.8, nesterov=nesterov, batch_size=16)
+    d, K = problem.rows.shape[1], loss.n_logits
+    W0 = torch.randn(1, d, K, generator=generator(5), dtype=F64).mT.contiguous().mT
+    ends, values = [], []
+    for epoch in (_fused_epoch, _autograd_epoch):
+        W, velocity, g = W0.clone(), torch.zeros_like(W0), generator(6)
+        values.append([float(epoch(solver, problem, W, velocity, 0.1, g)) for _ in range(3)])
+        ends.append(W)
+    parameter = torch.nn.Parameter(W0.clone())
+    optimiser = torch.optim.SGD([parameter], lr=0.1, momentum=0.8, nesterov=nesterov)
+    g = generator(6)
+    for _ in range(3):
+        for index in torch.randperm(n, generator=g).split(16):
+            optimiser.zero_grad()
+            problem.mini_batch(parameter, index).sum().backward()
+            optimiser.step()
+    torch.testing.assert_close(ends[0], ends[1], rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(ends[0], parameter.detach(), rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(values[0], values[1], rtol=1e-12)
+
+
+def test_the_mean_of_the_mini_batches_is_the_objective():
+    problem = random_problem(Multinomial(3), n=60)
+    W = torch.randn(1, 5, 3, generator=generator(7), dtype=F64)
+    batches = torch.arange(60).split(16)
+    mean = sum(problem.mini_batch(W, index) * len(index) / 60 for index in batches)
+    torch.testing.assert_close(mean, problem.smooth(W).value, rtol=1e-12, atol=0)
+
+
+SECOND_ORDER = ["auto", "lbfgs", "newton-cholesky"]
+
+
+@pytest.mark.parametrize("solver", SECOND_ORDER)
+@pytest.mark.parametrize("class_weight", [None, "balanced", {0: 2.0, 1: 0.5, 2: 1.0}])
+def test_a_weight_is_a_repetition_and_zero_a_removal(solver, class_weight):
+    X, y = table("wine", True)
+    weight = np.random.default_rng(0).integers(0, 4, len(y))
+    model = TorchSoftmaxClassifier(solver=solver, tol=1e-9, class_weight=class_weight)
+    weighted = model.fit(X, y, sample_weight=weight).coef_
+    repeated = model.fit(np.repeat(X, weight, axis=0), np.repeat(y, weight)).coef_
+    np.testing.assert_allclose(weighted, repeated, rtol=1e-6, atol=1e-8)
+
+
+def test_scaling_all_weights_scales_C():
+    X, y = table("wine", True)
+    a = TorchSoftmaxClassifier(C=3.0, tol=1e-10).fit(X, y).coef_
+    b = TorchSoftmaxClassifier(C=1.0, tol=1e-10).fit(X, y, sample_weight=3.0).coef_
+    np.testing.assert_allclose(a, b, rtol=1e-8)
+
+
+@pytest.mark.parametrize("weight", [1e300, 1e-300, 1e12, 1e-12])
+def test_the_unit_of_the_weights_cancels_without_a_penalty(weight):
+    X, y = table("iris", True, binary=True)
+    model = TorchLogisticRegression(C=np.inf, tol=1e-8)
+    np.testing.assert_allclose(model.fit(X, y, weight).coef_, model.fit(X, y).coef_, rtol=1e-6)
+
+
+def test_two_softmax_rows_at_C_are_one_logit_at_2C():
+    # A third class without rows would leave a two-row softmax; its optimum has w1 = -w0, which the logit 2 w1 is.
+    X, y = table("breast_cancer", True)
+    logit = TorchLogisticRegression(C=2.0, tol=1e-10).fit(X, y)
+    two_rows = Problem.of(
+        Rows(torch.from_numpy(X.copy()), torch.from_numpy(y.copy()), torch.ones(len(y), 1, dtype=F64), intercept=True),
+        Multinomial(2),
+        Ridge.of(1.0, X.shape[1], intercept=True, home=random_rows().home),
+    )
+    W = minimise(
+        two_rows, SOLVERS["newton-cholesky"](), torch.zeros(1, 31, 2, dtype=F64), tol=1e-10, max_iter=100
+    ).point.W
+    np.testing.assert_allclose((W[0, :-1, 1] - W[0, :-1, 0]).numpy(), logit.coef_[0], rtol=1e-8)
+
+
+@pytest.mark.parametrize("solver", SECOND_ORDER)
+@pytest.mark.parametrize("scale", [1e-8, 1e-4, 1e4, 1e8])
+def test_without_a_penalty_the_units_of_a_feature_do_not_matter(solver, scale):
+    X, y = table("iris", True, binary=True)
+    units = np.array([1.0, scale, 1.0, 1 / scale])
+    plain = TorchLogisticRegression(C=np.inf, solver=solver, tol=1e-8).fit(X, y)
+    scaled = TorchLogisticRegression(C=np.inf, solver=solver, tol=1e-8, max_iter=300)
+    # A gradient of 1e-8 is below rounding where a column is 1e8 large: the optimum is reached all the same.
+    with np.errstate(all="ignore"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("warnings.warn", lambda *args, **kwargs: None)
+        scaled.fit(X * units, y)
+    assert scaled.objective_ == pytest.approx(plain.objective_, rel=1e-9)
+    np.testing.assert_allclose(scaled.coef_ * units, plain.coef_, rtol=1e-3)
+
+
+def test_constant_and_repeated_columns_change_no_prediction():
+    X, y = table("wine", True)
+    extended = np.column_stack([X, np.ones(len(X)), X[:, 0], np.zeros(len(X))])
+    for C in (1.0, 1e-2):
+        model = TorchSoftmaxClassifier(C=C, tol=1e-9).fit(extended, y)
+        np.testing.assert_allclose(model.coef_[:, 0], model.coef_[:, -2], rtol=1e-6)
+        assert np.abs(model.coef_[:, [-1, -3]]).max() < 1e-6  # an unpenalised intercept makes a constant column useless
+    free = TorchLogisticRegression(C=np.inf, tol=1e-7)
+    Xb, yb = table("iris", True, binary=True)
+    wide = np.column_stack([Xb, Xb[:, 0], np.full(len(Xb), 3.0)])
+    np.testing.assert_allclose(free.fit(wide, yb).predict_proba(wide), free.fit(Xb, yb).predict_proba(Xb), atol=1e-4)
+
+
+@pytest.mark.parametrize("solver", [*SECOND_ORDER, "sgd"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_the_reported_objective_and_gradient_are_those_of_the_stored_coefficients(solver, dtype):
+    from conftest import gradient_norm
+
+    X, y = table("wine", True)
+    X = X.astype(dtype)
+    model = TorchSoftmaxClassifier(solver=solver, random_state=0, tol=0 if solver == "sgd" else 1e-4).fit(X, y)
+    assert model.objective_ == pytest.approx(objective(model, X, y), rel=1e-12)
+    assert model.gradient_norm_ == pytest.approx(gradient_norm(model, X, y), rel=1e-6)
+    if model.converged_:
+        assert gradient_norm(model, X, y) <= model.tol
+    assert model.coef_.dtype == model.intercept_.dtype == dtype
+    assert model.loss_curve_.shape == (model.n_iter_,)
+
+
+@pytest.mark.parametrize("solver", SECOND_ORDER)
+@pytest.mark.parametrize("name", ["wine", "breast_cancer"])
+def test_the_objective_never_rises(solver, name):
+    curve = TorchSoftmaxClassifier(solver=solver, C=1e4, max_iter=300).fit(*table(name, True)).loss_curve_
+    assert (np.diff(curve) <= 64 * np.finfo(float).eps).all()
