@@ -1,0 +1,239 @@
+"""The estimators inside scikit-learn: its checks, meta-estimators, displays and callbacks."""
+
+import warnings
+
+import numpy as np
+import pytest
+from conftest import table
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.callback import ProgressBar, ScoringMonitor
+from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import AdaBoostClassifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.inspection import DecisionBoundaryDisplay
+from sklearn.linear_model import LogisticRegression, SGDClassifier
+from sklearn.metrics import RocCurveDisplay
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from torchlogreg import TorchLogisticRegression, TorchSoftmaxClassifier
+
+ESTIMATORS = [TorchLogisticRegression, TorchSoftmaxClassifier]
+SOLVERS = ["auto", "lbfgs", "newton-cholesky", "sgd"]
+
+
+@parametrize_with_checks([estimator(solver=solver) for estimator in ESTIMATORS for solver in SOLVERS])
+@pytest.mark.filterwarnings(
+    "ignore::sklearn.exceptions.ConvergenceWarning",  # some checks set max_iter to 1 or 5
+    "ignore::sklearn.exceptions.SkipTestWarning",  # the array API checks need an environment variable
+)
+def test_scikit_learns_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.fixture
+def frame():
+    pd = pytest.importorskip("pandas")
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame({"age": rng.normal(40, 10, 200), "income": rng.lognormal(10, 1, 200), "town": list("abcd") * 50})
+    y = np.where(X["age"] + 10 * (X["town"] == "a") + rng.normal(0, 5, 200) > 45, "yes", "no")
+    return X, y
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_pipeline_column_transformer_and_grid_search(frame, estimator, n_jobs):
+    X, y = frame
+    columns = ColumnTransformer(
+        [("numbers", StandardScaler(), ["age", "income"]), ("towns", OneHotEncoder(), ["town"])]
+    )
+    grid = {"clf__C": [0.1, 1.0, 10.0]}
+    ours, theirs = (
+        GridSearchCV(
+            make_pipeline(clone(columns), clf).set_params(steps=[("columns", clone(columns)), ("clf", clf)]),
+            grid,
+            cv=3,
+            scoring="neg_log_loss",
+            n_jobs=n_jobs,
+        ).fit(X, y)
+        for clf in (estimator(tol=1e-8), LogisticRegression(solver="newton-cholesky", tol=1e-8))
+    )
+    assert ours.best_params_ == theirs.best_params_
+    np.testing.assert_allclose(ours.cv_results_["mean_test_score"], theirs.cv_results_["mean_test_score"], rtol=1e-6)
+    assert list(ours.predict(X)) == list(theirs.predict(X))
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_cross_val_score(n_jobs):
+    X, y = table("wine", True)
+    ours = cross_val_score(TorchSoftmaxClassifier(tol=1e-8), X, y, cv=3, n_jobs=n_jobs, scoring="neg_log_loss")
+    theirs = cross_val_score(LogisticRegression(tol=1e-10), X, y, cv=3, scoring="neg_log_loss")
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda clf: CalibratedClassifierCV(clf, cv=3),
+        OneVsRestClassifier,
+        lambda clf: AdaBoostClassifier(clf, n_estimators=5, random_state=0),
+    ],
+    ids=["CalibratedClassifierCV", "OneVsRestClassifier", "AdaBoostClassifier"],
+)
+@pytest.mark.parametrize(
+    ("estimator", "name"), [(TorchLogisticRegression, "breast_cancer"), (TorchSoftmaxClassifier, "wine")]
+)
+def test_meta_estimators_give_what_they_give_with_scikit_learns_own(wrap, estimator, name):
+    X, y = table(name, True)
+    ours = wrap(estimator(tol=1e-10)).fit(X, y)
+    theirs = wrap(LogisticRegression(solver="newton-cholesky", tol=1e-10)).fit(X, y)
+    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), atol=1e-5)
+
+
+def test_the_binary_estimator_names_its_sibling():
+    with pytest.raises(ValueError, match=r"^Only binary classification is supported\. .*TorchSoftmaxClassifier"):
+        TorchLogisticRegression().fit(*table("iris", True))
+
+
+def test_displays():
+    plt = pytest.importorskip("matplotlib.pyplot")
+    plt.switch_backend("Agg")
+    X, y = table("breast_cancer", True)
+    two = TorchLogisticRegression().fit(X[:, :2], y)
+    boundary = DecisionBoundaryDisplay.from_estimator(two, X[:, :2], response_method="predict_proba")
+    assert boundary.response.shape == (100, 100)
+    assert RocCurveDisplay.from_estimator(two, X[:, :2], y).roc_auc > 0.9
+    X, y = table("iris", True)
+    three = TorchSoftmaxClassifier().fit(X[:, :2], y)
+    assert DecisionBoundaryDisplay.from_estimator(three, X[:, :2], response_method="predict").response.max() == 2
+    plt.close("all")
+
+
+def test_parameters_are_validated_with_scikit_learns_messages():
+    X, y = table("iris", True, binary=True)
+    for name, value in {
+        "C": -1.0,
+        "solver": "adam",
+        "momentum": 1.0,
+        "batch_size": 0,
+        "tol": -1.0,
+        "device": 3,
+    }.items():
+        with pytest.raises(ValueError, match=f"The '{name}' parameter of TorchLogisticRegression must be"):
+            TorchLogisticRegression(**{name: value}).fit(X, y)
+    with pytest.raises(NotImplementedError, match=r"l1_ratio=0.5 is not supported yet: use l1_ratio=0"):
+        TorchLogisticRegression(l1_ratio=0.5).fit(X, y)
+
+
+class Recorder:
+    """A callback that notes its tasks and may stop a fit after some of them."""
+
+    def __init__(self, stop_after=None):
+        self.tasks, self.objectives, self.stop_after = [], [], stop_after
+
+    def setup(self, estimator, context):
+        self.tasks, self.objectives = [], []
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context, *, X=None, y=None, metadata=None, fitted_estimator=None):
+        pass
+
+    def on_fit_task_end(self, estimator, context, *, X=None, y=None, metadata=None, fitted_estimator=None):
+        self.tasks.append(context.task_name)
+        fitted_estimator.predict_proba(X)
+        return self.stop_after is not None and len(self.tasks) >= self.stop_after
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_one_task_an_iteration_and_a_callback_can_stop(solver):
+    X, y = table("wine", True)
+    model = TorchSoftmaxClassifier(solver=solver, random_state=0, tol=0 if solver == "sgd" else 1e-4)
+    free = clone(model).fit(X, y)
+    recorder = Recorder()
+    watched = clone(model).set_callbacks(recorder).fit(X, y)
+    task = "epoch" if solver == "sgd" else "iteration"
+    assert recorder.tasks == [task] * free.n_iter_ + ["fit"]
+    np.testing.assert_array_equal(watched.coef_, free.coef_)
+    stopped = clone(model).set_callbacks(Recorder(stop_after=3)).fit(X, y)
+    assert stopped.n_iter_ == 3
+    assert not stopped.converged_
+    np.testing.assert_array_equal(stopped.loss_curve_, free.loss_curve_[:3])
+
+
+def test_a_callback_sees_the_new_features_on_a_refit(frame):
+    X, y = frame
+    model = TorchLogisticRegression().fit(X[["age", "income"]], y)
+    model.set_callbacks(Recorder()).fit(X[["age"]].to_numpy(), y)
+    assert not hasattr(model, "feature_names_in_")
+    assert model.n_features_in_ == 1
+
+
+def test_the_progress_bar_and_the_scoring_monitor():
+    pytest.importorskip("rich")
+    X, y = table("iris", True)
+    monitor = ScoringMonitor(scoring="neg_log_loss")
+    TorchSoftmaxClassifier(solver="sgd", max_iter=7, tol=0).set_callbacks(ProgressBar(), monitor).fit(X, y)
+    logs = monitor.get_logs()
+    assert logs
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_callbacks_inside_a_pipeline_and_a_grid_search(n_jobs):
+    pytest.importorskip("rich")
+    X, y = table("iris", False)
+    monitor = ScoringMonitor(scoring="accuracy")
+    model = TorchSoftmaxClassifier(solver="lbfgs").set_callbacks(monitor)
+    search = GridSearchCV(
+        make_pipeline(StandardScaler(), model), {"torchsoftmaxclassifier__C": [0.1, 1.0]}, cv=2, n_jobs=n_jobs
+    )
+    search.set_callbacks(ProgressBar(max_propagation_depth=None)).fit(X, y)
+    assert search.best_score_ > 0.9
+    assert monitor.get_logs()
+
+
+def test_early_stopping_is_that_of_SGDClassifier():
+    X, y = table("digits", True)
+    model = TorchSoftmaxClassifier(
+        solver="sgd",
+        learning_rate=0.01,
+        early_stopping=True,
+        n_iter_no_change=3,
+        tol=1e-3,
+        random_state=0,
+        max_iter=200,
+    ).fit(X, y)
+    assert model.converged_
+    assert 3 < model.n_iter_ < 200
+    theirs = SGDClassifier(loss="log_loss", early_stopping=True, n_iter_no_change=3, random_state=0).fit(X, y)
+    assert 3 < theirs.n_iter_ < 200
+    # The objective is that of the nine tenths that were trained on.
+    everything = clone(model).set_params(early_stopping=False, max_iter=model.n_iter_, tol=0).fit(X, y)
+    assert not np.array_equal(everything.coef_, model.coef_)
+
+
+def test_tol_0_runs_every_epoch_and_none_is_held_out():
+    X, y = table("iris", True)
+    model = TorchSoftmaxClassifier(solver="sgd", tol=0, max_iter=13, early_stopping=True, random_state=0)
+    assert model.fit(X, y).n_iter_ == 13
+    recorded = TorchSoftmaxClassifier(solver="sgd", batch_size=None, learning_rate=0.1, tol=0, max_iter=1).fit(X, y)
+    assert recorded.loss_curve_[0] == pytest.approx(np.log(3))  # the mean over all rows at zero
+
+
+def test_sgd_that_still_improves_says_so():
+    X, y = table("digits", True)
+    with pytest.warns(ConvergenceWarning, match="Raise max_iter"):
+        TorchSoftmaxClassifier(solver="sgd", max_iter=3, learning_rate=1e-4).fit(X, y)
+
+
+def test_a_callback_costs_nothing_when_there_is_none():
+    model = TorchLogisticRegression().fit(*table("breast_cancer", True))
+    assert not hasattr(model, "_skl_callbacks")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "_callback_fit_ctx" not in vars(model)
