@@ -56,7 +56,7 @@ def training_data(estimator, X, y, sample_weight):
 
 def rows_of(data, loss, index=None, *, intercept):
     """Rows for a loss, of all data or of those at `index`."""
-    X, codes, weight = data.X, torch.from_numpy(data.codes), torch.from_numpy(data.weight)
+    X, codes, weight = data.X, _as_tensor(data.codes), _as_tensor(data.weight)
     if index is not None:
         index = torch.from_numpy(index)
         X, codes, weight = X[index.to(X.device)], codes[index], weight[index]

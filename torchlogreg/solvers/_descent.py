@@ -5,8 +5,6 @@ from typing import NamedTuple
 import torch
 
 ARMIJO = 1e-4  # fraction of the predicted decrease that a step must achieve
-SHORTEST_STEP = 2.0**-40
-SHORT_STEP = 2.0**-5  # beyond it, halving is no help where the predicted decrease is below rounding
 OVERFLOW = "Second moments of X overflow in float64. Standardise X (sklearn.preprocessing.StandardScaler)."
 
 
@@ -26,6 +24,8 @@ class Metric(NamedTuple):
         """
         m = hessian.shape[-1]
         diagonal = hessian.diagonal(dim1=2, dim2=3)
+        if not torch.isfinite(diagonal).all():
+            raise ValueError(OVERFLOW)
         scale = torch.where(diagonal > 0, diagonal.clamp(min=torch.finfo(diagonal.dtype).tiny).rsqrt(), 1.0)
         correlation = hessian * scale[..., None] * scale[..., None, :]
         shift = torch.full_like(diagonal[..., :1], 16 * m * torch.finfo(diagonal.dtype).eps)
@@ -35,7 +35,7 @@ class Metric(NamedTuple):
             if not info.any():
                 return cls(scale, factor)
             if shift.max() > 1:
-                raise ValueError(OVERFLOW)
+                return cls(scale, torch.diag_embed(torch.ones_like(diagonal)))  # rounding left nothing but the scale
             shift = torch.where(info[..., None] > 0, 10 * shift, shift)
 
     @property
@@ -68,8 +68,10 @@ class Verdict(NamedTuple):
     exhausted: bool  # whether going on is useless at this precision
 
 
-def judge(point, trial, slope, step, metric, rows):
+def judge(point, trial, slope, step, refusals, metric, rows):
     """Which of B models may move from `point` to `trial`, `step` along a direction of derivative `slope`.
+
+    `refusals` counts the trials that each model refused since it last moved.
 
     Armijo's sufficient decrease; but where the values differ by no more than rounding can explain, they say nothing,
     and the gradient must have become smaller in the metric instead (after the approximate test of Hager and Zhang
@@ -83,7 +85,7 @@ def judge(point, trial, slope, step, metric, rows):
         accepted = torch.where(level, smaller, accepted)
         if not rows.is_exact:
             return Verdict(accepted, exhausted=True)
-    hopeless = (step < SHORTEST_STEP) | ((step < SHORT_STEP) & (-step * slope < rounding))
+    hopeless = (refusals > 40) | ((refusals > 4) & (-step * slope < rounding))
     return Verdict(accepted, bool((~accepted & hopeless).any()))
 
 

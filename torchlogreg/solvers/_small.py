@@ -12,7 +12,7 @@ from scipy.linalg.lapack import dpotrf, dpotrs
 
 from torchlogreg._minimise import Step
 from torchlogreg._problem import Point
-from torchlogreg.solvers._descent import ARMIJO, OVERFLOW, SHORT_STEP, SHORTEST_STEP
+from torchlogreg.solvers._descent import ARMIJO, OVERFLOW
 
 LARGEST = 2**19  # numbers in the weighted copies of X, n d K^2, and in the Hessian
 ROUNDING, TINY = np.finfo(np.float64).eps, np.finfo(np.float64).tiny
@@ -31,12 +31,13 @@ def iterates(problem, W):
     second_order = _second_order(problem)
     W = W[0].numpy(force=True).astype(np.float64)
     value, gradient, hessian = second_order(W)
-    step = 1.0
+    refusals = 0
     while True:
         solve = _cholesky(hessian)
         direction = -solve(gradient)
         slope = np.vdot(gradient, direction)
         yield _step(W, value, gradient, slope)
+        step = 0.5**refusals
         trial = W + step * direction
         trial_value, trial_gradient, trial_hessian = second_order(trial)
         if abs(trial_value - value) <= 64 * ROUNDING * max(value, 1.0):  # see `_descent.judge`
@@ -44,11 +45,12 @@ def iterates(problem, W):
         else:
             accepted = trial_value <= value + ARMIJO * step * slope
         if accepted:
-            W, value, gradient, hessian, step = trial, trial_value, trial_gradient, trial_hessian, 1.0
-        elif step < SHORTEST_STEP or (step < SHORT_STEP and -step * slope < ROUNDING):
+            W, value, gradient, hessian = trial, trial_value, trial_gradient, trial_hessian
+            refusals = 0
+        elif refusals > 40 or (refusals > 4 and -step * slope < ROUNDING):
             return
         else:
-            step /= 2
+            refusals += 1
 
 
 def _step(W, value, gradient, slope):
@@ -98,16 +100,20 @@ def _layout(n_logits, d):
     return k, l, entries.reshape(n_logits * d, n_logits * d)
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def _cholesky(hessian):
     """The inverse of the Hessian as a function; see `_descent.Metric.of`."""
     m = len(hessian)
     diagonal = hessian.diagonal()
+    if not np.isfinite(diagonal).all():
+        raise ValueError(OVERFLOW)
     scale = 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
     correlation = hessian * scale * scale[:, None]
     shift, info = 16 * m * ROUNDING, 1
     while info:
         if not shift <= 1:
-            raise ValueError(OVERFLOW)
+            factor = np.eye(m)  # rounding left nothing but the scale
+            break
         raised = correlation.copy()
         raised.ravel()[:: m + 1] += shift
         factor, info = dpotrf(raised, lower=1, overwrite_a=1)

@@ -38,19 +38,20 @@ class LBFGS(Solver):
         metric = self._metric(problem, point.W, 0, generator)
         pairs = deque(maxlen=self.memory)
         gamma = torch.ones_like(point.value)
-        step = torch.ones_like(point.value)
-        iteration, renewal = 0, 10
+        refusals = torch.zeros_like(point.value)
+        iteration, renewal, restarted = 0, 10, False
         while True:
             # 1. direction H g, with H by the two-loop recursion
             direction = -problem.centred(_two_loop(point.gradient, pairs, gamma, metric))
             slope = dot(point.gradient, direction)
             yield Step(point, relative_gap(-slope, point.value))
             # 2. trial point; a model that refuses it keeps its place and halves its step
+            step = 0.5**refusals
             trial = problem.smooth(point.W + per_model(step) * direction)
-            accepted, exhausted = judge(point, trial, slope, step, metric, problem.rows)
-            if exhausted:
+            accepted, exhausted = judge(point, trial, slope, step, refusals, metric, problem.rows)
+            if exhausted and (restarted or not problem.rows.is_exact):
                 return
-            step = torch.where(accepted, 1.0, step / 2)
+            refusals = torch.where(accepted, 0.0, refusals + 1.0)
             # 3. new pair, of weight zero for models that did not move; gamma scales the metric to the newest one
             s, y = trial.W - point.W, trial.gradient - point.gradient
             curvature = dot(s, y)
@@ -60,11 +61,16 @@ class LBFGS(Solver):
             if accepted.any():
                 pairs.append((s, y, rho))
             point = keep(accepted, trial, point)
-            # 4. renewed metric
+            # 4. renewed metric; where no step helps, at once and without the pairs, which may be what misleads
             iteration += 1
+            restarted = exhausted or (restarted and not accepted.any())
+            if exhausted:
+                iteration = renewal = max(iteration, SLOW)
+                refusals = torch.zeros_like(refusals)
+                pairs.clear()
             if iteration == renewal:
-                metric = self._metric(problem, point.W, renewal, generator)
-                gamma, step = torch.ones_like(gamma), torch.ones_like(step)
+                metric = self._metric(problem, point.W, iteration, generator)
+                gamma = torch.ones_like(gamma)
                 if metric.couples_classes:  # then it knows more than the pairs, and dear as it is, it pays often
                     pairs.clear()
                     renewal += 4

@@ -28,7 +28,7 @@ class NewtonCholesky(Solver):
             yield from _small.iterates(problem, W)
             return
         point, hessian = problem.second_order(W)
-        step = torch.ones_like(point.value)
+        refusals = torch.zeros_like(point.value)
         while True:
             # 1. direction and decrement
             metric = Metric.of(hessian)
@@ -36,10 +36,11 @@ class NewtonCholesky(Solver):
             slope = dot(point.gradient, direction)  # minus the squared Newton decrement
             yield Step(point, relative_gap(-slope, point.value))
             # 2. trial point; a model that refuses it keeps its place and halves its step
+            step = 0.5**refusals
             trial, trial_hessian = problem.second_order(point.W + per_model(step) * direction)
-            accepted, exhausted = judge(point, trial, slope, step, metric, problem.rows)
+            accepted, exhausted = judge(point, trial, slope, step, refusals, metric, problem.rows)
             if exhausted:
                 return
-            step = torch.where(accepted, 1.0, step / 2)
+            refusals = torch.where(accepted, 0.0, refusals + 1.0)
             point = keep(accepted, trial, point)
             hessian = keep(accepted, trial_hessian, hessian)
