@@ -105,7 +105,7 @@ class Multinomial(Loss):
         total = e.sum(dim=-1, keepdim=True)
         value = (torch.log(total) - shifted.gather(-1, index))[..., 0]
         residual = e.div_(total)
-        residual.scatter_add_(-1, index, residual.new_full((1, 1, 1), -1.0).expand_as(index))
+        residual.scatter_(-1, index, -1.0, reduce="add")
         return value, residual
 
     def curvature(self, eta, k, l):

@@ -15,7 +15,10 @@ def choose(n, d, n_logits):
     """
     pairs = n_logits * (n_logits + 1) // 2
     newton = NEWTON_ITERATIONS * (2 * n * d * d * pairs + (n_logits * d) ** 3 / 3) / FLOPS
-    lbfgs = LBFGS_ITERATIONS * (4 * n * d * n_logits / FLOPS_BOUND_BY_MEMORY + LBFGS_OVERHEAD)
+    iterations = (
+        LBFGS_ITERATIONS if n_logits > 1 else LBFGS_ITERATIONS / 3
+    )  # one logit's preconditioner is nearly exact
+    lbfgs = iterations * (4 * n * d * n_logits / FLOPS_BOUND_BY_MEMORY + LBFGS_OVERHEAD)
     return NewtonCholesky.name if newton <= lbfgs else LBFGS.name
 
 

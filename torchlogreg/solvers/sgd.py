@@ -11,6 +11,7 @@ from torchlogreg._problem import Point
 from torchlogreg._rows import threads_for
 from torchlogreg.solvers._base import Solver
 
+GATHERED = 512  # rows gathered at a time
 COOLING = 0.4  # share of the epochs over which the learning rate "auto" falls to zero
 
 
@@ -51,8 +52,7 @@ class SGD(Solver):
         epoch = _fused_epoch if len(W) == 1 else _autograd_epoch
         while True:
             start = W.clone(), velocity.clone()
-            with threads_for(self._size(problem) * problem.rows.shape[1]):
-                value = epoch(self, problem, W, velocity, schedule.rate, generator)
+            value = epoch(self, problem, W, velocity, schedule.rate, generator)
             if not schedule.accepts(W):
                 W.copy_(start[0])
                 velocity.zero_()
@@ -64,18 +64,17 @@ class SGD(Solver):
         n = problem.rows.shape[0]
         return n if self.batch_size is None else min(self.batch_size, n)
 
-    def _batches(self, problem, generator):
-        """Indices of the mini-batches of an epoch."""
+    def _order(self, problem, generator):
+        """The order of the rows in an epoch."""
         n, device = problem.rows.shape[0], problem.rows.X.device
         shuffled = self.shuffle and self._size(problem) < n
-        order = torch.randperm(n, generator=generator, device=device) if shuffled else torch.arange(n, device=device)
-        return order.split(self._size(problem))
+        return torch.randperm(n, generator=generator, device=device) if shuffled else torch.arange(n, device=device)
 
 
 def _autograd_epoch(solver, problem, W, velocity, rate, generator):
     """One sweep over the rows, updating W and velocity (B, d, K) in place; the mean objective of its batches, (B,)."""
     n, total = problem.rows.shape[0], 0.0
-    for index in solver._batches(problem, generator):
+    for index in solver._order(problem, generator).split(solver._size(problem)):
         with torch.enable_grad():
             leaf = W.detach().requires_grad_()
             objective = problem.mini_batch(leaf, index)
@@ -94,35 +93,54 @@ def _fused_epoch(solver, problem, W, velocity, rate, generator):
     """
     rows, loss = problem.rows, problem.loss
     n, d = rows.shape
-    p = rows.X.shape[1]
     flat, momentum = W[0].mT, velocity[0].mT  # (K, d), contiguous
     y = rows.y.to(W.dtype) if rows.y.is_floating_point() else rows.y
     weight = (n * rows.weight).to(W.dtype)
+    equal = bool((rows.weight == rows.weight[0]).all())
     l2 = problem.penalty.l2[0].mT.to(W) if problem.penalty.l2.any() else None  # (1, d)
-    buffer = rows.X.new_ones(solver._size(problem), d)  # the column of ones stays
-    values = []
-    for index in solver._batches(problem, generator):
-        share = len(index) / n
-        X = buffer[: len(index)]
-        torch.index_select(rows.X, 0, index, out=X[:, :p])
-        eta = (flat @ X.T).T[:, None, :]
-        losses, residual = loss.value_and_residual(eta, y.index_select(0, index))
-        row_weight = weight.index_select(0, index)
-        residual = (residual[:, 0] * row_weight).T  # (K, n)
-        values.append(share * torch.dot(losses[:, 0], row_weight[:, 0]) / len(index))
-        momentum.addmm_(residual, X, beta=solver.momentum, alpha=1.0 / len(index))
-        update = momentum
-        if l2 is not None:
-            shrink = l2 * flat
-            values.append(0.5 * share * (shrink * flat).sum())
-            momentum += shrink
-        if solver.nesterov:
-            gradient = torch.addmm(
-                shrink if l2 is not None else torch.zeros_like(flat), residual, X, alpha=1.0 / len(index)
-            )
-            update = gradient.add_(momentum, alpha=solver.momentum)
-        flat.sub_(update, alpha=rate)
-    return torch.stack(values).double().sum().view(1)
+    size = solver._size(problem)
+    order = solver._order(problem, generator)
+    labels = iter(y.index_select(0, order).split(size))
+    weights = iter(weight.index_select(0, order).split(size))
+    losses, penalties = [], [W.new_zeros(())]
+    for chunk in _gathered(rows.X, order, size, d):
+        with threads_for(size * d):
+            for X in chunk:
+                b = X.shape[0]
+                value, residual = loss.value_and_residual((flat @ X.T).T[:, None, :], next(labels))
+                value, residual = value[:, 0], residual[:, 0]
+                if not equal:
+                    row_weight = next(weights)
+                    value, residual = value * row_weight[:, 0], residual * row_weight
+                losses.append(value.sum())
+                before = momentum.clone() if solver.nesterov else None
+                if l2 is None:
+                    momentum.addmm_(residual.T, X, beta=solver.momentum, alpha=1.0 / b)
+                else:
+                    shrinkage = l2 * flat
+                    penalties.append(b * (shrinkage * flat).sum())
+                    momentum.mul_(solver.momentum).add_(shrinkage).addmm_(residual.T, X, alpha=1.0 / b)
+                if solver.nesterov:  # gradient + momentum x velocity, the gradient being what the velocity gained
+                    gradient = momentum - solver.momentum * before
+                    flat.sub_(gradient.add_(momentum, alpha=solver.momentum), alpha=rate)
+                else:
+                    flat.sub_(momentum, alpha=rate)
+    total = torch.stack(losses).double().sum() + 0.5 * torch.stack(penalties).double().sum()
+    return (total / n).view(1)
+
+
+def _gathered(X, order, size, d):
+    """Rows of X in `order` as mini-batches (size, d), several gathered at a time, the column of ones written out.
+
+    Gathering is bound by memory and gains from threads, unlike the arithmetic of a small batch.
+    """
+    p = X.shape[1]
+    n_gathered = size * max(1, GATHERED // size)
+    buffer = X.new_ones(min(n_gathered, len(order)), d)
+    for index in order.split(n_gathered):
+        rows = buffer[: len(index)]
+        torch.index_select(X, 0, index, out=rows[:, :p])
+        yield rows.split(size)
 
 
 class _Settled:
