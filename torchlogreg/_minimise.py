@@ -5,6 +5,7 @@ draws from it until the solver's own stopping rule holds, the limit is reached, 
 generator ends because arithmetic allows no further progress.
 """
 
+import math
 import warnings
 from typing import NamedTuple
 
@@ -154,7 +155,7 @@ def _draw(problem, solver, W, stop, history, observer):
             return _Run(step.point, "observer")
         if following is None:
             return _Run(step.point, "precision")
-        if not bool(torch.isfinite(step.point.value).all()):
+        if not math.isfinite(sum(history.values[-1])):
             return _Run(step.point, "overflow")
     return _Run(step.point, "converged")
 

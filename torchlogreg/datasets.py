@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 from typing import NamedTuple
+from urllib.error import URLError
 
 import numpy as np
 from sklearn.datasets import fetch_openml
@@ -45,7 +46,7 @@ def fetch_mnist():
         with np.load(path) as file:
             arrays = [file[name] for name in ("X_train", "y_train", "X_test", "y_test")]
     else:
-        X, y = fetch_openml("mnist_784", version=1, as_frame=False, return_X_y=True)
+        X, y = _download("mnist_784")
         arrays = [X[:60000], y[:60000], X[60000:], y[60000:]]
     X_train, y_train, X_test, y_test = arrays
     return Images(_pixels(X_train), y_train.astype(np.int64), _pixels(X_test), y_test.astype(np.int64))
@@ -75,7 +76,7 @@ def fetch_diabetes():
     if path:
         table = np.loadtxt(path, delimiter=",")
         return table[:, :-1], table[:, -1].astype(np.int64)
-    X, y = fetch_openml("diabetes", version=1, as_frame=False, return_X_y=True)
+    X, y = _download("diabetes")
     return X.astype(np.float64), (y == "tested_positive").astype(np.int64)
 
 
@@ -84,6 +85,13 @@ def _local(name):
     folder = os.environ.get(FOLDER_VARIABLE)
     print(f"{name.split('.')[0]}: {'from ' + FOLDER_VARIABLE if folder else 'from OpenML'}")
     return Path(folder) / name if folder else None
+
+
+def _download(name):
+    try:
+        return fetch_openml(name, version=1, as_frame=False, return_X_y=True)
+    except URLError:
+        raise OSError(f"{name} cannot be downloaded: set {FOLDER_VARIABLE} to a folder that holds the data.") from None
 
 
 def _pixels(X):

@@ -82,7 +82,7 @@ def _second_order(problem):
         diagonal = hessian.ravel()[:: n_logits * d + 1]
         blocks = hessian.reshape(n_logits, d, n_logits, d)
         for j in free:  # the directions in which the softmax is flat; see Problem._pin
-            blocks[:, j, :, j] += diagonal[j::d].mean()
+            blocks[:, j, :, j] += diagonal[j::d].sum() / n_logits
         diagonal += ridge
         return value, gradient, hessian
 
