@@ -20,7 +20,7 @@ from sklearn.datasets import load_breast_cancer, load_iris, load_wine
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import torchlogreg
 from torchlogreg import TorchLogisticRegression, TorchSoftmaxClassifier
@@ -73,8 +73,9 @@ def bench_mnist(repeats, epochs):
     # The loop's epochs are alike and it has no set-up. Its threads can be so slow on a busy machine that one will do.
     contestants = {
         "`TorchSoftmaxClassifier`": (fit_estimator, threads, epochs),
-        "loop": (loop, threads, 1),
-        "loop, one thread": (loop, 1, epochs),
+        "loop of the lessons": (lesson, threads, 1),
+        "loop over tensors": (loop, threads, 1),
+        "loop over tensors, one thread": (loop, 1, epochs),
     }
     seconds = {name: [] for name in contestants}
     accuracy = {name: [] for name in contestants}
@@ -92,7 +93,6 @@ def bench_mnist(repeats, epochs):
             accuracy[name].append(float(np.mean(model.predict(data.X_test) == data.y_test)))
     per_epoch = {name: median(times) for name, times in seconds.items()}
     ours, *loops = contestants
-    fastest = min(per_epoch[name] for name in loops)
     print(f"\n### MNIST: {len(data.X_train):,} x {data.X_train.shape[1]} float32, batches of {BATCH}\n")
     print(f"SGD, learning rate {RATE}, momentum {MOMENTUM}; medians of {repeats} fits.\n")
     print("| contestant | threads | epochs | s per epoch | estimator's share | lowest test accuracy |")
@@ -106,10 +106,8 @@ def bench_mnist(repeats, epochs):
         f"\nThe estimator's epoch is what an epoch adds to a fit; the whole fit of {epochs} epochs took "
         f"{median(whole):.3f} s.\n"
     )
-    verdict(f"an epoch takes at most {SHARE:.0%} of that of the faster loop", per_epoch[ours] <= SHARE * fastest)
-    verdict(
-        f"an epoch takes at most {SHARE:.0%} of that of the loop as it is", per_epoch[ours] <= SHARE * per_epoch["loop"]
-    )
+    for name in loops:
+        verdict(f"an epoch takes at most {SHARE:.0%} of the {name}", per_epoch[ours] <= SHARE * per_epoch[name])
     if epochs >= EPOCHS:
         verdict(f"test accuracy is at least {ACCURACY}", min(accuracy[ours]) >= ACCURACY)
 
@@ -129,17 +127,36 @@ def fit_estimator(data, epochs, seed):
     return model.fit(data.X_train, data.y_train)
 
 
-def loop(data, epochs, seed):
+class Images(Dataset):
+    """MNIST as the lessons hold it: bytes, made a tensor in [0, 1] image by image."""
+
+    def __init__(self, data):
+        self.images = np.round(255 * data.X_train).astype(np.uint8).reshape(-1, 28, 28)
+        self.labels = data.y_train.tolist()
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return torch.from_numpy(self.images[index]).float().div(255), self.labels[index]
+
+
+def lesson(data, epochs, seed):
+    """Run the loop as the lessons have it, over a Dataset of images."""
+    return loop(data, epochs, seed, Images(data))
+
+
+def loop(data, epochs, seed, training=None):
     """Softmax regression as tutorials write it: with the running loss and accuracy, less the printing."""
     torch.manual_seed(seed)
-    training = TensorDataset(torch.from_numpy(data.X_train), torch.from_numpy(data.y_train))
+    training = training or TensorDataset(torch.from_numpy(data.X_train), torch.from_numpy(data.y_train))
     loader = DataLoader(training, batch_size=BATCH, shuffle=True)
     model, loss_function = nn.Linear(784, 10), nn.CrossEntropyLoss()
     optimiser = torch.optim.SGD(model.parameters(), lr=RATE, momentum=MOMENTUM)
     for _ in range(epochs):
         running_loss, n_right = 0.0, 0
         for X, y in loader:
-            out = model(X)
+            out = model(X.flatten(1))
             loss = loss_function(out, y)
             running_loss += loss.item() * len(y)
             n_right += (out.argmax(dim=1) == y).sum().item()

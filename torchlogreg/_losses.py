@@ -99,11 +99,11 @@ class Multinomial(Loss):
     def value_and_residual(self, eta, y):
         # Shifted by the largest logit, or the loss of a row predicted well drowns in the rounding of its logits.
         # Reductions rather than torch.softmax, which would copy the class-major logits of `Rows.predict`.
-        index = y[:, None, None].expand(-1, eta.shape[1], 1)
+        index = y.view(-1, 1, 1).expand(-1, eta.shape[1], 1)
         shifted = eta - eta.amax(dim=-1, keepdim=True)
         e = torch.exp(shifted)
         total = e.sum(dim=-1, keepdim=True)
-        value = (torch.log(total) - shifted.gather(-1, index))[..., 0]
+        value = (torch.log(total) - shifted.gather(-1, index)).squeeze(-1)
         residual = e.div_(total)
         residual.scatter_(-1, index, -1.0, reduce="add")
         return value, residual

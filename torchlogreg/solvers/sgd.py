@@ -107,12 +107,13 @@ def _fused_epoch(solver, problem, W, velocity, rate, generator):
         with threads_for(size * d):
             for X in chunk:
                 b = X.shape[0]
-                value, residual = loss.value_and_residual((flat @ X.T).T[:, None, :], next(labels))
+                eta = torch.mm(flat, X.T).T.unsqueeze(1)  # (b, 1, K)
+                value, residual = loss.value_and_residual(eta, next(labels))
                 value, residual = value[:, 0], residual[:, 0]
                 if not equal:
                     row_weight = next(weights)
                     value, residual = value * row_weight[:, 0], residual * row_weight
-                losses.append(value.sum())
+                losses.append(value)
                 before = momentum.clone() if solver.nesterov else None
                 if l2 is None:
                     momentum.addmm_(residual.T, X, beta=solver.momentum, alpha=1.0 / b)
@@ -125,7 +126,7 @@ def _fused_epoch(solver, problem, W, velocity, rate, generator):
                     flat.sub_(gradient.add_(momentum, alpha=solver.momentum), alpha=rate)
                 else:
                     flat.sub_(momentum, alpha=rate)
-    total = torch.stack(losses).double().sum() + 0.5 * torch.stack(penalties).double().sum()
+    total = torch.cat(losses).double().sum() + 0.5 * torch.stack(penalties).double().sum()
     return (total / n).view(1)
 
 
