@@ -16,8 +16,10 @@ SOLVERS = ["auto", "lbfgs", "newton-cholesky"]
 @pytest.mark.parametrize("solver", ["lbfgs", "newton-cholesky"])
 def test_too_few_iterations(solver):
     X, y = table("wine", True)
-    with pytest.warns(ConvergenceWarning, match=rf"solver='{solver}' did not converge.*Raise max_iter \(now 2\)"):
+    message = rf"solver='{solver}' did not converge.*Raise max_iter \(now 2\)"
+    with pytest.warns(ConvergenceWarning, match=message) as record:
         model = TorchSoftmaxClassifier(solver=solver, max_iter=2).fit(X, y)
+    assert record[0].filename == __file__  # the warning points at the caller
     assert not model.converged_
     assert model.n_iter_ == 2
     assert gradient_norm(model, X, y) > model.tol

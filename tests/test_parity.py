@@ -77,15 +77,12 @@ def test_coefficients(name, binary, scaled, C, solver):
 @pytest.mark.parametrize(("name", "binary"), [("wine", False), ("breast_cancer", True)])
 def test_weights_and_intercept(name, binary, class_weight, weighted, fit_intercept, solver):
     X, y = table(name, True, binary)
-    key = class_weight
     if class_weight == "dict":
         class_weight = {int(label): 1.0 + 2.0 * i for i, label in enumerate(np.unique(y))}
-        key = tuple(class_weight.items())
     theirs = LogisticRegression(
         solver="newton-cholesky", tol=1e-12, max_iter=1000, class_weight=class_weight, fit_intercept=fit_intercept
     ).fit(X, y, sample_weight=weights(len(y)) if weighted else None)
     ours = fitted(name, True, binary, solver, 1.0, weighted, class_weight, fit_intercept)
-    assert key == class_weight or isinstance(key, tuple)
     assert_agree(ours, theirs, X, 1e-6)
 
 

@@ -16,7 +16,7 @@ import torch
 CPU_BLOCK_BYTES = 2 * 2**20
 ACCELERATOR_BLOCK_BYTES = 256 * 2**20
 # Numbers in X up to which a second thread costs more than it saves; other pools that spin (NumPy's) make it far worse.
-ONE_THREAD = 200_000
+ONE_THREAD = 65_536
 
 
 class Home(NamedTuple):
