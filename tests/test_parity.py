@@ -20,19 +20,12 @@ def weights(n):
 
 
 @cache
-def reference(name, scaled, binary, C, weighted=False, class_weight=None, fit_intercept=True):
+def reference(name, scaled, binary, C):
     X, y = table(name, scaled, binary)
-    model = LogisticRegression(
-        solver="newton-cholesky",
-        tol=1e-12,
-        max_iter=10_000,
-        C=C,
-        class_weight=class_weight,
-        fit_intercept=fit_intercept,
-    )
+    model = LogisticRegression(solver="newton-cholesky", tol=1e-12, max_iter=10_000, C=C)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # 1e-12 is below what rounding allows on some raw tables
-        return model.fit(X, y, sample_weight=weights(len(y)) if weighted else None)
+        return model.fit(X, y)
 
 
 def fitted(

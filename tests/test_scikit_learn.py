@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import table
+from conftest import objective, table
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.callback import ProgressBar, ScoringMonitor
@@ -10,11 +10,11 @@ from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import AdaBoostClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.inspection import DecisionBoundaryDisplay
-from sklearn.linear_model import LogisticRegression, SGDClassifier
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import RocCurveDisplay
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import GridSearchCV, StratifiedShuffleSplit, cross_val_score
 from sklearn.multiclass import OneVsRestClassifier
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -52,7 +52,7 @@ def test_pipeline_column_transformer_and_grid_search(frame, estimator, n_jobs):
     grid = {"clf__C": [0.1, 1.0, 10.0]}
     ours, theirs = (
         GridSearchCV(
-            make_pipeline(clone(columns), clf).set_params(steps=[("columns", clone(columns)), ("clf", clf)]),
+            Pipeline([("columns", clone(columns)), ("clf", clf)]),
             grid,
             cv=3,
             scoring="neg_log_loss",
@@ -195,32 +195,47 @@ def test_callbacks_inside_a_pipeline_and_a_grid_search(n_jobs):
     assert monitor.get_logs()
 
 
-def test_early_stopping_is_that_of_SGDClassifier():
+class HeldOutScores(Recorder):
+    """Accuracy on some rows after every epoch."""
+
+    def __init__(self, X, y):
+        super().__init__()
+        self.X, self.y, self.scores = X, y, []
+
+    def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):
+        self.scores.append(fitted_estimator.score(self.X, self.y))
+
+
+def test_early_stopping_holds_out_and_stops_as_SGDClassifier_does():
     X, y = table("digits", True)
-    model = TorchSoftmaxClassifier(
-        solver="sgd",
-        learning_rate=0.01,
-        early_stopping=True,
-        n_iter_no_change=3,
-        tol=1e-3,
-        random_state=0,
-        max_iter=200,
-    ).fit(X, y)
+    train, held_out = next(StratifiedShuffleSplit(1, test_size=0.1, random_state=0).split(X, y))
+    scores = HeldOutScores(X[held_out], y[held_out])
+    settings = {"solver": "sgd", "learning_rate": 0.01, "n_iter_no_change": 3, "tol": 1e-3, "random_state": 0}
+    model = TorchSoftmaxClassifier(early_stopping=True, max_iter=200, **settings).set_callbacks(scores).fit(X, y)
+    best, stale, n_iter = -np.inf, 0, 0
+    for score in scores.scores:  # SGDClassifier's rule
+        n_iter += 1
+        stale = stale + 1 if score < best + 1e-3 else 0
+        best = max(best, score)
+        if stale >= 3:
+            break
+    assert model.n_iter_ == n_iter < 200
     assert model.converged_
-    assert 3 < model.n_iter_ < 200
-    theirs = SGDClassifier(loss="log_loss", early_stopping=True, n_iter_no_change=3, random_state=0).fit(X, y)
-    assert 3 < theirs.n_iter_ < 200
-    # The objective is that of the nine tenths that were trained on.
-    everything = clone(model).set_params(early_stopping=False, max_iter=model.n_iter_, tol=0).fit(X, y)
-    assert not np.array_equal(everything.coef_, model.coef_)
+    assert model.objective_ == pytest.approx(objective(model, X[train], y[train]), rel=1e-9)
 
 
-def test_tol_0_runs_every_epoch_and_none_is_held_out():
+def test_the_automatic_rate_ends_with_its_schedule_under_early_stopping():
+    X, y = table("wine", True)
+    model = TorchSoftmaxClassifier(solver="sgd", early_stopping=True, tol=1e-9, n_iter_no_change=60, random_state=0)
+    assert model.fit(X, y).n_iter_ <= 100
+
+
+def test_tol_0_runs_every_epoch_and_nothing_is_held_out_unasked():
     X, y = table("iris", True)
-    model = TorchSoftmaxClassifier(solver="sgd", tol=0, max_iter=13, early_stopping=True, random_state=0)
+    model = TorchSoftmaxClassifier(solver="sgd", tol=0, max_iter=13, random_state=0)
     assert model.fit(X, y).n_iter_ == 13
-    recorded = TorchSoftmaxClassifier(solver="sgd", batch_size=None, learning_rate=0.1, tol=0, max_iter=1).fit(X, y)
-    assert recorded.loss_curve_[0] == pytest.approx(np.log(3))  # the mean over all rows at zero
+    assert model.objective_ == pytest.approx(objective(model, X, y), rel=1e-9)  # of all rows
+    assert clone(model).set_params(early_stopping=True).fit(X, y).n_iter_ == 13
 
 
 def test_sgd_that_still_improves_says_so():

@@ -26,7 +26,7 @@ _TEMPLATE = """{summary}
         weight, computed with the sample weights.
 
     solver : {{'auto', 'lbfgs', 'newton-cholesky', 'sgd'}}, default='auto'
-        The algorithm.
+        The algorithm. Parameters from `learning_rate` to `n_iter_no_change` concern ``'sgd'`` only.
 
         - ``'auto'`` chooses between ``'newton-cholesky'`` and ``'lbfgs'`` by the estimated time for data of this size.
         - ``'newton-cholesky'``: Newton's method with the full Hessian; exact and indifferent to the scale of the
@@ -48,7 +48,8 @@ _TEMPLATE = """{summary}
     learning_rate : float or 'auto', default='auto'
         Step size of ``'sgd'`` on F, that is, on the mean loss. ``'auto'`` derives it from the data, so that it does
         not diverge whatever the scale of the features, and keeps it until the objective stands still (for at most
-        three fifths of `max_iter` epochs); then the rate falls linearly to zero, and the fit ends.
+        three fifths of `max_iter` epochs); then the rate falls linearly to zero, and the fit ends. With
+        `early_stopping`, the accuracy on held-out rows may end it before.
 
     momentum : float, default=0.9
         Momentum of ``'sgd'``, in [0, 1).
@@ -102,7 +103,7 @@ _TEMPLATE = """{summary}
 
     converged_ : bool
         Whether `tol` was met, judged by the gradient in float64 at the coefficients as they are stored (for
-        ``'sgd'``, by its own stopping rule).
+        ``'sgd'``, by its own stopping rule, which ``tol=0`` switches off).
 
     objective_ : float
         F at the stored coefficients.

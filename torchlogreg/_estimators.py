@@ -247,11 +247,6 @@ class _LinearClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         """
         return self._predict(X, lambda loss, eta: loss.log_proba(eta))
 
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = False
-        return tags
-
     def _predict(self, X, transform):
         """transform(loss, logits) of every row, block by block, as NumPy."""
         check_is_fitted(self)

@@ -166,7 +166,7 @@ def _checked_weights(sample_weight, n):
     """Sample weights as float64 (n,)."""
     if sample_weight is None:
         return np.ones(n)
-    if isinstance(sample_weight, numbers.Real):
+    if isinstance(sample_weight, (numbers.Real, np.ndarray)) and np.ndim(sample_weight) == 0:
         sample_weight = np.full(n, sample_weight, dtype=np.float64)
     if isinstance(sample_weight, torch.Tensor):
         sample_weight = sample_weight.detach().cpu().double()

@@ -37,8 +37,8 @@ class Result(NamedTuple):
 class Optimality:
     """Stop when max|gradient| <= tol and the estimated relative gap <= gap.
 
-    The first is scikit-learn's test. Alone it is a weak one: with little penalty and many classes it has been seen to
-    hold at 4e-4 of the objective, and more, above the optimum.
+    The first is scikit-learn's test. Alone it is a weak one: with tol = 1e-4 on the digits, standardised, C = 1, it
+    held 4e-4 of the objective above the optimum.
     """
 
     def __init__(self, tol, gap):
@@ -121,7 +121,7 @@ def minimise(problem, solver, W, *, tol, max_iter, store=None, observer=None, ve
         # float32 products certify a float32 gradient. Where that is not enough, float64 products finish the work.
         run = _draw(problem.exact(), solver, run.point.W, stop, history, observer)
         point = _stored(problem, run, store)
-    if not bool(torch.isfinite(point.value).all()):
+    if run.ended == "overflow" or not bool(torch.isfinite(point.value).all()):
         raise ValueError(
             f"The objective overflowed after {len(history.values)} iterations of solver={solver.name!r}. "
             + ("Lower learning_rate, or standardise X." if solver.stochastic else "Standardise X, or use a larger C.")

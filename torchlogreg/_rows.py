@@ -1,7 +1,7 @@
 """Rows of data on a device, and the three linear maps that a fit needs from them.
 
-`predict` takes coefficients to logits, `pull` is its adjoint, `gram` gives weighted second moments. This is
-the only file that knows how X is stored and that the intercept is a column of ones which no array holds.
+`predict` takes coefficients to logits, `pull` is its adjoint, `gram` gives weighted second moments. X is stored
+without the intercept; its column of ones is written out in blocks only.
 Shapes: X (n, p), d = p + intercept, W (B, d, K) with the intercept as last row, eta (n, B, K).
 """
 
@@ -15,7 +15,8 @@ import torch
 # 400k x 54 float64 at 9.9 GB/s, the whole array at once at 6.9 GB/s. Accelerators want few, large kernels instead.
 CPU_BLOCK_BYTES = 2 * 2**20
 ACCELERATOR_BLOCK_BYTES = 256 * 2**20
-# Numbers in X up to which a second thread costs more than it saves; other pools that spin (NumPy's) make it far worse.
+# Numbers in X, or in a mini-batch, up to which a second thread costs more than it saves; other thread pools that spin
+# (NumPy's, say) make it far worse.
 ONE_THREAD = 65_536
 
 
@@ -150,7 +151,7 @@ class Rows:
 def threads_for(work):
     """Run small work on one thread and give the caller's number of threads back.
 
-    Results do not depend on it. (A thread that uses torch for the first time meanwhile may start with one, too.)
+    Results differ by rounding at most. (A thread that uses torch for the first time meanwhile may start with one, too.)
     """
     before = torch.get_num_threads()
     if work > ONE_THREAD or before == 1:

@@ -39,7 +39,7 @@ class Metric(NamedTuple):
             shift = torch.where(info[..., None] > 0, 10 * shift, shift)
 
     @property
-    def couples_classes(self):
+    def is_whole(self):
         """Whether this is the whole Hessian, in one block."""
         return self.scale.shape[1] == 1
 

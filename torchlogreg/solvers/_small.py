@@ -1,7 +1,7 @@
 """Newton's method in NumPy, for data so small that a torch call costs more than the arithmetic it starts.
 
 The same steps as `newton.NewtonCholesky` takes in torch, for one model; a test holds the two to the same iterates.
-On iris, wine and breast_cancer it is four to five times faster, the difference between 4 ms and 0.8 ms a fit.
+On iris, wine and breast_cancer it is four to five times faster: 0.8 ms instead of 4 ms on one Zen 4 core.
 """
 
 from functools import lru_cache
@@ -14,7 +14,7 @@ from torchlogreg._minimise import Step
 from torchlogreg._problem import Point
 from torchlogreg.solvers._descent import ARMIJO, OVERFLOW
 
-LARGEST = 2**19  # numbers in the weighted copies of X, n d K^2, and in the Hessian
+LARGEST = 2**19  # bound on the numbers in the weighted copies of X, n d K^2, and in the Hessian
 ROUNDING, TINY = np.finfo(np.float64).eps, np.finfo(np.float64).tiny
 
 

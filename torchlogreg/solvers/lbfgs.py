@@ -18,10 +18,11 @@ SLOW = 20  # iterations after which couplings between classes are worth their co
 class LBFGS(Solver):
     """Limited-memory BFGS; Nocedal and Wright (2006), Numerical Optimization, algorithms 7.4 and 7.5.
 
-    The initial matrix of the two-loop recursion is gamma P, with P the inverse of the Hessian's class blocks on a
-    random sample of rows. P is renewed at iterations 10, 20, 40, ..., for one logit from a larger sample, while the
-    pairs are kept. A fit that still runs at iteration 20 gets the whole Hessian, couplings between classes included,
-    where that fits in memory, again every fourth iteration, and starts its pairs afresh: it turns into Newton's.
+    The initial matrix of the two-loop recursion is gamma P. P is the inverse of the Hessian's class blocks on a random
+    sample of rows, at the start and at iteration 10; from iteration 20 on it is that of the whole Hessian, couplings
+    between classes included, where that fits in memory. With one logit the two are the same, and the sample grows.
+    Whenever P is that of the whole Hessian it is renewed every fourth iteration and the pairs start afresh, so that a
+    slow fit turns into Newton's; otherwise the pairs are kept and renewals come at iterations 20, 40, 80, ...
     """
 
     memory: int = 100
@@ -71,7 +72,7 @@ class LBFGS(Solver):
             if iteration == renewal:
                 metric = self._metric(problem, point.W, iteration, generator)
                 gamma = torch.ones_like(gamma)
-                if metric.couples_classes:  # then it knows more than the pairs, and dear as it is, it pays often
+                if metric.is_whole:  # it knows more than the pairs, and dear as it is, it pays often
                     pairs.clear()
                     renewal += 4
                 else:
