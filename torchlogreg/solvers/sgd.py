@@ -11,7 +11,7 @@ from torchlogreg._problem import Point
 from torchlogreg._rows import threads_for
 from torchlogreg.solvers._base import Solver
 
-GATHERED = 512  # rows gathered at a time
+GATHERED = 1024  # rows gathered at a time
 COOLING = 0.4  # share of the epochs over which the learning rate "auto" falls to zero
 
 
