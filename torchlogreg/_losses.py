@@ -97,16 +97,12 @@ class Multinomial(Loss):
         return flat.view(-1, n_models)
 
     def value_and_residual(self, eta, y):
-        # Shifted by the largest logit, or the loss of a row predicted well drowns in the rounding of its logits.
-        # Reductions rather than torch.softmax, which would copy the class-major logits of `Rows.predict`.
-        index = y.view(-1, 1, 1).expand(-1, eta.shape[1], 1)
-        shifted = eta - eta.amax(dim=-1, keepdim=True)
-        e = torch.exp(shifted)
-        total = e.sum(dim=-1, keepdim=True)
-        value = (torch.log(total) - shifted.gather(-1, index)).squeeze(-1)
-        residual = e.div_(total)
-        residual.scatter_(-1, index, -1.0, reduce="add")
-        return value, residual
+        # Class-major, as `Rows.predict` lays logits out, is up to twice as fast. log_softmax shifts by the largest
+        # logit before it takes the logarithm, so the loss of a row that is predicted well keeps its digits.
+        log_proba = torch.log_softmax(eta.permute(1, 2, 0), dim=1)  # (B, K, n)
+        index = y.view(1, 1, -1).expand(log_proba.shape[0], 1, -1)
+        value = -log_proba.gather(1, index).squeeze(1).T
+        return value, log_proba.exp_().scatter_(1, index, -1.0, reduce="add").permute(2, 0, 1)
 
     def curvature(self, eta, k, l):
         proba = torch.softmax(eta, dim=-1)
