@@ -1,6 +1,5 @@
 """The two public estimators: parameters, documentation, fit and the methods that predict."""
 
-from contextlib import contextmanager
 from functools import partial
 from numbers import Integral, Real
 
@@ -12,6 +11,7 @@ from sklearn.model_selection import StratifiedShuffleSplit
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from torchlogreg._arithmetic import plain_arithmetic
 from torchlogreg._compat import Interval, StrOptions, fit_context
 from torchlogreg._docs import documented
 from torchlogreg._inputs import prediction_rows, rows_of, training_data
@@ -19,7 +19,6 @@ from torchlogreg._losses import Binomial, Multinomial
 from torchlogreg._minimise import minimise
 from torchlogreg._penalty import Ridge, strengths
 from torchlogreg._problem import Problem
-from torchlogreg._rows import threads_for
 from torchlogreg.solvers import SOLVERS, choose
 
 
@@ -145,7 +144,7 @@ class _LinearClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
 
         with torch.inference_mode(False), torch.no_grad():
             data = training_data(self, X, y, sample_weight)
-        with torch.inference_mode(False), torch.no_grad(), _plain_arithmetic(data.X):
+        with torch.inference_mode(False), torch.no_grad(), plain_arithmetic(data.X):
             loss = Binomial() if len(data.classes) == 2 else Multinomial(len(data.classes))
             W = self._start(data, loss, coef_init, intercept_init)
             train, held_out = self._split(data)
@@ -255,7 +254,7 @@ class _LinearClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         rows = prediction_rows(self, X, W.dtype)
         loss = Binomial() if len(coef) == 1 else Multinomial(len(coef))
         W = W.to(rows.products.device, rows.products.dtype)
-        with torch.inference_mode(), _plain_arithmetic(rows.X):
+        with torch.inference_mode(), plain_arithmetic(rows.X):
             return np.concatenate([transform(loss, b.predict(W))[:, 0].numpy(force=True) for b in rows.blocks()])
 
     def _start(self, data, loss, coef_init, intercept_init):
@@ -348,13 +347,6 @@ def _attributes(W, data, intercept):
         "coef_": np.ascontiguousarray(coef[:, :n_features]),
         "intercept_": coef[:, -1].copy() if intercept else np.zeros(len(coef), data.dtype),
     }
-
-
-@contextmanager
-def _plain_arithmetic(X):
-    """Products in the dtype of their factors, and on one thread where that is faster."""
-    with threads_for(X.numel()), torch.autocast(X.device.type, enabled=False):
-        yield
 
 
 def _to_float32(W):

@@ -5,7 +5,6 @@ without the intercept; its column of ones is written out in blocks only.
 Shapes: X (n, p), d = p + intercept, W (B, d, K) with the intercept as last row, eta (n, B, K).
 """
 
-from contextlib import contextmanager
 from functools import cached_property
 from typing import NamedTuple
 
@@ -15,9 +14,6 @@ import torch
 # 400k x 54 float64 at 9.9 GB/s, the whole array at once at 6.9 GB/s. Accelerators want few, large kernels instead.
 CPU_BLOCK_BYTES = 2 * 2**20
 ACCELERATOR_BLOCK_BYTES = 256 * 2**20
-# Numbers in X, or in a mini-batch, up to which a second thread costs more than it saves; other thread pools that spin
-# (NumPy's, say) make it far worse.
-ONE_THREAD = 65_536
 
 
 class Home(NamedTuple):
@@ -58,7 +54,7 @@ class Rows:
 
     def reweighted(self, weight):
         """The same rows with other weights."""
-        return Rows(self.X, self.y, weight, intercept=self.intercept, products=self.products)
+        return self._with(self.X, self.y, weight)
 
     def take(self, index):
         """The rows at `index`, copied."""
@@ -145,20 +141,3 @@ class Rows:
     def bring_home(self, tensor):
         """`tensor` where coefficients live."""
         return tensor.to(self.home.device).to(self.home.dtype)
-
-
-@contextmanager
-def threads_for(work):
-    """Run small work on one thread and give the caller's number of threads back.
-
-    Results differ by rounding at most. (A thread that uses torch for the first time meanwhile may start with one, too.)
-    """
-    before = torch.get_num_threads()
-    if work > ONE_THREAD or before == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

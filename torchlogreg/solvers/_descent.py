@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 
 ARMIJO = 1e-4  # fraction of the predicted decrease that a step must achieve
+LEVEL = 64  # rounding errors by which values may differ and still count as equal
 OVERFLOW = "Second moments of X overflow in float64. Standardise X (sklearn.preprocessing.StandardScaler)."
 
 
@@ -79,14 +80,18 @@ def judge(point, trial, slope, step, refusals, metric, rows):
     """
     rounding = torch.finfo(rows.products.dtype).eps
     accepted = trial.value <= point.value + ARMIJO * step * slope
-    level = (trial.value - point.value).abs() <= 64 * rounding * point.value.clamp(min=1.0)
+    level = (trial.value - point.value).abs() <= LEVEL * rounding * point.value.clamp(min=1.0)
     if level.any():
         smaller = dot(trial.gradient, metric.solve(trial.gradient)) < dot(point.gradient, metric.solve(point.gradient))
         accepted = torch.where(level, smaller, accepted)
         if not rows.is_exact:
             return Verdict(accepted, exhausted=True)
-    hopeless = (refusals > 40) | ((refusals > 4) & (-step * slope < rounding))
-    return Verdict(accepted, bool((~accepted & hopeless).any()))
+    return Verdict(accepted, bool((~accepted & hopeless(refusals, step * slope, rounding)).any()))
+
+
+def hopeless(refusals, change, rounding):
+    """Whether halving the step again is no help, given the change that the last one promised; arrays or numbers."""
+    return (refusals > 40) | ((refusals > 4) & (-change < rounding))
 
 
 def keep(accepted, new, old):

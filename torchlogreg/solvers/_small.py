@@ -12,7 +12,7 @@ from scipy.linalg.lapack import dpotrf, dpotrs
 
 from torchlogreg._minimise import Step
 from torchlogreg._problem import Point
-from torchlogreg.solvers._descent import ARMIJO, OVERFLOW
+from torchlogreg.solvers._descent import ARMIJO, LEVEL, OVERFLOW, hopeless
 
 LARGEST = 2**19  # bound on the numbers in the weighted copies of X, n d K^2, and in the Hessian
 ROUNDING, TINY = np.finfo(np.float64).eps, np.finfo(np.float64).tiny
@@ -40,14 +40,14 @@ def iterates(problem, W):
         step = 0.5**refusals
         trial = W + step * direction
         trial_value, trial_gradient, trial_hessian = second_order(trial)
-        if abs(trial_value - value) <= 64 * ROUNDING * max(value, 1.0):  # see `_descent.judge`
+        if abs(trial_value - value) <= LEVEL * ROUNDING * max(value, 1.0):  # see `_descent.judge`
             accepted = np.vdot(trial_gradient, solve(trial_gradient)) < np.vdot(gradient, solve(gradient))
         else:
             accepted = trial_value <= value + ARMIJO * step * slope
         if accepted:
             W, value, gradient, hessian = trial, trial_value, trial_gradient, trial_hessian
             refusals = 0
-        elif refusals > 40 or (refusals > 4 and -step * slope < ROUNDING):
+        elif hopeless(refusals, step * slope, ROUNDING):
             return
         else:
             refusals += 1

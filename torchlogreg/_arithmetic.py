@@ -1,0 +1,33 @@
+"""How many threads small work gets, and products that ignore the caller's autocast."""
+
+from contextlib import contextmanager
+
+import torch
+
+# Numbers in X, or in a mini-batch, up to which a second thread costs more than it saves; other thread pools that spin
+# (NumPy's, say) make it far worse.
+ONE_THREAD = 65_536
+
+
+@contextmanager
+def threads_for(work):
+    """Run small work on one thread and give the caller's number of threads back.
+
+    Results differ by rounding at most. (A thread that uses torch for the first time meanwhile may start with one, too.)
+    """
+    before = torch.get_num_threads()
+    if work > ONE_THREAD or before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def plain_arithmetic(X):
+    """Products in the dtype of their factors, and on one thread where that is faster."""
+    with threads_for(X.numel()), torch.autocast(X.device.type, enabled=False):
+        yield
