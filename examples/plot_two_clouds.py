@@ -55,7 +55,7 @@ class _StopAt:  # a scikit-learn callback; its last method may stop the fit
 # 991 steps without a stop, then the five settings with it. Watched after every step, the first of them is over 0.99 at
 # step 376 already: the stop alone does not lead to 991. Each loss is the one before the last step, as in the loop.
 runs = [(1.7, 1, 991, 1), *((*s, 1000, 0.99) for s in ((1.7, 1), (1, 1), (5, 1), (1.7, 5), (1.7, -1)))]
-_, axes = plt.subplots(2, 3, figsize=(11, 7.6), layout="constrained")
+_, axes = plt.subplots(2, 3, figsize=(14, 8.4), layout="constrained")
 for ax, (mean, bias, n_steps, enough) in zip(axes.flat, runs, strict=True):
     X, y = clouds(mean, bias)
     watch, model = _StopAt(enough), TorchLogisticRegression(**SETTINGS, max_iter=n_steps)
