@@ -27,7 +27,12 @@ def threads_for(work):
 
 
 @contextmanager
-def plain_arithmetic(X):
-    """Products in the dtype of their factors, and on one thread where that is faster."""
-    with threads_for(X.numel()), torch.autocast(X.device.type, enabled=False):
+def plain_arithmetic(X, *, one_column=False):
+    """Products in the dtype of their factors, and on one thread where that is faster.
+
+    Products with one column are NumPy's on a CPU (see `Rows`). It brings its own threads, and torch's would wait for
+    the same cores.
+    """
+    small = one_column and X.device.type == "cpu"
+    with threads_for(0 if small else X.numel()), torch.autocast(X.device.type, enabled=False):
         yield

@@ -144,7 +144,7 @@ class _LinearClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
 
         with torch.inference_mode(False), torch.no_grad():
             data = training_data(self, X, y, sample_weight)
-        with torch.inference_mode(False), torch.no_grad(), plain_arithmetic(data.X):
+        with torch.inference_mode(False), torch.no_grad(), plain_arithmetic(data.X, one_column=len(data.classes) == 2):
             loss = Binomial() if len(data.classes) == 2 else Multinomial(len(data.classes))
             W = self._start(data, loss, coef_init, intercept_init)
             train, held_out = self._split(data)
@@ -172,6 +172,7 @@ class _LinearClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             "converged_": result.converged,
             "objective_": float(result.point.value),
             "gradient_norm_": float(result.point.gradient_norm),
+            "n_passes_": problem.passes.total,
             "loss_curve_": result.loss_curve[:, 0],
         }
         before = dict(vars(self))

@@ -5,6 +5,7 @@ which autograd can differentiate; `value_and_residual` and `curvature` are close
 to autograd. Shapes: eta (n, B, K), y (n,), values (n, B), residuals (n, B, K).
 """
 
+import math
 from abc import ABC, abstractmethod
 
 import numpy as np
@@ -16,6 +17,7 @@ class Loss(ABC):
     """A convex loss of K logits."""
 
     n_logits: int
+    at_zero: float  # value of a row whose logits are zero
     smoothness: float  # largest eigenvalue that the second derivative in the logits can take
 
     @abstractmethod
@@ -44,37 +46,36 @@ class Loss(ABC):
 
 
 class Binomial(Loss):
-    """Two classes, one logit: softplus(z) - y z."""
+    """Two classes, one logit: softplus(-y z) with y = -1 or 1."""
 
     n_logits = 1
+    at_zero = math.log(2.0)
     smoothness = 0.25
 
     def targets(self, codes, dtype):
-        return codes.to(dtype)
+        return codes.to(dtype).mul_(2).sub_(1)
 
     def value(self, eta, y):
-        z = eta[..., 0]
-        return F.binary_cross_entropy_with_logits(z, y[:, None].expand_as(z), reduction="none")
+        return -F.logsigmoid(y[:, None] * eta[..., 0])
 
     def value_and_residual(self, eta, y):
-        # One exponential serves both: softplus and sigmoid apart would take two, and softplus alone costs three.
-        z = eta[..., 0]
-        e = torch.exp(-z.abs())
+        # Signed labels spare a subtraction that would cancel, so a row that is predicted well keeps its digits.
+        # torch's two fused operations take 60 % of the time of one exponential followed by plain arithmetic.
         y = y[:, None]
-        value = torch.log1p(e) + z.clamp(min=0) - y * z
-        proba = torch.where(z >= 0, 1.0, e) / (1.0 + e)
-        return value, (proba - y)[..., None]
+        margin = y * eta[..., 0]
+        value = -F.logsigmoid(margin)
+        return value, torch.sigmoid(margin.neg_()).mul_(-y)[..., None]
 
     def curvature(self, eta, k, l):  # noqa: ARG002 - there is one entry only
         e = torch.exp(-eta.abs())
         return e / (1.0 + e) ** 2
 
     def small(self, eta, y, k, l):  # noqa: ARG002 - as in `curvature`
-        z = eta[:, 0]
-        e = np.exp(-np.abs(z))
-        value = np.log1p(e) + np.maximum(z, 0.0) - y * z
-        proba = np.where(z >= 0, 1.0, e) / (1.0 + e)
-        return value, (proba - y)[:, None], (e / (1.0 + e) ** 2)[:, None]
+        margin = y * eta[:, 0]
+        e = np.exp(-np.abs(margin))
+        value = np.log1p(e) - np.minimum(margin, 0.0)
+        residual = -y * np.where(margin >= 0, e, 1.0) / (1.0 + e)
+        return value, residual[:, None], (e / (1.0 + e) ** 2)[:, None]
 
     def log_proba(self, eta):
         return F.logsigmoid(torch.cat([-eta, eta], dim=-1))
@@ -87,6 +88,7 @@ class Multinomial(Loss):
 
     def __init__(self, n_classes):
         self.n_logits = n_classes
+        self.at_zero = math.log(n_classes)
 
     def targets(self, codes, dtype):  # noqa: ARG002 - class indices whatever the dtype of X
         return codes

@@ -13,13 +13,20 @@ from typing import NamedTuple
 
 import torch
 
+from torchlogreg._penalty import Ridge
+
+# Bytes of logits that a Point may keep: an eighth of X, and what is small anyway.
+LOGITS_SHARE, LOGITS_BYTES = 1 / 8, 2**25
+
 
 class Point(NamedTuple):
-    """The objective at W: value (B,), gradient (B, d, K)."""
+    """The objective at W (B, d, K)."""
 
     W: torch.Tensor
-    value: torch.Tensor
-    gradient: torch.Tensor
+    value: torch.Tensor  # (B,)
+    gradient: torch.Tensor  # (B, d, K)
+    eta: torch.Tensor | None = None  # the logits of all rows (B, K, n), where they are small beside X
+    hessian: torch.Tensor | None = None  # (B, 1, K d, K d), classes outermost, where it was asked for
 
     @property
     def gradient_norm(self):
@@ -27,11 +34,22 @@ class Point(NamedTuple):
         return self.gradient.abs().amax(dim=(1, 2))
 
 
-class Problem:
-    """A loss over rows plus a penalty, both divided by S."""
+class Passes:
+    """How often the rows were read, in full reads: a read of a tenth of them counts 0.1."""
 
-    def __init__(self, rows, loss, penalty):
-        self.rows, self.loss, self.penalty = rows, loss, penalty
+    def __init__(self, n_rows):
+        self.n_rows, self.n_read = n_rows, 0
+
+    @property
+    def total(self):
+        return self.n_read / self.n_rows
+
+
+class Problem:
+    """A loss over rows plus a penalty, both divided by S. `passes` counts the reads, those of samples included."""
+
+    def __init__(self, rows, loss, penalty, passes):
+        self.rows, self.loss, self.penalty, self.passes = rows, loss, penalty, passes
 
     @classmethod
     def of(cls, rows, loss, penalty):
@@ -39,18 +57,26 @@ class Problem:
         largest = rows.weight.amax(dim=0)  # divided out first, lest S overflow
         weight = rows.weight / largest
         total = weight.sum(dim=0)  # (B,) or (1,)
-        return cls(rows.reweighted(weight / total), loss, penalty.divided(rows.bring_home(total * largest)))
+        rows = rows.reweighted(weight / total)
+        return cls(rows, loss, penalty.divided(rows.bring_home(total * largest)), Passes(rows.shape[0]))
 
     def exact(self):
         """The same problem, with every product in float64."""
-        return Problem(self.rows.exact(), self.loss, self.penalty)
+        return Problem(self.rows.exact(), self.loss, self.penalty, self.passes)
 
     def smooth(self, W):
         """Value and gradient at W, in one read."""
         return self._read(W, lambda *_: 0.0)[0]
 
+    def between(self, start, end, t):
+        """The objective at start + t (end - start), t (B,), from the logits of the two points: no read of X."""
+        W = start.W + t[:, None, None] * (end.W - start.W)
+        eta = start.eta + t[:, None, None] * (end.eta - start.eta)  # (B, K, n)
+        losses = self.loss.value(eta.permute(2, 0, 1), self.rows.y)
+        return self.penalty.value(W) + self.rows.bring_home((self.rows.weight * losses).sum(dim=0))
+
     def second_order(self, W):
-        """Value, gradient and Hessian at W in one read. The Hessian is (B, 1, K d, K d), classes outermost."""
+        """Value, gradient and Hessian at W, in one read."""
         n_models, d, n_logits = W.shape
         k, l = torch.triu_indices(n_logits, n_logits, device=self.rows.products.device)
 
@@ -68,7 +94,7 @@ class Problem:
         if n_logits > 1:
             self._pin(hessian, diagonal)
         diagonal += self.penalty.l2.mT
-        return point, hessian[:, None]
+        return point._replace(hessian=hessian[:, None])
 
     def class_blocks(self, W):
         """The Hessian's diagonal blocks, one for each logit, (B, K, d, d)."""
@@ -90,7 +116,20 @@ class Problem:
         """
         rows = self.rows.take(index)
         total = rows.weight.sum(dim=0)
-        return Problem(rows.reweighted(rows.weight / total), self.loss, self.penalty) if total.all() else self
+        if not total.all():
+            return self
+        return Problem(rows.reweighted(rows.weight / total), self.loss, self.penalty, self.passes)
+
+    def shrunk(self):
+        """The problem with a penalty of at least the mean square of each column over the number of rows.
+
+        That is too weak to move an optimum beyond its own sampling error, and keeps the coefficients of a sample
+        finite whose classes are separable.
+        """
+        rows = self.rows
+        floor = sum(block.gram_diagonal(block.weight) for block in rows.blocks()) / rows.shape[0]  # (B, d)
+        penalty = Ridge(torch.maximum(self.penalty.l2, floor[..., None]))
+        return Problem(rows, self.loss, penalty, self.passes)
 
     def mini_batch(self, W, index):
         """The objective (B,) estimated on the rows at `index`, differentiable; its mean over the batches is F."""
@@ -108,9 +147,9 @@ class Problem:
         top = v.new_zeros(())
         for _ in range(n_reads):
             v = v / v.norm().clamp(min=torch.finfo(v.dtype).tiny)
-            v = sum(b.pull((b.weight * b.predict(v)[..., 0])[..., None]) for b in rows.blocks())
+            v = sum(b.pull((b.weight * b.predict(v)[..., 0])[..., None]) for b in self._blocks())
             top = v.norm()
-        worst = rows.shape[0] * max(float((b.weight[:, 0] * b.squared_norms()).max()) for b in rows.blocks())
+        worst = rows.shape[0] * max(float((b.weight[:, 0] * b.squared_norms()).max()) for b in self._blocks())
         return self.loss.smoothness * float(top), self.loss.smoothness * worst
 
     def separates(self, W):
@@ -120,7 +159,7 @@ class Problem:
         """
         if self.penalty.l2.any():
             return False
-        for rows in self.rows.blocks():
+        for rows in self._blocks():
             eta = rows.predict(W)
             # Far out along W the loss of a row tends to 0 if its own class is first, and to log 2 or more if not.
             far = self.loss.value(1e6 * eta / eta.abs().amax().clamp(min=1e-300), rows.y)
@@ -134,22 +173,41 @@ class Problem:
             return direction
         return direction - (self.penalty.l2 == 0) * direction.mean(dim=2, keepdim=True)
 
+    def _blocks(self):
+        self.passes.n_read += self.rows.shape[0]
+        return self.rows.blocks()
+
     def _read(self, W, extra):
         """One pass over the rows: value, gradient, and the sum of extra(rows, logits)."""
         value, gradient, gathered = self.penalty.value(W), self.penalty.gradient(W), 0.0
-        for rows in self.rows.blocks():
+        kept = self._room_for_logits(W)
+        start = 0
+        for rows in self._blocks():
             eta = rows.predict(W)
             losses, residual = self.loss.value_and_residual(eta, rows.y)
             value = value + rows.bring_home((rows.weight * losses).sum(dim=0))
-            gradient = gradient + rows.pull(rows.weight[..., None] * residual)
+            gradient = gradient + rows.pull(residual.mul_(rows.weight[..., None]))
             gathered = extra(rows, eta) + gathered
-        return Point(W, value, gradient), gathered
+            if kept is not None:
+                end = start + len(eta)
+                kept[..., start:end] = eta.permute(1, 2, 0)
+                start = end
+        return Point(W, value, gradient, kept), gathered
+
+    def _room_for_logits(self, W):
+        n_models, _, n_logits = W.shape
+        X = self.rows.X
+        n_bytes = W.element_size() * n_models * n_logits * len(X)
+        if n_bytes > max(LOGITS_BYTES, LOGITS_SHARE * X.element_size() * X.numel()):
+            return None
+        wide = torch.float32 if X.device.type == "mps" else W.dtype
+        return torch.empty(n_models, n_logits, len(X), dtype=wide, device=self.rows.products.device)
 
     def _curvature_moments(self, W, moment):
         """Second moments of the rows weighted by the curvature of each logit."""
         k = torch.arange(W.shape[2], device=self.rows.products.device)
         return sum(
-            getattr(rows, moment)(self._weighted_curvature(rows, rows.predict(W), k, k)) for rows in self.rows.blocks()
+            getattr(rows, moment)(self._weighted_curvature(rows, rows.predict(W), k, k)) for rows in self._blocks()
         )
 
     def _weighted_curvature(self, rows, eta, k, l):

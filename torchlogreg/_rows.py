@@ -8,11 +8,12 @@ Shapes: X (n, p), d = p + intercept, W (B, d, K) with the intercept as last row,
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
-# Rows are read in blocks that stay in a core's cache between `predict` and `pull`: on two Zen 4 cores 2 MiB reads
-# 400k x 54 float64 at 9.9 GB/s, the whole array at once at 6.9 GB/s. Accelerators want few, large kernels instead.
-CPU_BLOCK_BYTES = 2 * 2**20
+# Rows are read in blocks that stay in a core's cache between `predict` and `pull`: on two Zen 4 cores 4 MiB reads
+# 500k x 54 float64 at 12 GB/s, 512 KiB at 9. Accelerators want few, large kernels instead.
+CPU_BLOCK_BYTES = 4 * 2**20
 ACCELERATOR_BLOCK_BYTES = 256 * 2**20
 
 
@@ -94,34 +95,63 @@ class Rows:
         flat = W.to(device=self.X.device, dtype=self.X.dtype).mT.reshape(-1, d)  # (B K, d)
         # Class-major products, (B K, n), are up to twice as fast as row-major ones for a few logits; the view handed
         # back has the layout of the package.
-        if self.intercept:
-            eta = torch.addmm(flat[:, -1:], flat[:, :-1], self.X.T)
-        else:
+        if not self.intercept:
             eta = flat @ self.X.T
+        elif self._on_numpy(flat):
+            eta = torch.from_numpy(np.dot(self.X.numpy(), flat[0, :-1].numpy()))[None].add_(flat[0, -1])
+        else:
+            eta = torch.addmm(flat[:, -1:], flat[:, :-1], self.X.T)
         return eta.T.view(-1, n_models, n_logits).to(self._wide(W.dtype))
 
     def pull(self, residual):
         """Sums of x_i residual_i over the rows, (B, d, K): the adjoint of `predict`."""
         n, n_models, n_logits = residual.shape
         flat = residual.reshape(n, -1).T  # (B K, n)
-        out = (flat.to(self.X.dtype) @ self.X).to(residual.dtype)
+        narrow = flat.to(self.X.dtype)
+        if self._on_numpy(flat):
+            out = torch.from_numpy(np.dot(narrow[0].numpy(), self.X.numpy()))[None].to(residual.dtype)
+        else:
+            out = (narrow @ self.X).to(residual.dtype)
         if self.intercept:
             out = torch.cat([out, flat.sum(dim=1, keepdim=True)], dim=1)
         return self.bring_home(out.view(n_models, n_logits, -1).mT)
 
+    def _on_numpy(self, columns):
+        """Whether NumPy multiplies: torch's matrix-vector products reach half of its bandwidth on a CPU."""
+        return self.X.device.type == "cpu" and len(columns) == 1
+
     def gram(self, weight):
         """Sums of weight_im x_i x_i' over the rows, one matrix (d, d) for each column m: (n, M) -> (M, d, d)."""
         n, n_columns = weight.shape
-        X, d = self.X, self.shape[1]
-        if self.intercept:
-            X = torch.cat([X, X.new_ones(n, 1)], dim=1)
-        # Rows are cut so that the weighted copies of a piece, (M, rows, d), stay in cache too.
+        d, weight = self.shape[1], weight.to(self.X.dtype)
+        if self.X.device.type == "cpu":
+            # Pieces are copied, weighted, at a size that stays in cache and outweighs the sum of (d, d) matrices.
+            size = max(2 * d, self._block_bytes // (d * self.X.element_size()))
+            out = torch.zeros(n_columns, d, d, dtype=torch.float64)
+            for x, w in zip(self.X.split(size), weight.split(size), strict=True):
+                for m in range(n_columns):
+                    out[m] += torch.from_numpy(self._weighted_gram(x.numpy(), w[:, m].numpy()))
+            return self.bring_home(out)
+        X = torch.cat([self.X, self.X.new_ones(n, 1)], dim=1) if self.intercept else self.X
         size = max(64, self._block_bytes // (n_columns * d * X.element_size()))
         out = sum(
-            torch.bmm(x.T.expand(n_columns, -1, -1), w.T[:, :, None] * x).to(weight.dtype)
-            for x, w in zip(X.split(size), weight.to(X.dtype).split(size), strict=True)
+            torch.bmm(x.T.expand(n_columns, -1, -1), w.T[:, :, None] * x).to(self._wide(torch.float64))
+            for x, w in zip(X.split(size), weight.split(size), strict=True)
         )
         return self.bring_home(out)
+
+    def _weighted_gram(self, X, weight):
+        """X' diag(weight) X with the intercept's column; NumPy halves the work of a matrix times its own transpose."""
+        n, p = X.shape
+        root = np.sqrt(np.abs(weight))[:, None]
+        weighted = np.empty((n, self.shape[1]), X.dtype)
+        np.multiply(X, root, out=weighted[:, :p])
+        weighted[:, p:] = root
+        if weight.min() >= 0:
+            return np.dot(weighted.T, weighted)
+        if weight.max() <= 0:  # between two classes of a softmax
+            return -np.dot(weighted.T, weighted)
+        return np.dot(weighted.T, np.sign(weight)[:, None] * weighted)
 
     def gram_diagonal(self, weight):
         """The diagonals of `gram`: (n, M) -> (M, d)."""

@@ -4,7 +4,10 @@ from typing import NamedTuple
 
 import torch
 
+from torchlogreg._problem import Point
+
 ARMIJO = 1e-4  # fraction of the predicted decrease that a step must achieve
+MOST_HALVINGS = 30  # of one step
 LEVEL = 64  # rounding errors by which values may differ and still count as equal
 OVERFLOW = "Second moments of X overflow in float64. Standardise X (sklearn.preprocessing.StandardScaler)."
 
@@ -62,47 +65,87 @@ def per_model(t):
     return t[:, None, None]
 
 
+class Stand(NamedTuple):
+    """Where a descent stands, and the step it will try."""
+
+    point: Point
+    metric: Metric
+    direction: torch.Tensor  # (B, d, K)
+
+    @property
+    def slope(self):
+        """Derivative of the objective along the direction, (B,)."""
+        return dot(self.point.gradient, self.direction)
+
+    @property
+    def gap(self):
+        """Estimate of (value - optimum) / optimum, (B,): half the squared Newton decrement against the value."""
+        return -0.5 * self.slope / self.point.value.clamp(min=torch.finfo(self.point.value.dtype).tiny)
+
+
 class Verdict(NamedTuple):
     """What became of a trial step."""
 
     accepted: torch.Tensor  # (B,)
     exhausted: bool  # whether going on is useless at this precision
+    refusals: torch.Tensor  # (B,) how often each model has to halve its next step
 
 
-def judge(point, trial, slope, step, refusals, metric, rows):
-    """Which of B models may move from `point` to `trial`, `step` along a direction of derivative `slope`.
+def attempt(evaluate, problem, stand, refusals):
+    """Try the step 0.5^refusals, for each of B models.
 
-    `refusals` counts the trials that each model refused since it last moved.
+    `evaluate` reads X once for the trial point. Returns that point and the verdict.
 
-    Armijo's sufficient decrease; but where the values differ by no more than rounding can explain, they say nothing,
-    and the gradient must have become smaller in the metric instead (after the approximate test of Hager and Zhang
-    2005, doi:10.1137/030601880). Products in float32 are given up at that point, for float64 will take over.
+    A step is accepted by Armijo's sufficient decrease; but where the values differ by no more than rounding can
+    explain, they say nothing, and the gradient must have become smaller in the metric instead (after the approximate
+    test of Hager and Zhang 2005, doi:10.1137/030601880). Products in float32 are given up at that point, for float64
+    will take over. A refused step is halved until the logits of the two points, along which they are linear, promise
+    the decrease: that takes no read of X.
     """
-    rounding = torch.finfo(rows.products.dtype).eps
-    accepted = trial.value <= point.value + ARMIJO * step * slope
+    point, metric, direction = stand
+    step = 0.5**refusals
+    change = step * stand.slope
+    trial = evaluate(point.W + per_model(step) * direction)
+    rounding = torch.finfo(problem.rows.products.dtype).eps
+    accepted = trial.value <= point.value + ARMIJO * change
     level = (trial.value - point.value).abs() <= LEVEL * rounding * point.value.clamp(min=1.0)
+    exhausted = False
     if level.any():
         smaller = dot(trial.gradient, metric.solve(trial.gradient)) < dot(point.gradient, metric.solve(point.gradient))
         accepted = torch.where(level, smaller, accepted)
-        if not rows.is_exact:
-            return Verdict(accepted, exhausted=True)
-    return Verdict(accepted, bool((~accepted & hopeless(refusals, step * slope, rounding)).any()))
+        exhausted = not problem.rows.is_exact
+    if accepted.all():
+        return trial, Verdict(accepted, exhausted, torch.zeros_like(refusals))
+    exhausted = exhausted or bool((~accepted & hopeless(refusals, change, rounding)).any())
+    halved = refusals + _halvings(problem, point, trial, accepted | level, change)
+    return trial, Verdict(accepted, exhausted, torch.where(accepted, 0.0, halved))
+
+
+def _halvings(problem, point, trial, settled, change):
+    """How often to halve each step that was refused: at least once, and until the logits promise enough decrease."""
+    count = torch.ones_like(change)
+    if trial.eta is None or point.eta is None:
+        return count
+    while True:
+        t = 0.5**count
+        enough = problem.between(point, trial, t) <= point.value + ARMIJO * t * change
+        enough |= settled | (count >= MOST_HALVINGS) | ~torch.isfinite(trial.value)
+        if enough.all():
+            return count
+        count = torch.where(enough, count, count + 1)
 
 
 def hopeless(refusals, change, rounding):
     """Whether halving the step again is no help, given the change that the last one promised; arrays or numbers."""
-    return (refusals > 40) | ((refusals > 4) & (-change < rounding))
+    return (refusals > 2 * MOST_HALVINGS) | ((refusals > 4) & (-change < rounding))
 
 
 def keep(accepted, new, old):
     """`new` for the models that accepted it, `old` for the others; works on tensors (B, ...) and tuples of them."""
     if accepted.all():
         return new
+    if new is None or old is None:
+        return None
     if isinstance(new, tuple):
         return type(new)(*(keep(accepted, n, o) for n, o in zip(new, old, strict=True)))
     return torch.where(accepted.view(-1, *[1] * (new.ndim - 1)), new, old)
-
-
-def relative_gap(decrement, value):
-    """Half the squared Newton decrement, against the objective."""
-    return 0.5 * decrement / value.clamp(min=torch.finfo(value.dtype).tiny)

@@ -72,6 +72,7 @@ def _second_order(problem):
 
     @np.errstate(over="ignore", invalid="ignore")  # `_cholesky` reports what overflows
     def second_order(W):
+        problem.passes.n_read += len(X)
         losses, residual, curvature = loss.small(X @ W, y, k, l)  # (n,), (n, K), (n, M)
         shrunk = l2 * W
         value = losses @ weight[:, 0] + 0.5 * np.vdot(shrunk, W)

@@ -1,28 +1,35 @@
-"""L-BFGS whose initial Hessian is a Cholesky factor estimated on some of the rows."""
+"""L-BFGS that starts from, and is preconditioned by, Newton's method on some of the rows."""
 
+import math
 from collections import deque
 from dataclasses import dataclass
 
 import torch
 
 from torchlogreg._minimise import Optimality, Step
+from torchlogreg.solvers import _costs
 from torchlogreg.solvers._base import Solver
-from torchlogreg.solvers._descent import Metric, dot, judge, keep, per_model, relative_gap
+from torchlogreg.solvers._descent import Metric, Stand, attempt, dot, keep, per_model
+from torchlogreg.solvers._sample import draw, newton_on_samples
 
 LARGEST_METRIC = 2**24  # numbers in the preconditioner
-DEAREST_METRIC = 150  # reads of X whose arithmetic the class blocks may cost; it runs several times as fast
-SLOW = 20  # iterations after which couplings between classes are worth their cost
+DEAREST_METRIC = 20  # reads of X that it may cost at the start
+DOUBTFUL = 0.3  # relative decrease that no sound estimate promises at a point near the optimum
+GOAL = 1e-8  # relative gap that the Hessian of all rows is to reach sooner than the present metric
+WINDOW = 5  # iterations over which the pace is measured
+MOST_READS = 60  # beyond which an estimate of the reads to come is not believed
 
 
 @dataclass(frozen=True)
 class LBFGS(Solver):
     """Limited-memory BFGS; Nocedal and Wright (2006), Numerical Optimization, algorithms 7.4 and 7.5.
 
-    The initial matrix of the two-loop recursion is gamma P. P is the inverse of the Hessian's class blocks on a random
-    sample of rows, at the start and at iteration 10; from iteration 20 on it is that of the whole Hessian, couplings
-    between classes included, where that fits in memory. With one logit the two are the same, and the sample grows.
-    Whenever P is that of the whole Hessian it is renewed every fourth iteration and the pairs start afresh, so that a
-    slow fit turns into Newton's; otherwise the pairs are kept and renewals come at iterations 20, 40, 80, ...
+    The initial matrix of the two-loop recursion is gamma P, with P the inverse of an estimate of the Hessian. Where
+    the number of unknowns allows, Newton's method on a random sample of rows gives P and the start (as in AdaQN, Jin
+    and Mokhtari 2021, arXiv:2106.05445); should the first read of all rows contradict the sample, the fit begins again
+    where it was told to. Otherwise P holds the Hessian's class blocks, or its diagonal, and is renewed at iterations
+    10, 20, 40, ... Wherever the present rate of convergence makes the Hessian of all rows pay, it replaces P and
+    the pairs, so that a slow fit turns into Newton's.
     """
 
     memory: int = 100
@@ -31,28 +38,27 @@ class LBFGS(Solver):
     name = "lbfgs"
 
     def stopping(self, tol):
-        return Optimality(tol, gap=tol**1.5)  # the metric is an approximation, its decrement optimistic
+        return Optimality(tol, gap=tol)
 
     def iterates(self, problem, W):
         generator = torch.Generator("cpu").manual_seed(self.seed)
-        point = problem.smooth(W)
-        metric = self._metric(problem, point.W, 0, generator)
+        point, metric = _start(problem, W, generator)
         pairs = deque(maxlen=self.memory)
         gamma = torch.ones_like(point.value)
         refusals = torch.zeros_like(point.value)
+        pace = _Pace(problem, W)
         iteration, renewal, restarted = 0, 10, False
         while True:
             # 1. direction H g, with H by the two-loop recursion
             direction = -problem.centred(_two_loop(point.gradient, pairs, gamma, metric))
-            slope = dot(point.gradient, direction)
-            yield Step(point, relative_gap(-slope, point.value))
-            # 2. trial point; a model that refuses it keeps its place and halves its step
-            step = 0.5**refusals
-            trial = problem.smooth(point.W + per_model(step) * direction)
-            accepted, exhausted = judge(point, trial, slope, step, refusals, metric, problem.rows)
-            if exhausted and (restarted or not problem.rows.is_exact):
+            stand = Stand(point, metric, direction)
+            yield Step(point, stand.gap)
+            # 2. trial point; a model that refuses it keeps its place and tries a shorter step next
+            evaluate = problem.second_order if pace.hessian_pays(stand.gap) else problem.smooth
+            trial, verdict = attempt(evaluate, problem, stand, refusals)
+            if verdict.exhausted and (restarted or not problem.rows.is_exact):
                 return
-            refusals = torch.where(accepted, 0.0, refusals + 1.0)
+            accepted, refusals = verdict.accepted, verdict.refusals
             # 3. new pair, of weight zero for models that did not move; gamma scales the metric to the newest one
             s, y = trial.W - point.W, trial.gradient - point.gradient
             curvature = dot(s, y)
@@ -64,40 +70,76 @@ class LBFGS(Solver):
             point = keep(accepted, trial, point)
             # 4. renewed metric; where no step helps, at once and without the pairs, which may be what misleads
             iteration += 1
-            restarted = exhausted or (restarted and not accepted.any())
-            if exhausted:
-                iteration = renewal = max(iteration, SLOW)
-                refusals = torch.zeros_like(refusals)
-                pairs.clear()
-            if iteration == renewal:
-                metric = self._metric(problem, point.W, iteration, generator)
+            restarted = verdict.exhausted or (restarted and not accepted.any())
+            if verdict.exhausted and pace.cost < math.inf:
+                point = problem.second_order(point.W)
+            afresh = verdict.exhausted or point.hessian is not None
+            if afresh or iteration == renewal:
+                metric = _metric(problem, point, generator)
                 gamma = torch.ones_like(gamma)
-                if metric.is_whole:  # it knows more than the pairs, and dear as it is, it pays often
-                    pairs.clear()
-                    renewal += 4
-                else:
-                    renewal *= 2
+                renewal = max(renewal, 2 * iteration)
+            if afresh:
+                pairs.clear()
+                refusals = torch.zeros_like(refusals)
+                pace.restart()
 
-    def _metric(self, problem, W, iteration, generator):
-        """The preconditioner for the iterations to come: the more there were, the more it may cost."""
+
+def _start(problem, W, generator):
+    """The first point and metric, from samples of the rows if W is zero."""
+    n, d = problem.rows.shape
+    n_logits = W.shape[2]
+    size = max(n // 10, 10 * n_logits * d)
+    if W.any() or 2 * size > n or _cost(size, n, d, n_logits) > DEAREST_METRIC:
+        point = problem.smooth(W)
+        return point, _metric(problem, point, generator)
+    sample = newton_on_samples(problem, W, size, generator)
+    point = problem.smooth(sample.point.W + sample.direction)
+    gap = Stand(point, sample.metric, -sample.metric.solve(point.gradient)).gap
+    misled = (gap > DOUBTFUL) | (point.value > problem.loss.at_zero)
+    if not misled.any():
+        return point, sample.metric
+    point = problem.second_order(torch.where(per_model(misled), W, point.W))
+    return point, _metric(problem, point, generator)
+
+
+def _metric(problem, point, generator):
+    """The preconditioner at `point`: the whole Hessian if that is known, else what is affordable on a sample."""
+    if point.hessian is not None:
+        return Metric.of(point.hessian)
+    n, d = problem.rows.shape
+    n_logits = point.W.shape[2]
+    size = min(n, max(n // 10, 10 * d))
+    if n_logits * _costs.blocks(size, n, d) > DEAREST_METRIC or n_logits * d * d > LARGEST_METRIC:
+        return Metric.of(problem.diagonal(point.W))
+    return Metric.of(draw(problem, size, generator).class_blocks(point.W))
+
+
+def _cost(m, n, d, n_logits):
+    """Reads of X that the whole Hessian costs on m of n rows; infinite if it is too large to keep."""
+    return _costs.hessian(m, n, d, n_logits) if (n_logits * d) ** 2 <= LARGEST_METRIC else math.inf
+
+
+class _Pace:
+    """How fast a descent goes, and whether the Hessian of all rows would repay its cost."""
+
+    def __init__(self, problem, W):
         n, d = problem.rows.shape
-        n_logits = W.shape[2]
-        # Many rows make the blocks nearly exact. With several logits their couplings are missing anyway.
-        size = max(2000, 60 * d) * max(1, iteration // 5) if n_logits == 1 else max(2000, 8 * d)
-        size = min(n, size)
-        cost = (2 * size * d + d * d / 3) / (4 * n)  # of the class blocks, in reads of X
-        if cost > DEAREST_METRIC or n_logits * d * d > LARGEST_METRIC:
-            return Metric.of(problem.diagonal(W))
-        sample = problem if size == n else problem.sampled(self._present(problem, size, generator))
-        if iteration >= SLOW and (n_logits * d) ** 2 <= LARGEST_METRIC:
-            return Metric.of(sample.second_order(W)[1])
-        return Metric.of(sample.class_blocks(W))
+        self.cost = _cost(n, n, d, W.shape[2])
+        self.gaps = []
 
-    def _present(self, problem, size, generator):
-        """Random indices of rows that have a weight; drawn with replacement, which is cheaper than a permutation."""
-        present = torch.nonzero(problem.rows.weight.amax(dim=1)).flatten()
-        drawn = torch.randint(len(present), (size,), generator=generator, device="cpu")
-        return present[drawn.to(present.device)]
+    def restart(self):
+        """The metric is another one from now on."""
+        self.gaps = []
+
+    def hessian_pays(self, gap):
+        """Note the gap (B,); whether the reads still to come at the present pace cost more than the Hessian."""
+        self.gaps.append(math.log(max(float(gap.max()), 1e-300)))
+        recent = self.gaps[-WINDOW:]
+        fall = recent[0] - recent[-1]  # over len(recent) - 1 iterations
+        if len(recent) == 1 or recent[-1] <= math.log(GOAL):
+            return False
+        left = (recent[-1] - math.log(GOAL)) * (len(recent) - 1) / fall if fall > 0 else math.inf
+        return min(left, MOST_READS) > self.cost + 2
 
 
 def _two_loop(gradient, pairs, gamma, metric):

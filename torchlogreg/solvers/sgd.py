@@ -53,6 +53,7 @@ class SGD(Solver):
         while True:
             start = W.clone(), velocity.clone()
             value = epoch(self, problem, W, velocity, schedule.rate, generator)
+            problem.passes.n_read += len(X)
             if not schedule.accepts(W):
                 W.copy_(start[0])
                 velocity.zero_()
