@@ -99,7 +99,7 @@ def table(load, n=None, scale=StandardScaler):
 
 
 def mnist(n):
-    """The first n training images; pixels are float32 in [0, 1]."""
+    """Return the first n training images; pixels are float32 in [0, 1]."""
     images = fetch_mnist()
     return images.X_train[:n], images.y_train[:n]
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from scipy.linalg import cho_factor, cho_solve
 from scipy.special import expit, logsumexp, softmax
+from threadpoolctl import threadpool_limits
 
 CACHE = Path(__file__).parent / ".cache"
 BLOCK = 8192  # rows that are worked on at a time
@@ -26,15 +27,22 @@ class Objective:
     """F(W) = (sum of losses + ||coefficients||^2 / (2 C)) / n in float64, W (p + 1, K) with the intercepts last."""
 
     def __init__(self, X, y, C):
-        self.X, self.y = X.astype(np.float64, copy=False), y
+        self.X, self.y, self.dtype = X.astype(np.float64, copy=False), y, X.dtype
         self.n, self.n_classes = len(X), y.max() + 1
         self.K = 1 if self.n_classes == 2 else self.n_classes
         self.strength = 1.0 / (C * self.n)
 
+    def relative_gap(self, coef, intercept, optimum):
+        """(F - optimum) / optimum at coefficients (K, p) and intercepts (K,)."""
+        W = np.vstack([coef.T, intercept]).astype(np.float64)
+        return float((self.value(W) - optimum) / optimum)
+
     def predict(self, W):
+        """Logits (n, K)."""
         return self.X @ W[:-1] + W[-1]
 
     def pull(self, R):
+        """Adjoint of `predict`."""
         return np.vstack([self.X.T @ R, R.sum(axis=0)])
 
     def value(self, W, Z=None):
@@ -47,10 +55,11 @@ class Objective:
         return losses.mean() + 0.5 * self.strength * np.square(W[:-1]).sum()
 
     def penalised(self, W):
-        """The penalty's gradient, which is linear in W."""
+        """Gradient of the penalty, which is linear in W."""
         return self.strength * np.vstack([W[:-1], np.zeros(self.K)])
 
     def gradient(self, W, P):
+        """Gradient of F where the probabilities are P."""
         R = P.copy()
         if self.K == 1:
             R[:, 0] -= self.y
@@ -59,10 +68,11 @@ class Objective:
         return self.pull(R) / self.n + self.penalised(W)
 
     def probabilities(self, Z):
+        """Probabilities (n, K) of the classes; of the second one where there are two."""
         return expit(Z) if self.K == 1 else softmax(Z, axis=1)
 
     def hessian_product(self, P, V):
-        """The Hessian times V (p + 1, K), exactly."""
+        """Multiply V (p + 1, K) by the exact Hessian."""
         T = P * self.predict(V)
         T -= P * (T if self.K == 1 else T.sum(axis=1, keepdims=True))
         return self.pull(T) / self.n + self.penalised(V)
@@ -177,6 +187,21 @@ def alternated(contestants, turn):
 
 
 @contextmanager
+def threads(number):
+    """Limit BLAS, OpenMP and torch to so many threads; None leaves everything as it is."""
+    if number is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        with threadpool_limits(number):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def peak_memory(device):
     """Yield a list that receives the largest number of bytes held beyond those at the start; nothing if unknown."""
     peak = []
@@ -211,7 +236,7 @@ def status(field):
 
 
 def machine(device, packages):
-    """Description of the machine and the versions of what runs on it, as a dict of strings."""
+    """Describe the machine and the versions of what runs on it, as a dict of strings."""
     description = {
         "CPU": f"{cpu_model()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads",
         "System": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",

@@ -1,7 +1,8 @@
 """The contestants, each through its own public API, behind one signature: fit(X, y, C, effort) -> Fit.
 
 Effort is the number of iterations that a solver may run; its own tolerance is set so low that it does not end the fit
-before. A contestant's optional `prepare` turns NumPy arrays into what its users hold, and is not timed.
+before. A contestant's optional `prepare` turns NumPy arrays into what its users hold, and is not timed. Optional
+packages are imported where they are used.
 """
 
 from collections.abc import Callable
@@ -50,6 +51,7 @@ class Contestant:
     module: str = "sklearn"
     binary: bool = False  # more classes mean another model: one against the rest, or none at all
     hessian: bool = False  # forms the whole Hessian, of all features and classes
+    threads: tuple[int | None, ...] = (None, 1)  # limits on BLAS and OpenMP to choose from; None is the default
     note: str = ""
 
     def missing(self):
@@ -85,10 +87,15 @@ def contestants(device):
     ]
 
 
+def our_contestant(name):
+    fit = partial(fit_ours, solver=name.split()[-1])
+    return Contestant(name, fit, package="torchlogreg", hessian=name == NEWTON, threads=(None,))
+
+
 def cpu_contestants():
     intel = partial(fit_scikit_learn, module="sklearnex.linear_model")
     return [
-        *(Contestant(name, partial(fit_ours, solver=name.split()[-1]), package="torchlogreg") for name in OURS),
+        *(our_contestant(name) for name in OURS),
         Contestant("scikit-learn lbfgs", partial(fit_scikit_learn, solver="lbfgs")),
         Contestant(
             "scikit-learn newton-cholesky",
@@ -105,10 +112,13 @@ def cpu_contestants():
             "scikit-learn liblinear",
             partial(fit_scikit_learn, solver="liblinear", tol=TINY, intercept_scaling=100.0),
             binary=True,
-            note="penalises the intercept, a little: intercept_scaling=100",
+            threads=(None,),
+            note="penalises the intercept, a little: `intercept_scaling=100`",
         ),
         Contestant(
-            "scikit-learn saga", partial(fit_scikit_learn, solver="saga", random_state=0, reads_per_iteration=1)
+            "scikit-learn saga",
+            partial(fit_scikit_learn, solver="saga", random_state=0, reads_per_iteration=1),
+            threads=(None,),
         ),
         Contestant("scikit-learn lbfgs, tensors", fit_tensors, as_tensors, note=ARRAY_API),
         Contestant("scikit-learn-intelex lbfgs", intel, package="scikit-learn-intelex", module="sklearnex"),
@@ -118,9 +128,10 @@ def cpu_contestants():
             package="snapml",
             module="snapml",
             binary=True,
+            threads=(None,),
             note="dual coordinate descent on all cores; penalises the intercept as one more coefficient",
         ),
-        Contestant("glum", fit_glum, package="glum", module="glum", binary=True, hessian=True, note="irls-ls"),
+        Contestant("glum", fit_glum, package="glum", module="glum", binary=True, hessian=True, note="`irls-ls`"),
         Contestant(
             "skorch",
             fit_skorch,

@@ -111,7 +111,8 @@ def test_gradient_and_hessian_are_derivatives_of_the_value(loss, intercept):
         index = torch.arange(problem.rows.shape[0])
         return problem.mini_batch(W, index).sum()
 
-    point, hessian = problem.second_order(W)
+    point = problem.second_order(W)
+    hessian = point.hessian
     torch.testing.assert_close(point.value.sum(), value(W))
     torch.testing.assert_close(point.gradient, torch.autograd.functional.jacobian(value, W), rtol=1e-10, atol=1e-13)
     reference = torch.autograd.functional.hessian(value, W).permute(2, 1, 5, 4, 0, 3).reshape(K * d, K * d)

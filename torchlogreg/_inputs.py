@@ -43,7 +43,7 @@ def training_data(estimator, X, y, sample_weight):
     schema = {name: value for name, value in vars(stand_in).items() if name in ("n_features_in_", "feature_names_in_")}
     y = _checked_labels(y)
     check_consistent_length(X, y)
-    classes, codes = np.unique(y, return_inverse=True)
+    classes, codes = _encoded(y)
     weight = _checked_weights(sample_weight, len(y))
     if estimator.class_weight is not None:
         weight = weight * _checked_class_weight(estimator.class_weight, classes, codes, weight)[codes]
@@ -160,6 +160,20 @@ def _checked_labels(y):
             raise ValueError("Input y contains NaN or infinity.")
         check_classification_targets(y)
     return y
+
+
+def _encoded(y):
+    """Sorted classes, and the index of each label in them."""
+    if y.dtype.kind not in "biu" or not len(y):
+        return np.unique(y, return_inverse=True)
+    numbers = y.view(np.uint8) if y.dtype.kind == "b" else y
+    lowest, highest = int(numbers.min()), int(numbers.max())
+    if highest - lowest > len(y):
+        return np.unique(y, return_inverse=True)
+    # Counting takes a fifth of the time of sorting.
+    present = np.bincount(numbers - lowest, minlength=highest - lowest + 1) > 0
+    classes = (np.flatnonzero(present) + lowest).astype(y.dtype)
+    return classes, (np.cumsum(present) - 1)[numbers - lowest]
 
 
 def _checked_weights(sample_weight, n):

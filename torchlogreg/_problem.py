@@ -120,16 +120,9 @@ class Problem:
             return self
         return Problem(rows.reweighted(rows.weight / total), self.loss, self.penalty, self.passes)
 
-    def shrunk(self):
-        """The problem with a penalty of at least the mean square of each column over the number of rows.
-
-        That is too weak to move an optimum beyond its own sampling error, and keeps the coefficients of a sample
-        finite whose classes are separable.
-        """
-        rows = self.rows
-        floor = sum(block.gram_diagonal(block.weight) for block in rows.blocks()) / rows.shape[0]  # (B, d)
-        penalty = Ridge(torch.maximum(self.penalty.l2, floor[..., None]))
-        return Problem(rows, self.loss, penalty, self.passes)
+    def shrunk(self, floor):
+        """The problem with penalties of at least `floor` (B, d)."""
+        return Problem(self.rows, self.loss, Ridge(torch.maximum(self.penalty.l2, floor[..., None])), self.passes)
 
     def mini_batch(self, W, index):
         """The objective (B,) estimated on the rows at `index`, differentiable; its mean over the batches is F."""

@@ -17,6 +17,11 @@ CPU_BLOCK_BYTES = 4 * 2**20
 ACCELERATOR_BLOCK_BYTES = 256 * 2**20
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what overflows is reported where the objective is looked at
+def _dot(a, b):
+    return np.dot(a, b)
+
+
 class Home(NamedTuple):
     """Where coefficients and all small algebra live: float64, on the device of X if it has float64."""
 
@@ -98,7 +103,7 @@ class Rows:
         if not self.intercept:
             eta = flat @ self.X.T
         elif self._on_numpy(flat):
-            eta = torch.from_numpy(np.dot(self.X.numpy(), flat[0, :-1].numpy()))[None].add_(flat[0, -1])
+            eta = torch.from_numpy(_dot(self.X.numpy(), flat[0, :-1].numpy()))[None].add_(flat[0, -1])
         else:
             eta = torch.addmm(flat[:, -1:], flat[:, :-1], self.X.T)
         return eta.T.view(-1, n_models, n_logits).to(self._wide(W.dtype))
@@ -109,7 +114,7 @@ class Rows:
         flat = residual.reshape(n, -1).T  # (B K, n)
         narrow = flat.to(self.X.dtype)
         if self._on_numpy(flat):
-            out = torch.from_numpy(np.dot(narrow[0].numpy(), self.X.numpy()))[None].to(residual.dtype)
+            out = torch.from_numpy(_dot(narrow[0].numpy(), self.X.numpy()))[None].to(residual.dtype)
         else:
             out = (narrow @ self.X).to(residual.dtype)
         if self.intercept:
@@ -118,7 +123,7 @@ class Rows:
 
     def _on_numpy(self, columns):
         """Whether NumPy multiplies: torch's matrix-vector products reach half of its bandwidth on a CPU."""
-        return self.X.device.type == "cpu" and len(columns) == 1
+        return self.X.device.type == "cpu" and len(columns) == 1 and not columns.requires_grad
 
     def gram(self, weight):
         """Sums of weight_im x_i x_i' over the rows, one matrix (d, d) for each column m: (n, M) -> (M, d, d)."""
@@ -127,7 +132,7 @@ class Rows:
         if self.X.device.type == "cpu":
             # Pieces are copied, weighted, at a size that stays in cache and outweighs the sum of (d, d) matrices.
             size = max(2 * d, self._block_bytes // (d * self.X.element_size()))
-            out = torch.zeros(n_columns, d, d, dtype=torch.float64)
+            out = torch.zeros(n_columns, d, d, dtype=torch.float64, device=self.X.device)
             for x, w in zip(self.X.split(size), weight.split(size), strict=True):
                 for m in range(n_columns):
                     out[m] += torch.from_numpy(self._weighted_gram(x.numpy(), w[:, m].numpy()))
@@ -148,10 +153,10 @@ class Rows:
         np.multiply(X, root, out=weighted[:, :p])
         weighted[:, p:] = root
         if weight.min() >= 0:
-            return np.dot(weighted.T, weighted)
+            return _dot(weighted.T, weighted)
         if weight.max() <= 0:  # between two classes of a softmax
-            return -np.dot(weighted.T, weighted)
-        return np.dot(weighted.T, np.sign(weight)[:, None] * weighted)
+            return -_dot(weighted.T, weighted)
+        return _dot(weighted.T, np.sign(weight)[:, None] * weighted)
 
     def gram_diagonal(self, weight):
         """The diagonals of `gram`: (n, M) -> (M, d)."""
@@ -159,6 +164,14 @@ class Rows:
         if self.intercept:
             out = torch.cat([out, weight.sum(dim=0)[:, None]], dim=1)
         return self.bring_home(out)
+
+    def scatter(self):
+        """Weighted variance of each column, or its mean square without an intercept, (B, d); weights sum to one."""
+        square = self.gram_diagonal(self.weight)
+        if not self.intercept:
+            return square
+        mean = self.pull(self.weight[..., None])[..., 0]  # (B, d)
+        return (square - mean.square()).clamp(min=0.0)
 
     def squared_norms(self):
         """(n,), the intercept's column included."""

@@ -5,7 +5,7 @@ import torch
 from torchlogreg.solvers._descent import Stand
 from torchlogreg.solvers.newton import descend
 
-SMALLEST = 2000  # rows of the first sample
+SMALLEST = 500  # rows of the first sample
 NEAR = 4.0  # Newton's last step on a sample starts where its gap is this many times d / m
 
 
@@ -30,17 +30,18 @@ def newton_on_samples(problem, W, size, generator) -> Stand:
     """Newton's method on nested samples, each four times the one before, up to `size` rows.
 
     A sample of m rows is solved to the precision of its own optimum, a relative gap of about d / m; more would be
-    wasted (Mokhtari et al. 2016, AdaNewton, arXiv:1605.07659), so most samples take one step. Returns where the last
-    step starts, and that step.
+    wasted (Mokhtari et al. 2016, AdaNewton, arXiv:1605.07659), so most samples take one step. Its penalty is at least
+    1 / m of each column's variance, which is within that precision too, and keeps coefficients finite where the
+    sample's classes are separable. Returns where the last step starts, and that step.
     """
     pool = draw(problem, size, generator)
     n_unknowns = W.shape[1] * W.shape[2]
     sizes = [size]
-    while sizes[-1] >= 4 * SMALLEST and sizes[-1] >= 40 * n_unknowns:
+    while sizes[-1] // 4 >= max(SMALLEST, 5 * n_unknowns):
         sizes.append(sizes[-1] // 4)
+    scatter = pool.sampled(slice(sizes[-1])).rows.scatter()
     for m in reversed(sizes):
-        sample = pool.sampled(slice(m)).shrunk()
-        for stand in descend(sample, W):
+        for stand in descend(pool.sampled(slice(m)).shrunk(scatter / m), W):
             if bool((stand.gap <= min(0.25, NEAR * n_unknowns / m)).all()):
                 break
         W = stand.point.W + stand.direction

@@ -38,7 +38,7 @@ class LBFGS(Solver):
     name = "lbfgs"
 
     def stopping(self, tol):
-        return Optimality(tol, gap=tol)
+        return Optimality(tol, gap=tol**1.5)  # the metric is an approximation, its decrement optimistic
 
     def iterates(self, problem, W):
         generator = torch.Generator("cpu").manual_seed(self.seed)
@@ -88,7 +88,7 @@ def _start(problem, W, generator):
     """The first point and metric, from samples of the rows if W is zero."""
     n, d = problem.rows.shape
     n_logits = W.shape[2]
-    size = max(n // 10, 10 * n_logits * d)
+    size = _costs.sample_size(n, d, n_logits)
     if W.any() or 2 * size > n or _cost(size, n, d, n_logits) > DEAREST_METRIC:
         point = problem.smooth(W)
         return point, _metric(problem, point, generator)
@@ -108,7 +108,7 @@ def _metric(problem, point, generator):
         return Metric.of(point.hessian)
     n, d = problem.rows.shape
     n_logits = point.W.shape[2]
-    size = min(n, max(n // 10, 10 * d))
+    size = _costs.sample_size(n, d, 1)
     if n_logits * _costs.blocks(size, n, d) > DEAREST_METRIC or n_logits * d * d > LARGEST_METRIC:
         return Metric.of(problem.diagonal(point.W))
     return Metric.of(draw(problem, size, generator).class_blocks(point.W))

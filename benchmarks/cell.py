@@ -1,0 +1,142 @@
+"""One solver on one data set: how far it gets with how much effort, and how long that takes."""
+
+from statistics import median
+
+import numpy as np
+import torch
+from measure import peak_memory, threads, timed
+
+TARGETS = (1e-2, 1e-4, 1e-6, 1e-8)  # relative gaps
+RUNS = 5  # timed runs that a median is of
+CHUNK = 0.05  # seconds of fits in a row, where fits are short: pools of threads need some time to wake up
+STALLED = 3  # rungs with the same result after which a solver is taken to have ended
+FAR = 1e99  # the gap of a result that is not finite
+
+
+def ladder():
+    """Efforts 1, 2, 3, 4, 6, 8, 12, 16, ..."""
+    yield 1
+    rung = 2
+    while True:
+        yield from (rung, 3 * rung // 2)
+        rung *= 2
+
+
+class Cell:
+    """What was measured of a contestant on a problem.
+
+    `points` maps each effort to a dict with the relative gap, reads of X, peak extra bytes, the seconds of the run that
+    found these (`climb`) and of those that were run for the clock alone (`seconds`).
+    """
+
+    def __init__(self, contestant, X, y, C, objective, optimum, budget, device="cpu"):
+        self.contestant, self.C, self.objective, self.optimum = contestant, C, objective, optimum
+        self.budget, self.device = budget, device
+        self.points, self.limit = {}, None
+        self.searched = self.repeated = 0.0  # seconds spent so far
+        self.data = contestant.prepare(X, y)
+        if device != "cpu":
+            torch.cuda.synchronize()
+
+    def explore(self, target):
+        """Warm up, choose the number of threads, climb the ladder, and find the least effort for each target."""
+        self.contestant.fit(*self.contestant.prepare(*small_problem(self.objective)), self.C, 2)
+        self.choose_threads()
+        self.climb()
+        for gap in (target, *TARGETS):
+            self.bisect(gap)
+
+    def choose_threads(self, effort=3):
+        """Keep the limit under which a short fit is fastest; the better of two runs counts, where there is time."""
+        seconds = {limit: [] for limit in self.contestant.threads}
+        if len(seconds) == 1:
+            return
+        for limit in 2 * self.contestant.threads:
+            if not seconds[limit] or 4 * seconds[limit][0] < self.budget:
+                seconds[limit].append(self.fit(effort, limit)[0])
+        self.limit = min(seconds, key=lambda limit: min(seconds[limit]))
+
+    def climb(self):
+        """Raise the effort until the last target is met, nothing changes any more, or the budget would be exceeded."""
+        for effort in ladder():
+            if self.searched + self.predicted(effort) > self.budget:
+                return
+            self.probe(effort)
+            gaps = [point["gap"] for point in self.points.values()][-STALLED:]
+            if gaps[-1] <= TARGETS[-1] or (len(gaps) == STALLED and len(set(gaps)) == 1):
+                return
+
+    def bisect(self, target):
+        """Narrow down the least effort that meets the target, to a tenth."""
+        hit = self.first(target)
+        while hit:
+            miss = max((effort for effort in self.points if effort < hit), default=0)
+            if hit - miss <= max(1, hit // 10) or self.searched > 2.0 * self.budget:
+                return
+            self.probe((hit + miss) // 2)
+            hit = self.first(target)
+
+    def repeat(self, target):
+        """Time the fit that meets the target again, a few times in a row if it is short, within twice the budget."""
+        effort = self.first(target)
+        if effort is None:
+            return
+        point = self.points[effort]
+        for _ in range(int(np.clip(CHUNK / point["climb"], 1, RUNS))):
+            if self.repeated + point["climb"] > 2.0 * self.budget:
+                return
+            seconds, _ = self.fit(effort, self.limit)
+            self.repeated += seconds
+            point["seconds"].append(seconds)
+
+    def probe(self, effort):
+        """Fit once, and note all but the median of several times."""
+        with peak_memory(self.device) as peak:
+            seconds, result = self.fit(effort, self.limit)
+        self.searched += seconds
+        gap = self.objective.relative_gap(result.coef, result.intercept, self.optimum)
+        self.points[effort] = {
+            "gap": gap if gap < FAR else FAR,
+            "reads": result.reads,
+            "exact": result.exact,
+            "bytes": peak[0] if peak else None,
+            "climb": seconds,
+            "seconds": [],
+        }
+
+    def fit(self, effort, limit):
+        """Seconds of one fit, and its result."""
+        with threads(limit):
+            return timed(self.contestant.fit, *self.data, self.C, effort)
+
+    def predicted(self, effort):
+        """Seconds that a fit will take, judged by the last one; 0 if there is none yet."""
+        if not self.points:
+            return 0.0
+        last = max(self.points)
+        return self.points[last]["climb"] * effort / last
+
+    def first(self, target):
+        """Return the least effort that met the target, or None."""
+        return first(self.points, target)
+
+    def record(self):
+        """Everything that was measured, for the file; the points in the order of their effort."""
+        points = [{"effort": effort, **self.points[effort]} for effort in sorted(self.points)]
+        return {"threads": self.limit, "points": points}
+
+
+def first(points, target):
+    """Return the least effort that meets the target, or None."""
+    return min((effort for effort, point in points.items() if point["gap"] <= target), default=None)
+
+
+def seconds_of(point):
+    """Median of the runs for the clock, or the only run there is."""
+    return median(point["seconds"]) if point["seconds"] else point["climb"]
+
+
+def small_problem(objective):
+    """Return a problem of the same kind, with which libraries load what they load at first use."""
+    y = np.arange(20 * objective.n_classes) % objective.n_classes
+    return np.random.default_rng(0).standard_normal((len(y), 4)).astype(objective.dtype), y
