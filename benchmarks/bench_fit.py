@@ -7,14 +7,13 @@ that does other work. ``benchmarks/README.md`` says how to read the tables.
 import argparse
 import os
 import platform
-import time
-from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
 
 import numpy as np
 import sklearn
 import torch
+from measure import alternated, cpu_model, timed
 from scipy.special import logsumexp
 from sklearn.datasets import load_breast_cancer, load_iris, load_wine
 from sklearn.linear_model import LogisticRegression
@@ -55,15 +54,6 @@ def describe_machine():
     print(f"CPU: {cpu_model()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads")
     print(f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, torch {torch.__version__},")
     print(f"scikit-learn {sklearn.__version__}, NumPy {np.__version__}, torchlogreg {torchlogreg.__version__}\n")
-
-
-def cpu_model():
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or "unknown")
 
 
 def bench_mnist(repeats, epochs):
@@ -216,17 +206,6 @@ def objective(model, X, y):
     codes = np.searchsorted(model.classes_, y)
     losses = logsumexp(logits, axis=1) - logits[np.arange(len(X)), codes]
     return losses.mean() + np.square(model.coef_).sum() / (2.0 * len(X))
-
-
-def timed(function, *arguments):
-    start = time.perf_counter()
-    result = function(*arguments)
-    return time.perf_counter() - start, result
-
-
-def alternated(contestants, turn):
-    """Return the contestants, in reverse every other turn."""
-    return list(contestants)[:: -1 if turn % 2 else 1]
 
 
 def verdict(target, met):

@@ -9,17 +9,16 @@ from measure import peak_memory, threads, timed
 TARGETS = (1e-2, 1e-4, 1e-6, 1e-8)  # relative gaps
 RUNS = 5  # timed runs that a median is of
 CHUNK = 0.05  # seconds of fits in a row, where fits are short: pools of threads need some time to wake up
+RIVAL = 3.0  # times slower than the fastest peer: worth no second run
+COARSE = 0.03  # share of the budget that makes a fit long
 STALLED = 3  # rungs with the same result after which a solver is taken to have ended
 FAR = 1e99  # the gap of a result that is not finite
 
 
-def ladder():
-    """Efforts 1, 2, 3, 4, 6, 8, 12, 16, ..."""
-    yield 1
-    rung = 2
-    while True:
-        yield from (rung, 3 * rung // 2)
-        rung *= 2
+def next_rung(effort, coarse):
+    """Efforts 1, 2, 3, 4, 6, 8, 12, 16, ..., or only the powers of two where fits take long."""
+    power = 1 << effort.bit_length() - 1  # the largest one not above the effort
+    return power + power // 2 if effort == power > 1 and not coarse else 2 * power
 
 
 class Cell:
@@ -31,56 +30,54 @@ class Cell:
 
     def __init__(self, contestant, X, y, C, objective, optimum, budget, device="cpu"):
         self.contestant, self.C, self.objective, self.optimum = contestant, C, objective, optimum
-        self.budget, self.device = budget, device
+        self.budget, self.device = contestant.patience * budget, device
         self.points, self.limit = {}, None
         self.searched = self.repeated = 0.0  # seconds spent so far
         self.data = contestant.prepare(X, y)
         if device != "cpu":
             torch.cuda.synchronize()
 
-    def explore(self, target):
-        """Warm up, choose the number of threads, climb the ladder, and find the least effort for each target."""
+    def explore(self):
+        """Warm up, choose the number of threads, and climb the ladder."""
         self.contestant.fit(*self.contestant.prepare(*small_problem(self.objective)), self.C, 2)
         self.choose_threads()
         self.climb()
-        for gap in (target, *TARGETS):
-            self.bisect(gap)
 
     def choose_threads(self, effort=3):
-        """Keep the limit under which a short fit is fastest; the better of two runs counts, where there is time."""
-        seconds = {limit: [] for limit in self.contestant.threads}
-        if len(seconds) == 1:
-            return
+        """Keep the limit under which a short fit is fastest, the better of two runs; warms up where there is no choice."""
+        seconds = dict.fromkeys(self.contestant.threads, np.inf)
+        spent = 0.0
         for limit in 2 * self.contestant.threads:
-            if not seconds[limit] or 4 * seconds[limit][0] < self.budget:
-                seconds[limit].append(self.fit(effort, limit)[0])
-        self.limit = min(seconds, key=lambda limit: min(seconds[limit]))
+            if spent < 0.5 * self.budget:
+                elapsed, _ = self.fit(effort, limit)
+                seconds[limit] = min(elapsed, seconds[limit])
+                spent += elapsed
+        self.limit = min(seconds, key=seconds.get)
 
     def climb(self):
         """Raise the effort until the last target is met, nothing changes any more, or the budget would be exceeded."""
-        for effort in ladder():
-            if self.searched + self.predicted(effort) > self.budget:
-                return
+        effort, predicted, gaps = 1, 0.0, []
+        while self.searched + predicted <= self.budget:
             self.probe(effort)
-            gaps = [point["gap"] for point in self.points.values()][-STALLED:]
+            gaps = [*gaps, self.points[effort]["gap"]][-STALLED:]
             if gaps[-1] <= TARGETS[-1] or (len(gaps) == STALLED and len(set(gaps)) == 1):
                 return
+            seconds, before = self.points[effort]["climb"], effort
+            effort = next_rung(before, coarse=seconds > COARSE * self.budget)
+            predicted = seconds * effort / before
 
     def bisect(self, target):
         """Narrow down the least effort that meets the target, to a tenth."""
         hit = self.first(target)
         while hit:
             miss = max((effort for effort in self.points if effort < hit), default=0)
-            if hit - miss <= max(1, hit // 10) or self.searched > 2.0 * self.budget:
+            if hit - miss <= max(1, hit // 10) or self.searched > 1.5 * self.budget:
                 return
             self.probe((hit + miss) // 2)
             hit = self.first(target)
 
-    def repeat(self, target):
-        """Time the fit that meets the target again, a few times in a row if it is short, within twice the budget."""
-        effort = self.first(target)
-        if effort is None:
-            return
+    def repeat(self, effort):
+        """Time a fit with an effort that was probed, a few times in a row if it is short, within twice the budget."""
         point = self.points[effort]
         for _ in range(int(np.clip(CHUNK / point["climb"], 1, RUNS))):
             if self.repeated + point["climb"] > 2.0 * self.budget:
@@ -109,12 +106,10 @@ class Cell:
         with threads(limit):
             return timed(self.contestant.fit, *self.data, self.C, effort)
 
-    def predicted(self, effort):
-        """Seconds that a fit will take, judged by the last one; 0 if there is none yet."""
-        if not self.points:
-            return 0.0
-        last = max(self.points)
-        return self.points[last]["climb"] * effort / last
+    def seconds(self, target):
+        """Seconds to the target as known so far; infinite if it was not met."""
+        effort = self.first(target)
+        return np.inf if effort is None else seconds_of(self.points[effort])
 
     def first(self, target):
         """Return the least effort that met the target, or None."""

@@ -118,13 +118,13 @@ SMALL = ("scikit-learn", "defaults")
 LARGE = ("all", "device")
 
 ROWS = (
-    Row("isotropic-500k", partial(isotropic, p=54), 500_000, 20_000, budget=6.0, judged=LARGE),
-    Row("correlated-500k", partial(correlated, p=54), 500_000, 20_000, budget=6.0, judged=LARGE),
-    Row("isotropic-100k", partial(isotropic, p=300), 100_000, 4_000, budget=6.0, judged=LARGE),
-    Row("correlated-100k", partial(correlated, p=300), 100_000, 4_000, budget=6.0, judged=LARGE),
+    Row("isotropic-500k", partial(isotropic, p=54), 500_000, 20_000, budget=5.0, judged=LARGE),
+    Row("correlated-500k", partial(correlated, p=54), 500_000, 20_000, budget=5.0, judged=LARGE),
+    Row("isotropic-100k", partial(isotropic, p=300), 100_000, 4_000, budget=5.0, judged=LARGE),
+    Row("correlated-100k", partial(correlated, p=300), 100_000, 4_000, budget=5.0, judged=LARGE),
     Row("scaled-100k", partial(scaled, p=50, low=-4, high=4), 100_000, 10_000, budget=3.0, judged=("all",)),
     Row("wide", partial(isotropic, p=20_000), 500, 100, budget=3.0, judged=LARGE),
-    Row("mnist", mnist, 60_000, 2_000, target=1e-3, budget=25.0, judged=("all", "defaults", "device")),
+    Row("mnist", mnist, 60_000, 1_000, target=1e-3, budget=15.0, judged=("all", "defaults", "device")),
     Row("many-classes", partial(isotropic, p=50, n_classes=50), 20_000, 2_000, budget=3.0, judged=("device",)),
     Row("digits", lambda n: table(load_digits, n, scale=None)),
     real("iris", load_iris, SMALL),

@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 CACHE = Path(__file__).parent / ".cache"
 BLOCK = 8192  # rows that are worked on at a time
 ROUNDING = 4 * np.finfo(np.float64).eps
+THREADS = torch.get_num_threads()  # before any library changes it: snapml sets OpenMP's number to 1
 DENSE = 1e11  # multiplications that a preconditioner may cost
 
 
@@ -188,17 +189,13 @@ def alternated(contestants, turn):
 
 @contextmanager
 def threads(number):
-    """Limit BLAS, OpenMP and torch to so many threads; None leaves everything as it is."""
-    if number is None:
-        yield
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
+    """Limit BLAS, OpenMP and torch to so many threads; None means the default, also where a library left another."""
+    torch.set_num_threads(number or THREADS)
     try:
-        with threadpool_limits(number):
+        with threadpool_limits(number) if number else nullcontext():
             yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(THREADS)
 
 
 @contextmanager
@@ -238,7 +235,7 @@ def status(field):
 def machine(device, packages):
     """Describe the machine and the versions of what runs on it, as a dict of strings."""
     description = {
-        "CPU": f"{cpu_model()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads",
+        "CPU": f"{cpu_model()}, {os.cpu_count()} cores, {THREADS} torch threads",
         "System": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "Packages": ", ".join(f"{name} {installed(name)}" for name in packages if installed(name)),
     }

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from measure import THREADS
 from sklearn import config_context
 from sklearn.linear_model import LogisticRegression
 from torch import nn
@@ -21,7 +22,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from torchlogreg import TorchLogisticRegression, TorchSoftmaxClassifier
 
 TINY = 1e-14  # a tolerance that is never met, where zero is refused
-AFFORDABLE = 4e11  # multiplications of a first iteration that is still tried
+SPEED = 6e10  # multiplications a second, to tell whether one iteration can end within the budget
 
 AUTO, LBFGS, NEWTON = "torchlogreg auto", "torchlogreg lbfgs", "torchlogreg newton-cholesky"
 OURS = (AUTO, LBFGS, NEWTON)
@@ -36,7 +37,7 @@ class Fit(NamedTuple):
 
     coef: np.ndarray
     intercept: np.ndarray
-    reads: int | None = None
+    reads: float | None = None
     exact: bool = False
 
 
@@ -52,6 +53,7 @@ class Contestant:
     binary: bool = False  # more classes mean another model: one against the rest, or none at all
     hessian: bool = False  # forms the whole Hessian, of all features and classes
     threads: tuple[int | None, ...] = (None, 1)  # limits on BLAS and OpenMP to choose from; None is the default
+    patience: float = 1.0  # factor for the seconds that it may spend
     note: str = ""
 
     def missing(self):
@@ -62,20 +64,23 @@ class Contestant:
             return f"{type(error).__name__}: {error}".splitlines()[0]
         return ""
 
-    def excluded(self, n, p, K):
+    def excluded(self, n, p, K, budget):
         """Why the contestant sits out a data set, or an empty string."""
         if self.binary and K > 2:
             return "other model"
         d = (p + 1) * (K if K > 2 else 1)
-        if self.hessian and n * d**2 + d**3 / 3 > AFFORDABLE:
+        if self.hessian and n * d**2 + d**3 / 3 > SPEED * budget:
             return "Hessian too large"
         return ""
 
 
 def contestants(device):
-    """All that run on the device; on an accelerator, with the data there and with the copy from the host."""
-    if device == "cpu":
-        return cpu_contestants()
+    """All that run on the device."""
+    return cpu_contestants() if device == "cpu" else device_contestants(device)
+
+
+def device_contestants(device):
+    """Ours and the peers that run on accelerators, with the data there and with the copy from the host."""
     resident, tensors = partial(as_tensors, device=device), partial(fit_tensors, device=device)
     return [
         Contestant(f"{AUTO}, resident", partial(fit_ours, solver="auto", device="auto"), resident),
@@ -96,7 +101,7 @@ def cpu_contestants():
     intel = partial(fit_scikit_learn, module="sklearnex.linear_model")
     return [
         *(our_contestant(name) for name in OURS),
-        Contestant("scikit-learn lbfgs", partial(fit_scikit_learn, solver="lbfgs")),
+        Contestant(DEFAULT_PEER, partial(fit_scikit_learn, solver="lbfgs"), patience=2.0),
         Contestant(
             "scikit-learn newton-cholesky",
             partial(fit_scikit_learn, solver="newton-cholesky"),
@@ -178,7 +183,7 @@ def fit_tensors(X, y, C, effort, device=None):
 def fit_snapml(X, y, C, effort):
     from snapml import LogisticRegression as SnapML
 
-    settings = {"fit_intercept": True, "n_jobs": torch.get_num_threads(), "random_state": 0}
+    settings = {"fit_intercept": True, "n_jobs": THREADS, "random_state": 0}
     model = SnapML(regularizer=1.0 / C, max_iter=effort, tol=TINY, dual=len(X) > X.shape[1], **settings).fit(X, y)
     return Fit(np.reshape(model.coef_, (1, -1)), np.reshape(model.intercept_, -1))
 

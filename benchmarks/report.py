@@ -1,11 +1,15 @@
 """The table in Markdown and the plot of gap against time, from the raw numbers of one or two devices."""
 
+import math
+
 import matplotlib
 
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
-from cell import TARGETS, first, seconds_of
+import numpy as np
+from cell import RIVAL, TARGETS, first, seconds_of
+from matplotlib.ticker import NullFormatter
 from peers import AUTO, DEFAULT_PEER, OURS, SCIKIT_LEARN
 
 NONE = "-"
@@ -56,10 +60,12 @@ coefficients by the same lines. `python benchmarks/suite.py` measures and writes
 [benchmarks/README.md](../benchmarks/README.md) says how.
 """
 
-NOTES = """\
+NOTES = f"""\
 - *Seconds* are medians of whole calls of `fit`, checks and copies included. Each solver gets the least number of
   iterations that reaches the gap, as if someone had told it when to stop. *Runs* counts those behind the column of the
-  row's own gap (printed in bold); the others may rest on a single one. `-`: not reached within the row's seconds.
+  row's own gap (printed in bold). Ours, scikit-learn's default, and peers less than {RIVAL:g} times slower than the
+  fastest peer are timed several times, in turn; of the others the least effort is known to a factor of 1.5 or 2 only, and
+  timed once. `-`: not reached within the seconds that a solver may spend on the row.
 - *Reads of X*: evaluations of X w and of X' r count one each unless a kernel does both at once; at the row's gap and at
   1e-8. A lower bound (`>=`) where a solver tells its iterations only: two reads each, saga one.
 - *Extra memory* is the largest resident memory during the fit beyond that before it.
@@ -134,7 +140,7 @@ def overview(rows):
                 f"{row['p']:,}",
                 str(row["K"]),
                 f"{row['C']:g}",
-                f"{row['target']:g}",
+                power(row["target"]),
                 *cells,
             )
         )
@@ -143,7 +149,7 @@ def overview(rows):
 
 def row_table(row):
     """Return the table of one data set."""
-    targets = [f"**{gap:g}**" if gap == row["target"] else f"{gap:g}" for gap in gaps(row)]
+    targets = [f"**{power(gap)}**" if gap == row["target"] else power(gap) for gap in gaps(row)]
     header = ("solver", "reads of X", *(f"s to {gap}" for gap in targets), "runs", "extra memory, MB", "threads")
     lines = [line(name, row, solver) for name, solver in row["solvers"].items()]
     lines += [(name, reason, *[NONE] * (len(header) - 2)) for name, reason in row["absent"].items()]
@@ -178,7 +184,7 @@ def reads_of(points, gap):
     effort = first(points, gap)
     if effort is None or points[effort]["reads"] is None:
         return NONE
-    return f"{'' if points[effort]['exact'] else '>= '}{points[effort]['reads']}"
+    return f"{'' if points[effort]['exact'] else '>= '}{points[effort]['reads']:.3g}"
 
 
 def seconds_at(points, gap):
@@ -227,14 +233,16 @@ def compared(text, row, names, limit):
     """`auto` against the fastest of `names` at the row's gap."""
     own = reached(row, AUTO)
     name, theirs = fastest(row, names)
-    return verdict(f"{text}, gap {row['target']:g}", row, own, theirs, name, limit)
+    return verdict(f"{text}, gap {power(row['target'])}", row, own, theirs, name, limit)
 
 
 def against_default(row):
     """`auto` against scikit-learn's default solver, at the smallest gap that the latter reached."""
     gap = next((gap for gap in reversed(gaps(row)) if reached(row, DEFAULT_PEER, gap) is not None), row["target"])
     own, theirs = reached(row, AUTO, gap), reached(row, DEFAULT_PEER, gap)
-    return verdict(f"no slower than scikit-learn's default, gap {gap:g}", row, own, theirs, DEFAULT_PEER, NO_SLOWER)
+    return verdict(
+        f"no slower than scikit-learn's default, gap {power(gap)}", row, own, theirs, DEFAULT_PEER, NO_SLOWER
+    )
 
 
 def default_lines(row):
@@ -251,10 +259,10 @@ def default_lines(row):
 def reads_line(row):
     points = by_effort(row["solvers"][AUTO]) if AUTO in row["solvers"] else {}
     effort = first(points, TARGETS[-1])
-    text = f"gap {TARGETS[-1]:g} in at most {MOST_READS} reads of X"
+    text = f"gap {power(TARGETS[-1])} in at most {MOST_READS} reads of X"
     reads = points[effort]["reads"] if effort else None
     word = "NOT met" if effort is None else "not counted" if reads is None else met(reads <= MOST_READS)
-    return (text, row["name"], NONE if reads is None else f"{reads} reads", NONE, NONE, word)
+    return (text, row["name"], NONE if reads is None else f"{reads:.3g} reads", NONE, NONE, word)
 
 
 def verdict(text, row, own, theirs, name, limit):
@@ -263,6 +271,11 @@ def verdict(text, row, own, theirs, name, limit):
     fine = own is not None and (ratio is None or ratio <= limit)
     shown = NONE if ratio is None else f"{ratio:.2f}"
     return (text, row["name"], number(own), named(theirs, name), shown, met(fine))
+
+
+def power(gap):
+    """Return a power of ten as 1e-6."""
+    return f"1e{round(math.log10(gap))}"
 
 
 def met(fine):
@@ -311,4 +324,7 @@ def panel(axis, row, handles):
     axis.set_title(f"{row['name']}: {row['n']:,} x {row['p']:,}, K = {row['K']}, C = {row['C']:g}", fontsize=10)
     axis.set_xlabel("seconds", fontsize=9)
     axis.set_ylabel("relative gap", fontsize=9)
+    low, high = np.log10(axis.get_xlim())
+    axis.set_xlim(10 ** math.floor(low), 10 ** math.ceil(high))
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.grid(True, which="major", linewidth=0.3)

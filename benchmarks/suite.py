@@ -16,15 +16,15 @@ os.environ.setdefault("SCIPY_ARRAY_API", "1")  # scikit-learn's array API asks f
 
 import report
 import torch
-from cell import RUNS, TARGETS, Cell
+from cell import RIVAL, RUNS, TARGETS, Cell
 from datasets import ROWS
 from measure import Objective, alternated, cached_optimum, machine, threads, timed
-from peers import contestants, ours
+from peers import AUTO, DEFAULT_PEER, contestants, ours
 from sklearn.linear_model import LogisticRegression
 
 PACKAGES = ("torchlogreg", "torch", "scikit-learn", "numpy", "scipy", "threadpoolctl")
 FULL, QUICK = "docs/performance", "output/performance"
-QUICK_BUDGET = 0.1  # of a row's budget
+QUICK_BUDGET = 0.04  # seconds, whatever the row's budget
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -45,7 +45,7 @@ def main():
 def parsed_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [row.name for row in ROWS]
-    parser.add_argument("--quick", action="store_true", help="fewer rows of data and a tenth of the time")
+    parser.add_argument("--quick", action="store_true", help="fewer rows of data and hardly any time")
     parser.add_argument("--rows", type=lambda text: text.split(","), help=f"some of: {', '.join(names)}")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda runs the rows for accelerators")
     parser.add_argument("--budget", type=float, default=1.0, help="factor for the seconds that a solver may spend")
@@ -65,11 +65,11 @@ def run(arguments):
     everyone = contestants(arguments.device)
     missing = {contestant.name: contestant.missing() for contestant in everyone}
     present = [contestant for contestant in everyone if not missing[contestant.name]]
+    gc.freeze()  # what was imported needs no looking at when memory is measured
     rows = [row for row in ROWS if row.name in arguments.rows] if arguments.rows else ROWS
     if arguments.device != "cpu":
         rows = [row for row in rows if "device" in row.judged]
-    factor = arguments.budget * (QUICK_BUDGET if arguments.quick else 1.0)
-    measured = [run_row(row, present, arguments.quick, factor, arguments.device) for row in rows]
+    measured = [run_row(row, present, arguments) for row in rows]
     return {
         "command": command(arguments),
         "quick": arguments.quick,
@@ -81,24 +81,28 @@ def run(arguments):
     }
 
 
-def run_row(row, present, quick, factor, device):
+def run_row(row, present, arguments):
     """Measure all contestants on one data set."""
-    X, y = row.data(quick)
+    device, budget = arguments.device, arguments.budget * (QUICK_BUDGET if arguments.quick else row.budget)
+    start = time.perf_counter()
+    X, y = row.data(arguments.quick)
     n, p = X.shape
     objective = Objective(X, y, row.C)
     optimum, bound, _ = cached_optimum(X, y, row.C)
     print(f"\n{row.name}: {n} x {p}, {objective.n_classes} classes, C={row.C:g}, F*={optimum:.10f}", flush=True)
     cells, absent = {}, {}
     for contestant in present:
-        reason = contestant.excluded(n, p, objective.n_classes)
+        reason = contestant.excluded(n, p, objective.n_classes, budget)
         if not reason:
-            cell = Cell(contestant, X, y, row.C, objective, optimum, factor * row.budget, device)
-            reason = explored(cell, row.target)
+            cell = Cell(contestant, X, y, row.C, objective, optimum, budget, device)
+            reason = explored(cell)
         if reason:
             absent[contestant.name] = reason
         else:
             cells[contestant.name] = cell
-    repeat(list(cells.values()), row.target)
+    refine(rivals(cells, row.target), row.target)
+    defaults = default_fits(X, y, objective, optimum) if "defaults" in row.judged and device == "cpu" else {}
+    print(f"  {time.perf_counter() - start:.0f} s in all", flush=True)
     return {
         "name": row.name,
         "n": n,
@@ -112,15 +116,14 @@ def run_row(row, present, quick, factor, device):
         "bound": bound,
         "solvers": {name: cell.record() for name, cell in cells.items()},
         "absent": absent,
-        "defaults": default_fits(X, y, objective, optimum) if "defaults" in row.judged and device == "cpu" else {},
+        "defaults": defaults,
     }
 
 
-def explored(cell, target):
+def explored(cell):
     """Why a contestant failed on the data, or an empty string; its line of progress is printed."""
-    gc.collect()
     try:
-        cell.explore(target)
+        cell.explore()
     except Exception as error:  # of somebody else's library: no reason to lose the others' numbers
         print(f"  {cell.contestant.name}: {error!r}"[:200], flush=True)
         return f"failed: {type(error).__name__}"
@@ -129,16 +132,24 @@ def explored(cell, target):
     return ""
 
 
-def repeat(cells, target):
-    """Time what meets the row's target five times or more, in turn, and twice what meets the other targets."""
-    for turn in range(RUNS):
-        for cell in alternated(cells, turn):
-            cell.repeat(target)
-    for turn in range(2):
-        for cell in alternated(cells, turn):
-            for gap in TARGETS:
-                if cell.first(gap) != cell.first(target):
-                    cell.repeat(gap)
+def rivals(cells, target):
+    """Return ours, the default peer, and the peers that are not far behind the fastest of them."""
+    peers = [cell for name, cell in cells.items() if not name.startswith(AUTO.split()[0])]
+    slowest = RIVAL * min((cell.seconds(target) for cell in peers), default=0.0)
+    far = [cell for cell in peers if cell.contestant.name != DEFAULT_PEER and not cell.seconds(target) < slowest]
+    return [cell for cell in cells.values() if cell not in far]
+
+
+def refine(cells, target):
+    """Find the least efforts, then time in turn those for the row's target, and as far as there is time the others."""
+    for cell in cells:
+        for gap in (target, *TARGETS):
+            cell.bisect(gap)
+    for gaps in ((target,), TARGETS):
+        for turn in range(RUNS):
+            for cell in alternated(cells, turn):
+                for effort in sorted({cell.first(gap) for gap in gaps} - {None}):
+                    cell.repeat(effort)
 
 
 def default_fits(X, y, objective, optimum):

@@ -327,13 +327,13 @@ class _Callbacks:
             self.task = self.context.subcontext(task_name=self.task_name)
             self.task.call_on_fit_task_begin(**self.arguments)
 
-    def end(self, step):
+    def end(self, step, coefficients):
         if not self.active:
             return False
 
         def attributes():
             # A model of an earlier fit may have feature names that these rows do not have.
-            return {"feature_names_in_": None, **self.attributes(step.point.W)}
+            return {"feature_names_in_": None, **self.attributes(coefficients(step.point.W))}
 
         return self.task.call_on_fit_task_end(**self.arguments, reconstruction_attributes=attributes)
 

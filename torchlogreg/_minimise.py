@@ -14,6 +14,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from torchlogreg._problem import Point
+from torchlogreg._wide import Rotated, is_wide
 
 
 class Step(NamedTuple):
@@ -78,8 +79,8 @@ class Silent:
     def begin(self):
         """Called before an iteration."""
 
-    def end(self, step):  # noqa: ARG002 - an observer that looks at nothing
-        """Called after it; True stops the fit."""
+    def end(self, step, coefficients):  # noqa: ARG002 - an observer that looks at nothing
+        """Called after it; True stops the fit. `coefficients` takes the step's W to that of the problem."""
         return False
 
 
@@ -114,10 +115,11 @@ def minimise(problem, solver, W, *, tol, max_iter, store=None, observer=None, ve
     history = _History(solver, max_iter, verbose)
     stop = solver.stopping(tol)
     observer = observer or Silent()
-    run = _draw(problem, solver, W, stop, history, observer)
+    wide = is_wide(*problem.rows.shape) and not solver.stochastic
+    run = (_draw_rotated if wide else _draw)(problem, solver, W, stop, history, observer)
     point = _stored(problem, run, store)
     unfinished = run.ended == "precision" or (run.ended == "converged" and float(point.gradient_norm.max()) > tol)
-    if unfinished and not problem.rows.is_exact and not solver.stochastic:
+    if unfinished and not (wide or problem.rows.is_exact or solver.stochastic):
         # float32 products certify a float32 gradient. Where that is not enough, float64 products finish the work.
         run = _draw(problem.exact(), solver, run.point.W, stop, history, observer)
         point = _stored(problem, run, store)
@@ -140,8 +142,15 @@ def minimise(problem, solver, W, *, tol, max_iter, store=None, observer=None, ve
     return Result(point, len(history.values), converged, np.array(history.values).reshape(len(history.values), len(W)))
 
 
-def _draw(problem, solver, W, stop, history, observer):
-    """Iterate until something ends it."""
+def _draw_rotated(problem, solver, W, stop, history, observer):
+    """`_draw` in the span of the rows; the point that it ends at is back among the features."""
+    rotated = Rotated(problem)
+    run = _draw(rotated.problem, solver, rotated.enter(W), stop, history, observer, lambda U: rotated.leave(U).W)
+    return run._replace(point=rotated.leave(run.point.W))
+
+
+def _draw(problem, solver, W, stop, history, observer, coefficients=lambda W: W):
+    """Iterate until something ends it; `coefficients` turns the iterates' W into the observer's."""
     iterates = solver.iterates(problem, W)
     step = next(iterates)
     while not stop(step):
@@ -151,7 +160,7 @@ def _draw(problem, solver, W, stop, history, observer):
         following = next(iterates, None)
         step = following or step
         history.add(step)
-        if observer.end(step):
+        if observer.end(step, coefficients):
             return _Run(step.point, "observer")
         if following is None:
             return _Run(step.point, "precision")

@@ -158,6 +158,19 @@ class Rows:
             return -_dot(weighted.T, weighted)
         return _dot(weighted.T, np.sign(weight)[:, None] * weighted)
 
+    def inner_products(self):
+        """X X' (n, n) in float64, the intercept left out; one read."""
+        n, p = self.X.shape
+        home = Home.beside(self.X.device)
+        size = p if self.X.dtype == home.dtype else max(n, self._block_bytes // (n * 8))
+        out = torch.zeros(n, n, dtype=home.dtype, device=home.device)
+        for panel in self.X.split(size, dim=1):
+            panel = self.bring_home(panel)
+            out += (
+                torch.from_numpy(_dot(panel.numpy(), panel.T.numpy())) if home.device.type == "cpu" else panel @ panel.T
+            )
+        return out
+
     def gram_diagonal(self, weight):
         """The diagonals of `gram`: (n, M) -> (M, d)."""
         out = (weight.T.to(self.X.dtype) @ self.X.square()).to(weight.dtype)

@@ -1,5 +1,6 @@
 """Solvers by name, and the one that "auto" stands for. A new solver is one file here and one line in SOLVERS."""
 
+from torchlogreg._wide import is_wide
 from torchlogreg.solvers.lbfgs import LBFGS
 from torchlogreg.solvers.newton import NewtonCholesky
 from torchlogreg.solvers.sgd import SGD
@@ -13,6 +14,8 @@ def choose(n, d, n_logits):
     A Newton iteration forms the Hessian's upper triangle of class pairs and factors it; an L-BFGS iteration reads X
     for one value and gradient, at a lower rate, because it is bound by memory.
     """
+    if is_wide(n, d):
+        d = n + 1  # the problem that is solved
     pairs = n_logits * (n_logits + 1) // 2
     newton = NEWTON_ITERATIONS * (2 * n * d * d * pairs + (n_logits * d) ** 3 / 3) / FLOPS
     iterations = (

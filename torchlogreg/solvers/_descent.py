@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 
+from torchlogreg._cholesky import scaled_cholesky
 from torchlogreg._problem import Point
 
 ARMIJO = 1e-4  # fraction of the predicted decrease that a step must achieve
@@ -20,32 +21,10 @@ class Metric(NamedTuple):
 
     @classmethod
     def of(cls, hessian):
-        """Factor `hessian` (B, M, m, m) after scaling it to a unit diagonal.
-
-        The scaling makes the factor indifferent to the units of the features. The diagonal is then raised by a few
-        rounding errors, which leaves the step unchanged where the Hessian is regular and keeps it short where columns
-        are collinear, and by powers of ten more where Cholesky still fails.
-        """
-        m = hessian.shape[-1]
-        diagonal = hessian.diagonal(dim1=2, dim2=3)
-        if not torch.isfinite(diagonal).all():
+        """Factor `hessian` (B, M, m, m)."""
+        if not torch.isfinite(hessian.diagonal(dim1=2, dim2=3)).all():
             raise ValueError(OVERFLOW)
-        scale = torch.where(diagonal > 0, diagonal.clamp(min=torch.finfo(diagonal.dtype).tiny).rsqrt(), 1.0)
-        correlation = hessian * scale[..., None] * scale[..., None, :]
-        shift = torch.full_like(diagonal[..., :1], 16 * m * torch.finfo(diagonal.dtype).eps)
-        while True:
-            raised = correlation + torch.diag_embed(shift.expand_as(diagonal))
-            factor, info = torch.linalg.cholesky_ex(raised)
-            if not info.any():
-                return cls(scale, factor)
-            if shift.max() > 1:
-                return cls(scale, torch.diag_embed(torch.ones_like(diagonal)))  # rounding left nothing but the scale
-            shift = torch.where(info[..., None] > 0, 10 * shift, shift)
-
-    @property
-    def is_whole(self):
-        """Whether this is the whole Hessian, in one block."""
-        return self.scale.shape[1] == 1
+        return cls(*scaled_cholesky(hessian))
 
     def solve(self, gradient):
         """The metric's inverse times gradient (B, d, K)."""

@@ -16,7 +16,8 @@ LARGEST_METRIC = 2**24  # numbers in the preconditioner
 DEAREST_METRIC = 20  # reads of X that it may cost at the start
 DOUBTFUL = 0.3  # relative decrease that no sound estimate promises at a point near the optimum
 GOAL = 1e-8  # relative gap that the Hessian of all rows is to reach sooner than the present metric
-WINDOW = 5  # iterations over which the pace is measured
+WINDOW = 2  # iterations over which the pace is measured
+LITTLE = 2.0  # fall of the gap's logarithm in a step of Newton's that is not converging quadratically
 MOST_READS = 60  # beyond which an estimate of the reads to come is not believed
 
 
@@ -125,21 +126,27 @@ class _Pace:
     def __init__(self, problem, W):
         n, d = problem.rows.shape
         self.cost = _cost(n, n, d, W.shape[2])
-        self.gaps = []
+        self.gaps = []  # logarithms, since the metric was renewed
+        self.newton = False  # whether that metric is the Hessian of all rows
 
     def restart(self):
-        """The metric is another one from now on."""
-        self.gaps = []
+        """The metric is the Hessian of all rows from now on."""
+        self.gaps, self.newton = [], True
 
     def hessian_pays(self, gap):
-        """Note the gap (B,); whether the reads still to come at the present pace cost more than the Hessian."""
+        """Note the gap (B,); whether the reads still to come at the present pace cost more than the Hessian.
+
+        Where even Newton's own step brings little, as on almost separable classes, only a fresh Hessian helps.
+        """
         self.gaps.append(math.log(max(float(gap.max()), 1e-300)))
-        recent = self.gaps[-WINDOW:]
-        fall = recent[0] - recent[-1]  # over len(recent) - 1 iterations
-        if len(recent) == 1 or recent[-1] <= math.log(GOAL):
+        steps = min(WINDOW, len(self.gaps) - 1)
+        if steps == 0 or self.cost == math.inf or self.gaps[-1] <= math.log(GOAL):
             return False
-        left = (recent[-1] - math.log(GOAL)) * (len(recent) - 1) / fall if fall > 0 else math.inf
-        return min(left, MOST_READS) > self.cost + 2
+        fall = (self.gaps[-1 - steps] - self.gaps[-1]) / steps
+        if self.newton and fall < LITTLE:
+            return True
+        left = (self.gaps[-1] - math.log(GOAL)) / fall if fall > 0 else math.inf
+        return min(left, MOST_READS) > 0.5 * self.cost + 1
 
 
 def _two_loop(gradient, pairs, gamma, metric):
