@@ -9,7 +9,7 @@ from measure import peak_memory, threads, timed
 TARGETS = (1e-2, 1e-4, 1e-6, 1e-8)  # relative gaps
 RUNS = 5  # timed runs that a median is of
 CHUNK = 0.05  # seconds of fits in a row, where fits are short: pools of threads need some time to wake up
-RIVAL = 3.0  # times slower than the fastest peer: worth no second run
+RIVAL = 2.0  # times slower than the fastest peer: worth no second run
 COARSE = 0.03  # share of the budget that makes a fit long
 STALLED = 3  # rungs with the same result after which a solver is taken to have ended
 FAR = 1e99  # the gap of a result that is not finite
@@ -44,7 +44,7 @@ class Cell:
         self.climb()
 
     def choose_threads(self, effort=3):
-        """Keep the limit under which a short fit is fastest, the better of two runs; warms up where there is no choice."""
+        """Keep the limit under which a short fit is fastest, by the better of two runs; a warm-up in any case."""
         seconds = dict.fromkeys(self.contestant.threads, np.inf)
         spent = 0.0
         for limit in 2 * self.contestant.threads:

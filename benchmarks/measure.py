@@ -21,14 +21,14 @@ CACHE = Path(__file__).parent / ".cache"
 BLOCK = 8192  # rows that are worked on at a time
 ROUNDING = 4 * np.finfo(np.float64).eps
 THREADS = torch.get_num_threads()  # before any library changes it: snapml sets OpenMP's number to 1
-DENSE = 1e11  # multiplications that a preconditioner may cost
+DENSE = 2e11  # multiplications that a preconditioner may cost
 
 
 class Objective:
     """F(W) = (sum of losses + ||coefficients||^2 / (2 C)) / n in float64, W (p + 1, K) with the intercepts last."""
 
     def __init__(self, X, y, C):
-        self.X, self.y, self.dtype = X.astype(np.float64, copy=False), y, X.dtype
+        self.X, self.y, self.raw, self.dtype = X.astype(np.float64, copy=False), y, X, X.dtype
         self.n, self.n_classes = len(X), y.max() + 1
         self.K = 1 if self.n_classes == 2 else self.n_classes
         self.strength = 1.0 / (C * self.n)
@@ -73,17 +73,20 @@ class Objective:
         return expit(Z) if self.K == 1 else softmax(Z, axis=1)
 
     def hessian_product(self, P, V):
-        """Multiply V (p + 1, K) by the exact Hessian."""
-        T = P * self.predict(V)
+        """Multiply V (p + 1, K) by the exact Hessian; products with X run in the precision of the data."""
+        X = self.raw
+        T = P * (X @ V[:-1].astype(self.dtype) + V[-1].astype(self.dtype))
         T -= P * (T if self.K == 1 else T.sum(axis=1, keepdims=True))
-        return self.pull(T) / self.n + self.penalised(V)
+        pulled = np.vstack([X.T @ T, T.sum(axis=0)]).astype(np.float64)
+        return pulled / self.n + self.penalised(V)
 
     def class_block(self, p, stride):
         """Solver with the Hessian's block of the class that has the probabilities p, from every `stride`-th row."""
-        X, curvature = self.X[::stride], (p * (1.0 - p))[::stride]
+        X, curvature = self.raw[::stride], (p * (1.0 - p))[::stride]
         H = np.zeros((X.shape[1] + 1,) * 2)
         for start in range(0, len(X), BLOCK):
-            block = np.column_stack([X[start : start + BLOCK], np.ones(len(X[start : start + BLOCK]))])
+            rows = X[start : start + BLOCK]
+            block = np.column_stack([rows, np.ones(len(rows), self.dtype)])
             H += (block.T * curvature[start : start + BLOCK]) @ block
         H /= len(X)
         H.flat[: -1 : len(H) + 1] += self.strength
@@ -132,16 +135,17 @@ def optimum(X, y, C, max_iter=200):
             if F_new <= F + 1e-4 * t * slope + ROUNDING * abs(F):
                 break
         W, Z, F = W + t * D, Z + t * S, F_new
-        if -slope <= 1e-14 * F:
+        if -slope <= 1e-10 * F:
             break
     G = objective.gradient(W, objective.probabilities(objective.predict(W)))
     bound = 0.5 * np.square(G[:-1]).sum() / objective.strength
     return float(objective.value(W)), float(bound), float(np.abs(G[-1]).max())
 
 
-def newton_direction(objective, P, G, tol=1e-2, max_iter=200):
+def newton_direction(objective, P, G, tol=0.1, max_iter=200):
     """-H^{-1} G by preconditioned conjugate gradients, to the relative error `tol` in the preconditioner's norm."""
     stride = int(max(1, np.ceil(objective.K * objective.n * len(G) ** 2 / DENSE)))
+    P = P.astype(objective.dtype)
     solvers = [objective.class_block(p, stride) for p in P.T]
 
     def precondition(V):

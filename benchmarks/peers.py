@@ -94,7 +94,7 @@ def device_contestants(device):
 
 def our_contestant(name):
     fit = partial(fit_ours, solver=name.split()[-1])
-    return Contestant(name, fit, package="torchlogreg", hessian=name == NEWTON, threads=(None,))
+    return Contestant(name, fit, package="torchlogreg", hessian=name == NEWTON, threads=(None,), patience=2.0)
 
 
 def cpu_contestants():

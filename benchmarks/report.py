@@ -64,7 +64,7 @@ NOTES = f"""\
 - *Seconds* are medians of whole calls of `fit`, checks and copies included. Each solver gets the least number of
   iterations that reaches the gap, as if someone had told it when to stop. *Runs* counts those behind the column of the
   row's own gap (printed in bold). Ours, scikit-learn's default, and peers less than {RIVAL:g} times slower than the
-  fastest peer are timed several times, in turn; of the others the least effort is known to a factor of 1.5 or 2 only, and
+  fastest peer are timed several times, in turn; of the others the least effort is known to a factor of 1.5 or 2, and
   timed once. `-`: not reached within the seconds that a solver may spend on the row.
 - *Reads of X*: evaluations of X w and of X' r count one each unless a kernel does both at once; at the row's gap and at
   1e-8. A lower bound (`>=`) where a solver tells its iterations only: two reads each, saga one.
@@ -80,10 +80,11 @@ def section(result, title, picture):
     """Markdown of one device."""
     parts = [f"## {title}\n"]
     if result["quick"]:
-        parts.append("**Quick mode: small data, short runs. Not a measurement.**\n")
+        parts.append("**Quick mode: small data, short runs. It shows that everything runs; no condition is judged.**\n")
     parts += [f"- {name}: {text}" for name, text in result["machine"].items()]
     parts += [f"- Command: `{result['command']}`, {result['minutes']:.1f} minutes\n"]
-    parts += ["### Conditions\n", conditions_table(result["rows"])] if title == TITLES["cpu"] else []
+    if title == TITLES["cpu"] and not result["quick"]:
+        parts += ["### Conditions\n", conditions_table(result["rows"])]
     parts += ["### Overview\n", overview(result["rows"]), f"![gap against time]({picture})\n"]
     for row in result["rows"]:
         parts.append(row_table(row))

@@ -37,8 +37,8 @@ def main():
     results = json.loads(path.read_text()) if path.exists() else {}
     if not arguments.render:
         warnings.simplefilter("ignore")  # most fits end on purpose before they converge
-        results[arguments.device] = run(arguments)
-        path.write_text(json.dumps(rounded(results), separators=(",", ":")) + "\n")
+        results[arguments.device] = rounded(run(arguments))
+        path.write_text(json.dumps(results, separators=(",", ":")) + "\n")
     report.write(results, out)
 
 
@@ -145,8 +145,8 @@ def refine(cells, target):
     for cell in cells:
         for gap in (target, *TARGETS):
             cell.bisect(gap)
-    for gaps in ((target,), TARGETS):
-        for turn in range(RUNS):
+    for gaps, turns in (((target,), RUNS), (TARGETS, 2)):
+        for turn in range(turns):
             for cell in alternated(cells, turn):
                 for effort in sorted({cell.first(gap) for gap in gaps} - {None}):
                     cell.repeat(effort)

@@ -6,7 +6,7 @@ import torch
 
 # Numbers in X, or in a mini-batch, up to which a second thread costs more than it saves; other thread pools that spin
 # (NumPy's, say) make it far worse.
-ONE_THREAD = 65_536
+ONE_THREAD = 131_072
 
 
 @contextmanager

@@ -33,12 +33,24 @@ class Loss(ABC):
         """Loss (n, B) and its derivative in the logits (n, B, K)."""
 
     @abstractmethod
-    def curvature(self, eta, k, l):
-        """Entries (k[m], l[m]) of the second derivative in the logits, (n, B, M)."""
+    def curvature(self, eta):
+        """The second derivative in the logits, diag(a) - b b', as a (n, B, K) and b (n, B, K) or None; a >= 0."""
+
+    def mean_curvature(self, eta, weight):
+        """Sum of the second derivative over the rows, weight (n, B) -> (B, K, K)."""
+        a, b = self.curvature(eta)
+        out = torch.diag_embed((weight[..., None] * a).sum(dim=0))
+        return out if b is None else out - torch.einsum("nbk,nbl->bkl", weight[..., None] * b, b.to(out.dtype))
+
+    def curvature_along(self, eta, directions):
+        """u' (second derivative) u for each column u of `directions` (B, K, M): (n, B, M)."""
+        a, b = self.curvature(eta.to(directions.dtype))
+        along = torch.einsum("nbk,bkm->nbm", a, directions.square())
+        return along if b is None else (along - torch.einsum("nbk,bkm->nbm", b, directions).square()).clamp(min=0.0)
 
     @abstractmethod
     def small(self, eta, y, k, l):
-        """Value (n,), residual (n, K) and curvature (n, M) of one model in NumPy, from eta (n, K)."""
+        """Value (n,), residual (n, K) and second derivatives by logits k[m], l[m] (n, M) of one model, in NumPy."""
 
     @abstractmethod
     def log_proba(self, eta):
@@ -66,11 +78,11 @@ class Binomial(Loss):
         value = -F.logsigmoid(margin)
         return value, torch.sigmoid(margin.neg_()).mul_(-y)[..., None]
 
-    def curvature(self, eta, k, l):  # noqa: ARG002 - there is one entry only
+    def curvature(self, eta):
         e = torch.exp(-eta.abs())
-        return e / (1.0 + e) ** 2
+        return e / (1.0 + e) ** 2, None
 
-    def small(self, eta, y, k, l):  # noqa: ARG002 - as in `curvature`
+    def small(self, eta, y, k, l):  # noqa: ARG002 - there is one logit
         margin = y * eta[:, 0]
         e = np.exp(-np.abs(margin))
         value = np.log1p(e) - np.minimum(margin, 0.0)
@@ -106,9 +118,9 @@ class Multinomial(Loss):
         value = -log_proba.gather(1, index).squeeze(1).T
         return value, log_proba.exp_().scatter_(1, index, -1.0, reduce="add").permute(2, 0, 1)
 
-    def curvature(self, eta, k, l):
+    def curvature(self, eta):
         proba = torch.softmax(eta, dim=-1)
-        return proba.index_select(-1, k) * ((k == l).to(proba.dtype) - proba.index_select(-1, l))
+        return proba, proba
 
     def small(self, eta, y, k, l):
         rows = np.arange(len(y))

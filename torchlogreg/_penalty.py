@@ -33,6 +33,10 @@ class Ridge(NamedTuple):
         """Strengths over S, total (B,)."""
         return Ridge(self.l2 / total[:, None, None])
 
+    def of_model(self, b):
+        """The penalty of model b alone."""
+        return Ridge(self.l2[b : b + 1] if len(self.l2) > 1 else self.l2)
+
     def value(self, W):
         """(B,)"""
         return 0.5 * (self.l2 * W * W).sum(dim=(1, 2))

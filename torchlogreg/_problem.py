@@ -71,54 +71,61 @@ class Problem:
     def between(self, start, end, t):
         """The objective at start + t (end - start), t (B,), from the logits of the two points: no read of X."""
         W = start.W + t[:, None, None] * (end.W - start.W)
-        eta = start.eta + t[:, None, None] * (end.eta - start.eta)  # (B, K, n)
+        eta = torch.lerp(start.eta, end.eta, t[:, None, None].to(start.eta))  # (B, K, n)
         losses = self.loss.value(eta.permute(2, 0, 1), self.rows.y)
         return self.penalty.value(W) + self.rows.bring_home((self.rows.weight * losses).sum(dim=0))
 
     def second_order(self, W):
         """Value, gradient and Hessian at W, in one read."""
-        n_models, d, n_logits = W.shape
-        k, l = torch.triu_indices(n_logits, n_logits, device=self.rows.products.device)
+        point, hessian = self._read(W, self._data_hessian)
+        return point._replace(hessian=self._completed(hessian, W.shape[2]))
 
-        def gram(rows, eta):
-            return rows.gram(self._weighted_curvature(rows, eta, k, l))
+    def hessian_at(self, eta):
+        """The Hessian (B, 1, K d, K d) where the rows, in one block, have the logits eta (n, B, K)."""
+        return self._completed(self._data_hessian(self.rows, eta), eta.shape[2])
 
-        point, grams = self._read(W, gram)
-        grams = grams.view(n_models, -1, d, d)
-        hessian = grams.new_empty(n_models, n_logits, d, n_logits, d)
-        for m, (row, column) in enumerate(zip(k.tolist(), l.tolist(), strict=True)):
-            hessian[:, row, :, column] = grams[:, m]
-            hessian[:, column, :, row] = grams[:, m]  # symmetric, as the logits share their rows
-        hessian = hessian.view(n_models, n_logits * d, n_logits * d)
-        diagonal = hessian.diagonal(dim1=1, dim2=2).view(n_models, n_logits, d)
+    def _data_hessian(self, rows, eta):
+        """What `rows` add to the Hessian, (B, K d, K d)."""
+        n_models, n_logits = eta.shape[1:]
+        a, b = self.loss.curvature(eta)
+        blocks = rows.gram((rows.weight[..., None] * a).flatten(1)).view(n_models, n_logits, *2 * rows.shape[1:])
+        if n_logits == 1:
+            return blocks[:, 0]
+        hessian = rows.gram_of_copies(rows.weight.sqrt()[..., None] * b).neg_()
+        d = rows.shape[1]
+        hessian.view(n_models, n_logits, d, n_logits, d).diagonal(dim1=1, dim2=3).add_(blocks.permute(0, 2, 3, 1))
+        return hessian
+
+    def _completed(self, hessian, n_logits):
+        """The Hessian (B, 1, K d, K d) with what the penalty adds."""
+        diagonal = hessian.diagonal(dim1=1, dim2=2).unflatten(1, (n_logits, -1))
         if n_logits > 1:
             self._pin(hessian, diagonal)
         diagonal += self.penalty.l2.mT
-        return point._replace(hessian=hessian[:, None])
-
-    def class_blocks(self, W):
-        """The Hessian's diagonal blocks, one for each logit, (B, K, d, d)."""
-        n_models, d, n_logits = W.shape
-        out = self._curvature_moments(W, "gram").view(n_models, n_logits, d, d)
-        out.diagonal(dim1=2, dim2=3).add_(self.penalty.l2.mT)
-        return out
+        return hessian[:, None]
 
     def diagonal(self, W):
-        """The Hessian's diagonal, (B, K d, 1, 1)."""
+        """The Hessian's diagonal at W in one read, (B, K d, 1, 1)."""
         n_models, d, n_logits = W.shape
-        out = self._curvature_moments(W, "gram_diagonal").view(n_models, n_logits, d) + self.penalty.l2.mT
+        out = 0.0
+        for rows in self._blocks():
+            a, b = self.loss.curvature(rows.predict(W))
+            own = a if b is None else a - b.square()
+            out = out + rows.gram_diagonal((rows.weight[..., None] * own).flatten(1))
+        out = out.view(n_models, n_logits, d) + self.penalty.l2.mT
         return out.view(n_models, n_logits * d, 1, 1)
 
-    def sampled(self, index):
-        """The problem estimated on the rows at `index`, with their weights scaled to a sum of one.
+    def sampled(self, index, chance=1.0):
+        """The problem estimated on the rows at `index`, which were drawn with probabilities proportional to `chance`.
 
-        It is the problem itself if those rows weigh nothing in one of the models.
+        Their weights are scaled to a sum of one. It is the problem itself if they weigh nothing in one of the models.
         """
         rows = self.rows.take(index)
-        total = rows.weight.sum(dim=0)
+        weight = rows.weight / chance
+        total = weight.sum(dim=0)
         if not total.all():
             return self
-        return Problem(rows.reweighted(rows.weight / total), self.loss, self.penalty, self.passes)
+        return Problem(rows.reweighted(weight / total), self.loss, self.penalty, self.passes)
 
     def shrunk(self, floor):
         """The problem with penalties of at least `floor` (B, d)."""
@@ -190,22 +197,11 @@ class Problem:
     def _room_for_logits(self, W):
         n_models, _, n_logits = W.shape
         X = self.rows.X
-        n_bytes = W.element_size() * n_models * n_logits * len(X)
+        dtype = self.rows.products.dtype
+        n_bytes = dtype.itemsize * n_models * n_logits * len(X)
         if n_bytes > max(LOGITS_BYTES, LOGITS_SHARE * X.element_size() * X.numel()):
             return None
-        wide = torch.float32 if X.device.type == "mps" else W.dtype
-        return torch.empty(n_models, n_logits, len(X), dtype=wide, device=self.rows.products.device)
-
-    def _curvature_moments(self, W, moment):
-        """Second moments of the rows weighted by the curvature of each logit."""
-        k = torch.arange(W.shape[2], device=self.rows.products.device)
-        return sum(
-            getattr(rows, moment)(self._weighted_curvature(rows, rows.predict(W), k, k)) for rows in self._blocks()
-        )
-
-    def _weighted_curvature(self, rows, eta, k, l):
-        """(n, B M): one column for each model and entry of the curvature."""
-        return (rows.weight[..., None] * self.loss.curvature(eta, k, l)).flatten(1)
+        return torch.empty(n_models, n_logits, len(X), dtype=dtype, device=self.rows.products.device)
 
     def _pin(self, hessian, diagonal):
         """Lift the directions in which the softmax is flat, in place: hessian (B, K d, K d), diagonal (B, K, d).

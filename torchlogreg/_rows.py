@@ -22,6 +22,14 @@ def _dot(a, b):
     return np.dot(a, b)
 
 
+def _times_own_transpose(matrix):
+    """matrix' matrix; on a CPU by NumPy, which halves the work, unless torch's threads would wait for NumPy's."""
+    if matrix.device.type != "cpu" or torch.get_num_threads() > 1:
+        return matrix.T @ matrix
+    array = matrix.numpy()
+    return torch.from_numpy(_dot(array.T, array))
+
+
 class Home(NamedTuple):
     """Where coefficients and all small algebra live: float64, on the device of X if it has float64."""
 
@@ -95,7 +103,7 @@ class Rows:
         return Rows(X, y, weight, intercept=self.intercept, products=self.products)
 
     def predict(self, W):
-        """Logits (n, B, K) in W's dtype."""
+        """Logits (n, B, K) in X's dtype."""
         n_models, d, n_logits = W.shape
         flat = W.to(device=self.X.device, dtype=self.X.dtype).mT.reshape(-1, d)  # (B K, d)
         # Class-major products, (B K, n), are up to twice as fast as row-major ones for a few logits; the view handed
@@ -106,19 +114,19 @@ class Rows:
             eta = torch.from_numpy(_dot(self.X.numpy(), flat[0, :-1].numpy()))[None].add_(flat[0, -1])
         else:
             eta = torch.addmm(flat[:, -1:], flat[:, :-1], self.X.T)
-        return eta.T.view(-1, n_models, n_logits).to(self._wide(W.dtype))
+        return eta.T.view(-1, n_models, n_logits)
 
     def pull(self, residual):
         """Sums of x_i residual_i over the rows, (B, d, K): the adjoint of `predict`."""
         n, n_models, n_logits = residual.shape
-        flat = residual.reshape(n, -1).T  # (B K, n)
-        narrow = flat.to(self.X.dtype)
+        flat = residual.reshape(n, -1).T.to(self.X.dtype)  # (B K, n)
         if self._on_numpy(flat):
-            out = torch.from_numpy(_dot(narrow[0].numpy(), self.X.numpy()))[None].to(residual.dtype)
+            out = torch.from_numpy(_dot(flat[0].numpy(), self.X.numpy()))[None]
         else:
-            out = (narrow @ self.X).to(residual.dtype)
+            out = flat @ self.X
         if self.intercept:
-            out = torch.cat([out, flat.sum(dim=1, keepdim=True)], dim=1)
+            wide = self._wide(self.home.dtype)
+            out = torch.cat([out.to(wide), flat.sum(dim=1, keepdim=True, dtype=wide)], dim=1)
         return self.bring_home(out.view(n_models, n_logits, -1).mT)
 
     def _on_numpy(self, columns):
@@ -126,37 +134,45 @@ class Rows:
         return self.X.device.type == "cpu" and len(columns) == 1 and not columns.requires_grad
 
     def gram(self, weight):
-        """Sums of weight_im x_i x_i' over the rows, one matrix (d, d) for each column m: (n, M) -> (M, d, d)."""
-        n, n_columns = weight.shape
-        d, weight = self.shape[1], weight.to(self.X.dtype)
-        if self.X.device.type == "cpu":
-            # Pieces are copied, weighted, at a size that stays in cache and outweighs the sum of (d, d) matrices.
-            size = max(2 * d, self._block_bytes // (d * self.X.element_size()))
-            out = torch.zeros(n_columns, d, d, dtype=torch.float64, device=self.X.device)
-            for x, w in zip(self.X.split(size), weight.split(size), strict=True):
-                for m in range(n_columns):
-                    out[m] += torch.from_numpy(self._weighted_gram(x.numpy(), w[:, m].numpy()))
-            return self.bring_home(out)
-        X = torch.cat([self.X, self.X.new_ones(n, 1)], dim=1) if self.intercept else self.X
-        size = max(64, self._block_bytes // (n_columns * d * X.element_size()))
-        out = sum(
-            torch.bmm(x.T.expand(n_columns, -1, -1), w.T[:, :, None] * x).to(self._wide(torch.float64))
-            for x, w in zip(X.split(size), weight.split(size), strict=True)
-        )
+        """Sums of weight_im x_i x_i' over the rows, weight >= 0, a matrix for each column m: (n, M) -> (M, d, d)."""
+        n_columns, d = weight.shape[1], self.shape[1]
+        if n_columns == 1:
+            out = self._products_of_copies(weight.sqrt()[..., None])
+        else:
+            out = sum(
+                (piece.ones_written_out().T @ copies).view(d, n_columns, d).transpose(0, 1).to(weight.dtype)
+                for piece, copies in self._copies(weight)
+            )
         return self.bring_home(out)
 
-    def _weighted_gram(self, X, weight):
-        """X' diag(weight) X with the intercept's column; NumPy halves the work of a matrix times its own transpose."""
-        n, p = X.shape
-        root = np.sqrt(np.abs(weight))[:, None]
-        weighted = np.empty((n, self.shape[1]), X.dtype)
-        np.multiply(X, root, out=weighted[:, :p])
-        weighted[:, p:] = root
-        if weight.min() >= 0:
-            return _dot(weighted.T, weighted)
-        if weight.max() <= 0:  # between two classes of a softmax
-            return -_dot(weighted.T, weighted)
-        return _dot(weighted.T, np.sign(weight)[:, None] * weighted)
+    def gram_of_copies(self, factor):
+        """Sums of (factor_i x x_i) (factor_i x x_i)', Kronecker products: (n, B, K) -> (B, K d, K d)."""
+        return self.bring_home(self._products_of_copies(factor))
+
+    def _products_of_copies(self, factor):
+        """The same where X is."""
+        return torch.stack(
+            [sum(_times_own_transpose(copies).to(f.dtype) for _, copies in self._copies(f)) for f in factor.unbind(1)]
+        )
+
+    def _copies(self, factor):
+        """Pieces of the rows, each with its copies (rows, K d) scaled by the columns of factor (n, K).
+
+        A piece stays in cache with its copies, but outweighs the matrices that are summed over the pieces.
+        """
+        d, n_copies = self.shape[1], factor.shape[1]
+        size = max(2 * d, self._block_bytes // (n_copies * d * self.X.element_size()))
+        for start in range(0, len(self.X), size):
+            piece = self._with(*(t[start : start + size] for t in (self.X, self.y, self.weight)))
+            f = factor[start : start + size].to(self.X.dtype)
+            copies = self.X.new_empty(len(f), n_copies, d)
+            torch.mul(f[..., None], piece.X[:, None], out=copies[..., : self.X.shape[1]])
+            copies[..., self.X.shape[1] :] = f[..., None]
+            yield piece, copies.view(len(f), -1)
+
+    def ones_written_out(self):
+        """X with the intercept's column."""
+        return torch.cat([self.X, self.X.new_ones(len(self.X), 1)], dim=1) if self.intercept else self.X
 
     def inner_products(self):
         """X X' (n, n) in float64, the intercept left out; one read."""

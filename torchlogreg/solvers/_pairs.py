@@ -1,0 +1,65 @@
+"""The memory of L-BFGS."""
+
+import torch
+
+
+class Pairs:
+    """The last steps s and changes y of the gradient, and the inverse Hessian's estimate that they make of a metric.
+
+    The two-loop recursion of Nocedal and Wright (2006), algorithm 7.4, written with triangular solves (after Byrd,
+    Nocedal and Schnabel 1994, doi:10.1007/BF01582063): with R the upper triangle of S Y', its first loop solves
+    R alpha = S g, and its second R' c = diag(R) alpha - Y r. That is four products instead of four for each pair.
+    """
+
+    def __init__(self, n_models, n_unknowns, memory, home):
+        self.memory = memory
+        self.size = 0
+        # Rows are added in powers of two, lest a fit of few iterations pay for its memory.
+        self.steps = torch.empty(n_models, 0, n_unknowns, dtype=home.dtype, device=home.device)
+        self.changes = torch.empty_like(self.steps)
+        self.products = torch.empty(n_models, 0, 0, dtype=home.dtype, device=home.device)  # S Y'
+
+    def clear(self):
+        self.size = 0
+
+    def append(self, s, y, usable):
+        """Add a pair (B, d, K) each; where not `usable` (B,), one that changes nothing."""
+        if self.size == self.memory:
+            for stack in (self.steps, self.changes):
+                stack[:, :-1] = stack[:, 1:].clone()
+            self.products[:, :-1, :-1] = self.products[:, 1:, 1:].clone()
+            self.size -= 1
+        if self.size == self.steps.shape[1]:
+            self._grow()
+        k = self.size
+        used = usable[:, None].to(s.dtype)
+        self.steps[:, k] = used * s.flatten(1)
+        self.changes[:, k] = used * y.flatten(1)
+        self.size += 1
+        steps, changes = self.steps[:, : k + 1], self.changes[:, : k + 1]
+        self.products[:, : k + 1, k] = (steps @ changes[:, k, :, None])[..., 0]
+        self.products[:, k, k] += 1.0 - used[:, 0]
+
+    def _grow(self):
+        extra = min(self.memory, max(8, 2 * self.size)) - self.size
+        n_models, _, n_unknowns = self.steps.shape
+        rows = self.steps.new_empty(n_models, extra, n_unknowns)
+        self.steps = torch.cat([self.steps, rows], dim=1)
+        self.changes = torch.cat([self.changes, rows], dim=1)
+        self.products = torch.nn.functional.pad(self.products, (0, extra, 0, extra))
+
+    def solve(self, gradient, gamma, metric):
+        """The inverse Hessian's estimate times gradient (B, d, K), starting from gamma (B,) times the metric's."""
+        k = self.size
+        scale = gamma[:, None, None]
+        if k == 0:
+            return scale * metric.solve(gradient)
+        steps, changes = self.steps[:, :k], self.changes[:, :k]
+        upper = self.products[:, :k, :k]
+        g = gradient.flatten(1)[..., None]  # (B, N, 1)
+        alpha = torch.linalg.solve_triangular(upper, steps @ g, upper=True)
+        r = scale * metric.solve((g - changes.mT @ alpha).view(gradient.shape))
+        r = r.flatten(1)[..., None]
+        right = upper.diagonal(dim1=1, dim2=2)[..., None] * alpha - changes @ r
+        c = torch.linalg.solve_triangular(upper.mT, right, upper=False)
+        return (r + steps.mT @ c).view(gradient.shape)
