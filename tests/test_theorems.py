@@ -13,7 +13,7 @@ from torchlogreg._losses import Binomial, Multinomial
 from torchlogreg._minimise import minimise
 from torchlogreg._penalty import Ridge
 from torchlogreg._problem import Problem
-from torchlogreg._rows import CPU_BLOCK_BYTES, Rows
+from torchlogreg._rows import CPU_BLOCK, Rows
 from torchlogreg.solvers import SOLVERS, _small
 from torchlogreg.solvers.sgd import SGD, _autograd_epoch, _fused_epoch
 
@@ -44,7 +44,7 @@ LOSSES = [Binomial(), Multinomial(3)]
 
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("intercept", [True, False])
-@pytest.mark.parametrize("n", [30, 3 * CPU_BLOCK_BYTES // (8 * 40)])  # one block, several blocks
+@pytest.mark.parametrize("n", [30, 3 * CPU_BLOCK // 40])  # one block, several blocks
 def test_pull_is_the_adjoint_of_predict(n, intercept, order):
     rows = random_rows(n, 40, intercept=intercept, order=order)
     W = torch.randn(2, rows.shape[1], 3, generator=generator(1), dtype=F64)

@@ -1,6 +1,8 @@
-"""How many threads small work gets, and products that ignore the caller's autocast."""
+"""How many threads work gets, and products that ignore the caller's autocast."""
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 
@@ -26,6 +28,36 @@ def threads_for(work):
         torch.set_num_threads(before)
 
 
+_readers = ContextVar("readers", default=1)  # threads that may read the rows of the fit at hand
+
+
+def n_readers():
+    """How many threads may read rows at a time: as many as the caller allows torch."""
+    return _readers.get()
+
+
+def in_threads(function, parts):
+    """[function(part) for part in parts], each in a thread of its own whose arithmetic is on that thread alone.
+
+    Two threads that each read their rows block by block keep both cores at it from one block to the next, where two
+    threads within every operation wait for each other: 12 ms instead of 22 for 500k x 54 float64 on two Zen 4 cores,
+    26 ms instead of 54 for MNIST in float32.
+    """
+    if len(parts) == 1:
+        return [function(parts[0])]
+
+    def quietly(part):
+        with torch.no_grad():
+            return function(part)
+
+    # A pool of its own, for a pool that outlives the fit would be dead in a forked process. New threads take torch's
+    # number of threads at the time.
+    with threads_for(0), ThreadPoolExecutor(len(parts) - 1) as pool:
+        others = [pool.submit(quietly, part) for part in parts[1:]]
+        first = quietly(parts[0])
+        return [first, *(other.result() for other in others)]
+
+
 @contextmanager
 def plain_arithmetic(X, *, one_column=False):
     """Products in the dtype of their factors, and on one thread where that is faster.
@@ -33,6 +65,10 @@ def plain_arithmetic(X, *, one_column=False):
     Products with one column are NumPy's on a CPU (see `Rows`). It brings its own threads, and torch's would wait for
     the same cores.
     """
-    small = one_column and X.device.type == "cpu"
-    with threads_for(0 if small else X.numel()), torch.autocast(X.device.type, enabled=False):
-        yield
+    on_host = X.device.type == "cpu"
+    token = _readers.set(torch.get_num_threads() if on_host else 1)
+    with threads_for(0 if one_column and on_host else X.numel()), torch.autocast(X.device.type, enabled=False):
+        try:
+            yield
+        finally:
+            _readers.reset(token)

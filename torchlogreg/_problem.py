@@ -9,10 +9,12 @@ processes, should there be several, belong here and nowhere else: rows reach the
 penalties with strength / S.
 """
 
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 
+from torchlogreg._arithmetic import in_threads, n_readers
 from torchlogreg._penalty import Ridge
 
 # Bytes of logits that a Point may keep: an eighth of X, and what is small anyway.
@@ -66,7 +68,7 @@ class Problem:
 
     def smooth(self, W):
         """Value and gradient at W, in one read."""
-        return self._read(W, lambda *_: 0.0)[0]
+        return self._read(W)
 
     def between(self, start, end, t):
         """The objective at start + t (end - start), t (B,), from the logits of the two points: no read of X."""
@@ -77,8 +79,8 @@ class Problem:
 
     def second_order(self, W):
         """Value, gradient and Hessian at W, in one read."""
-        point, hessian = self._read(W, self._data_hessian)
-        return point._replace(hessian=self._completed(hessian, W.shape[2]))
+        point = self._read(W, with_hessian=True)
+        return point._replace(hessian=self._completed(point.hessian, W.shape[2]))
 
     def hessian_at(self, eta):
         """The Hessian (B, 1, K d, K d) where the rows, in one block, have the logits eta (n, B, K)."""
@@ -177,22 +179,35 @@ class Problem:
         self.passes.n_read += self.rows.shape[0]
         return self.rows.blocks()
 
-    def _read(self, W, extra):
-        """One pass over the rows: value, gradient, and the sum of extra(rows, logits)."""
-        value, gradient, gathered = self.penalty.value(W), self.penalty.gradient(W), 0.0
+    def _read(self, W, with_hessian=False):
+        """One pass over the rows: the point at W, with the Hessian of the losses if asked for."""
+        self.passes.n_read += self.rows.shape[0]
         kept = self._room_for_logits(W)
-        start = 0
-        for rows in self._blocks():
-            eta = rows.predict(W)
-            losses, residual = self.loss.value_and_residual(eta, rows.y)
-            value = value + rows.bring_home((rows.weight * losses).sum(dim=0))
-            gradient = gradient + rows.pull(residual.mul_(rows.weight[..., None]))
-            gathered = extra(rows, eta) + gathered
-            if kept is not None:
-                end = start + len(eta)
-                kept[..., start:end] = eta.permute(1, 2, 0)
-                start = end
-        return Point(W, value, gradient, kept), gathered
+
+        def read(part):
+            rows, start = part
+            values, hessians = [], []
+
+            def visit(block, eta):
+                nonlocal start
+                losses, residual = self.loss.value_and_residual(eta, block.y)
+                values.append((block.weight * losses).sum(dim=0))
+                if with_hessian:
+                    hessians.append(self._data_hessian(block, eta))
+                if kept is not None:
+                    kept[..., start : start + len(eta)] = eta.permute(1, 2, 0)
+                    start += len(eta)
+                return residual.mul_(block.weight[..., None])
+
+            gradient = rows.sweep(W, visit)
+            return rows.bring_home(sum(values)), gradient, sum(hessians)
+
+        # Sums of outer products have threads of their own.
+        parts = self.rows.parts(1 if with_hessian else n_readers())
+        starts = accumulate((len(part.X) for part in parts), initial=0)
+        value, gradient, hessian = map(sum, zip(*in_threads(read, [*zip(parts, starts, strict=False)]), strict=True))
+        point = Point(W, self.penalty.value(W) + value, self.penalty.gradient(W) + gradient, kept)
+        return point._replace(hessian=hessian) if with_hessian else point
 
     def _room_for_logits(self, W):
         n_models, _, n_logits = W.shape

@@ -6,15 +6,18 @@ Shapes: X (n, p), d = p + intercept, W (B, d, K) with the intercept as last row,
 """
 
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-# Rows are read in blocks that stay in a core's cache between `predict` and `pull`: on two Zen 4 cores 4 MiB reads
-# 500k x 54 float64 at 12 GB/s, 512 KiB at 9. Accelerators want few, large kernels instead.
-CPU_BLOCK_BYTES = 4 * 2**20
-ACCELERATOR_BLOCK_BYTES = 256 * 2**20
+# Numbers of X that are read at a time. On a CPU a block stays in cache between `predict` and `pull`, and is just small
+# enough for OpenBLAS to multiply it by a vector on one thread: above 460,800 it takes several, and twice the time.
+# Accelerators want few, large kernels instead.
+CPU_BLOCK = 440_000
+ACCELERATOR_BLOCK = 2**26
+FEWEST_BLOCKS = 4  # that are worth a second thread
 
 
 @np.errstate(over="ignore", invalid="ignore")  # what overflows is reported where the objective is looked at
@@ -51,6 +54,7 @@ class Rows:
         self.X, self.y, self.weight, self.intercept = X, y, weight, intercept
         self.home = Home.beside(X.device)
         self.products = products or Home(X.device, X.dtype)
+        self._views, self._parts = (), ()
 
     @property
     def shape(self):
@@ -77,57 +81,96 @@ class Rows:
     def blocks(self):
         """Cache-sized views, one after the other; each holds X as `products` wants it."""
         n, p = self.X.shape
-        size = max(64, self._block_bytes // (p * self.X.element_size()))
+        size = max(64, self._block // p)
         if n <= size:
             return (self.whole,)
-        return (self._block(slice(start, start + size)) for start in range(0, n, size))
+        blocks = (self._cast(slice(start, start + size)) for start in range(0, n, size))
+        if self.X.dtype != self.products.dtype or self.X.device != self.products.device:
+            return blocks
+        # Views cost nothing to keep, and a third of the time between two products to make.
+        self._views = self._views or tuple(blocks)
+        return self._views
+
+    def parts(self, n_parts):
+        """Up to `n_parts` consecutive parts, kept between passes; fewer of rows that make few blocks."""
+        n, p = self.X.shape
+        n_parts = max(1, min(n_parts, n * p // (FEWEST_BLOCKS * self._block)))
+        if n_parts == 1:
+            return (self,)
+        if len(self._parts) != n_parts:
+            bounds = pairwise(n * i // n_parts for i in range(n_parts + 1))
+            self._parts = tuple(self._with(self.X[a:b], self.y[a:b], self.weight[a:b]) for a, b in bounds)
+        return self._parts
 
     @cached_property
     def whole(self):
         """All rows as one block, kept between passes: column-major, the column of ones written out."""
-        X = self._block(slice(None)).X.T
+        X = self._cast(slice(None)).X.T
         if self.intercept:
             X = torch.cat([X, X.new_ones(1, X.shape[1])])
         y, weight = self.y.to(X.device), self.weight.to(X.device)
         return Rows(X.contiguous().T, y, weight, intercept=False, products=self.products)
 
-    def _block(self, rows):
+    def _cast(self, rows):
         X = self.X[rows].to(device=self.products.device, dtype=self.products.dtype)
         return self._with(X, self.y[rows].to(X.device), self.weight[rows].to(X.device))
 
     @property
-    def _block_bytes(self):
-        return CPU_BLOCK_BYTES if self.X.device.type == "cpu" else ACCELERATOR_BLOCK_BYTES
+    def _block(self):
+        return CPU_BLOCK if self.X.device.type == "cpu" else ACCELERATOR_BLOCK
 
     def _with(self, X, y, weight):
         return Rows(X, y, weight, intercept=self.intercept, products=self.products)
 
     def predict(self, W):
         """Logits (n, B, K) in X's dtype."""
-        n_models, d, n_logits = W.shape
-        flat = W.to(device=self.X.device, dtype=self.X.dtype).mT.reshape(-1, d)  # (B K, d)
-        # Class-major products, (B K, n), are up to twice as fast as row-major ones for a few logits; the view handed
-        # back has the layout of the package.
-        if not self.intercept:
-            eta = flat @ self.X.T
-        elif self._on_numpy(flat):
-            eta = torch.from_numpy(_dot(self.X.numpy(), flat[0, :-1].numpy()))[None].add_(flat[0, -1])
-        else:
-            eta = torch.addmm(flat[:, -1:], flat[:, :-1], self.X.T)
-        return eta.T.view(-1, n_models, n_logits)
+        n_models, _, n_logits = W.shape
+        return self._predict(self.flat(W)).T.view(-1, n_models, n_logits)
 
     def pull(self, residual):
         """Sums of x_i residual_i over the rows, (B, d, K): the adjoint of `predict`."""
         n, n_models, n_logits = residual.shape
-        flat = residual.reshape(n, -1).T.to(self.X.dtype)  # (B K, n)
+        return self._unflat(self._pull(residual.reshape(n, -1).T), n_models, n_logits)
+
+    def sweep(self, W, visit):
+        """Sums of x_i residual_i, (B, d, K), with residual (n, B, K) = visit(block, logits) for each block of the rows.
+
+        One read: a block is in cache when it is pulled. What is the same for all blocks is done once.
+        """
+        n_models, _, n_logits = W.shape
+        flat = self.flat(W)
+        total = 0.0
+        for block in self.blocks():
+            residual = visit(block, block._predict(flat).T.view(-1, n_models, n_logits))
+            total = total + block._pull(residual.reshape(len(residual), -1).T)
+        return self._unflat(total, n_models, n_logits)
+
+    def flat(self, W):
+        """(B, d, K) -> (B K, d) as products want it."""
+        return W.mT.reshape(-1, W.shape[1]).to(device=self.products.device, dtype=self.products.dtype)
+
+    def _unflat(self, flat, n_models, n_logits):
+        return self.bring_home(flat.view(n_models, n_logits, -1).mT)
+
+    def _predict(self, flat):
+        """Logits (B K, n): class-major products are up to twice as fast as row-major ones for a few logits."""
+        flat = flat.to(self.X)
+        if not self.intercept:
+            return flat @ self.X.T
         if self._on_numpy(flat):
-            out = torch.from_numpy(_dot(flat[0].numpy(), self.X.numpy()))[None]
+            return torch.from_numpy(_dot(self.X.numpy(), flat[0, :-1].numpy())).add_(flat[0, -1])[None]
+        return torch.addmm(flat[:, -1:], flat[:, :-1], self.X.T)
+
+    def _pull(self, flat):
+        """Sums of x_i flat_i, (B K, n) -> (B K, d)."""
+        narrow = flat.to(self.X.dtype)
+        if self._on_numpy(flat):
+            out = torch.from_numpy(_dot(narrow[0].numpy(), self.X.numpy()))[None]
         else:
-            out = flat @ self.X
-        if self.intercept:
-            wide = self._wide(self.home.dtype)
-            out = torch.cat([out.to(wide), flat.sum(dim=1, keepdim=True, dtype=wide)], dim=1)
-        return self.bring_home(out.view(n_models, n_logits, -1).mT)
+            out = narrow @ self.X
+        wide = self._wide(self.home.dtype)
+        out = out.to(wide)
+        return torch.cat([out, flat.sum(dim=1, keepdim=True, dtype=wide)], dim=1) if self.intercept else out
 
     def _on_numpy(self, columns):
         """Whether NumPy multiplies: torch's matrix-vector products reach half of its bandwidth on a CPU."""
@@ -161,7 +204,7 @@ class Rows:
         A piece stays in cache with its copies, but outweighs the matrices that are summed over the pieces.
         """
         d, n_copies = self.shape[1], factor.shape[1]
-        size = max(2 * d, self._block_bytes // (n_copies * d * self.X.element_size()))
+        size = max(2 * d, self._block // (n_copies * d))
         for start in range(0, len(self.X), size):
             piece = self._with(*(t[start : start + size] for t in (self.X, self.y, self.weight)))
             f = factor[start : start + size].to(self.X.dtype)
@@ -178,7 +221,7 @@ class Rows:
         """X X' (n, n) in float64, the intercept left out; one read."""
         n, p = self.X.shape
         home = Home.beside(self.X.device)
-        size = p if self.X.dtype == home.dtype else max(n, self._block_bytes // (n * 8))
+        size = p if self.X.dtype == home.dtype else max(n, self._block // n)
         out = torch.zeros(n, n, dtype=home.dtype, device=home.device)
         for panel in self.X.split(size, dim=1):
             panel = self.bring_home(panel)

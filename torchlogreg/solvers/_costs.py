@@ -9,6 +9,7 @@ import math
 # For one logit and for several: reads that copies of the rows take, and unknowns whose products with all others take
 # one more; and the reads of a factorisation, times n over the square of the unknowns.
 COPIES, COLUMNS, FACTOR = (3.0, 9.0), (40, 16), 0.06
+OVERHEAD = 600_000  # products in the time that a read takes besides
 
 GOAL = 1e-6  # relative gap that a sample's size is chosen for
 LEVELS = 1.5  # Hessians of the whole sample that Newton's method on nested samples amounts to
@@ -21,7 +22,8 @@ def hessian(m, n, d, n_logits):
     """Reads of n rows that the Hessian costs on m of them."""
     unknowns = n_logits * d
     several = n_logits > 1
-    return m / n * (COPIES[several] + unknowns / COLUMNS[several]) + FACTOR * unknowns**2 / n
+    reads = m / n * (COPIES[several] + unknowns / COLUMNS[several]) + FACTOR * unknowns**2 / n
+    return reads * n * unknowns / (n * unknowns + OVERHEAD)
 
 
 def sample_size(n, d, n_logits):
