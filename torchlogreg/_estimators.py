@@ -164,6 +164,7 @@ class _LinearClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
                 observer=_Callbacks(self, context, solver, attributes, X, y, metadata),
                 verbose=self.verbose,
             )
+            bound = problem.optimality_bound(result.point, data.square_norm)
         fitted = {
             **attributes(result.point.W),
             "solver_": solver.name,
@@ -172,6 +173,7 @@ class _LinearClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             "converged_": result.converged,
             "objective_": float(result.point.value),
             "gradient_norm_": float(result.point.gradient_norm),
+            "optimality_gap_": float(bound),
             "n_passes_": problem.passes.total,
             "loss_curve_": result.loss_curve[:, 0],
         }
@@ -292,8 +294,13 @@ class _LinearClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         """The solver with its settings."""
         n, d = problem.rows.shape
         name = choose(n, d, problem.loss.n_logits) if self.solver == "auto" else self.solver
-        if name != "sgd":
+        if name == "newton-cholesky":
             return SOLVERS[name]()
+        # Samples of rows are the same in every fit unless asked otherwise; an order of rows is not.
+        default = 0 if name == "lbfgs" else None
+        seed = check_random_state(default if self.random_state is None else self.random_state).randint(2**31 - 1)
+        if name == "lbfgs":
+            return SOLVERS[name](seed=seed)
         score = None
         if held_out is not None:
             rows = rows_of(data, problem.loss, held_out, intercept=self.fit_intercept)
@@ -307,7 +314,7 @@ class _LinearClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             n_iter_no_change=self.n_iter_no_change,
             tol=self.tol,
             n_epochs=max(1, self.max_iter),
-            seed=check_random_state(self.random_state).randint(2**31 - 1),
+            seed=seed,
             score=score,
         )
 

@@ -68,4 +68,4 @@ class Rotated:
             start = part.stop
         W[:, original.rows.X.shape[1] :] = intercept
         value = original.penalty.value(W) + (inside.weight * losses).sum(dim=0)
-        return Point(W, value, gradient + original.penalty.gradient(W))
+        return Point(W, value, gradient + original.penalty.gradient(W), eta.permute(1, 2, 0))

@@ -30,22 +30,22 @@ def iterates(problem, W):
     """Steps from W (1, d, K)."""
     second_order = _second_order(problem)
     W = W[0].numpy(force=True).astype(np.float64)
-    value, gradient, hessian = second_order(W)
+    value, gradient, hessian, eta = second_order(W)
     refusals = 0
     while True:
         solve = _cholesky(hessian)
         direction = -solve(gradient)
         slope = np.vdot(gradient, direction)
-        yield _step(W, value, gradient, slope)
+        yield _step(W, value, gradient, slope, eta)
         step = 0.5**refusals
         trial = W + step * direction
-        trial_value, trial_gradient, trial_hessian = second_order(trial)
+        trial_value, trial_gradient, trial_hessian, trial_eta = second_order(trial)
         if abs(trial_value - value) <= LEVEL * ROUNDING * max(value, 1.0):  # see `_descent.judge`
             accepted = np.vdot(trial_gradient, solve(trial_gradient)) < np.vdot(gradient, solve(gradient))
         else:
             accepted = trial_value <= value + ARMIJO * step * slope
         if accepted:
-            W, value, gradient, hessian = trial, trial_value, trial_gradient, trial_hessian
+            W, value, gradient, hessian, eta = trial, trial_value, trial_gradient, trial_hessian, trial_eta
             refusals = 0
         elif hopeless(refusals, step * slope, ROUNDING):
             return
@@ -53,13 +53,14 @@ def iterates(problem, W):
             refusals += 1
 
 
-def _step(W, value, gradient, slope):
+def _step(W, value, gradient, slope, eta):
     numbers = torch.from_numpy(np.array([value, -0.5 * slope / max(value, TINY)]))
-    return Step(Point(torch.from_numpy(W[None]), numbers[:1], torch.from_numpy(gradient[None])), numbers[1:])
+    W, gradient, eta = (torch.from_numpy(array[None]) for array in (W, gradient, eta.T))
+    return Step(Point(W, numbers[:1], gradient, eta), numbers[1:])
 
 
 def _second_order(problem):
-    """A function from W (d, K) to value, gradient (d, K) and Hessian (K d, K d), classes outermost."""
+    """A function from W (d, K) to value, gradient (d, K), Hessian (K d, K d), classes outermost, and logits (n, K)."""
     loss = problem.loss
     rows = problem.exact().rows.whole
     X = np.ascontiguousarray(rows.X.numpy())  # (n, d)
@@ -73,7 +74,8 @@ def _second_order(problem):
     @np.errstate(over="ignore", invalid="ignore")  # `_cholesky` reports what overflows
     def second_order(W):
         problem.passes.n_read += len(X)
-        losses, residual, curvature = loss.small(X @ W, y, k, l)  # (n,), (n, K), (n, M)
+        eta = X @ W
+        losses, residual, curvature = loss.small(eta, y, k, l)  # (n,), (n, K), (n, M)
         shrunk = l2 * W
         value = losses @ weight[:, 0] + 0.5 * np.vdot(shrunk, W)
         gradient = X.T @ (weight * residual) + shrunk
@@ -85,7 +87,7 @@ def _second_order(problem):
         for j in free:  # the directions in which the softmax is flat; see Problem._pin
             blocks[:, j, :, j] += diagonal[j::d].sum() / n_logits
         diagonal += ridge
-        return value, gradient, hessian
+        return value, gradient, hessian, eta
 
     return second_order
 
