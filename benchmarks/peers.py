@@ -68,7 +68,8 @@ class Contestant:
         """Why the contestant sits out a data set, or an empty string."""
         if self.binary and K > 2:
             return "other model"
-        d = (p + 1) * (K if K > 2 else 1)
+        width = n if self.package == "torchlogreg" and p > 2 * n else p  # ours sees wide data in the span of the rows
+        d = (width + 1) * (K if K > 2 else 1)
         if self.hessian and n * d**2 + d**3 / 3 > SPEED * budget:
             return "Hessian too large"
         return ""

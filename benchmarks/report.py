@@ -13,7 +13,7 @@ from matplotlib.ticker import NullFormatter
 from peers import AUTO, DEFAULT_PEER, OURS, SCIKIT_LEARN
 
 NONE = "-"
-NO_SLOWER, OWN_MARGIN, MOST_READS = 1.0, 1.2, 15
+NO_SLOWER, OWN_MARGIN = 1.0, 1.2
 FLOOR = 1e-12  # gaps below are drawn there
 TITLES = {"cpu": "CPU", "cuda": "CUDA device"}
 
@@ -215,19 +215,18 @@ def conditions_table(rows):
 
 def conditions(row):
     """Lines of the table of conditions that concern one data set."""
-    peers = [name for name in row["solvers"] if name not in OURS]
+    groups = {"all": [name for name in row["solvers"] if name not in OURS], "scikit-learn": [*SCIKIT_LEARN]}
     lines = []
-    if "all" in row["judged"]:
-        lines.append(compared("no slower than the fastest peer", row, peers, NO_SLOWER))
-    if "scikit-learn" in row["judged"]:
-        lines.append(compared("no slower than the fastest of scikit-learn", row, [*SCIKIT_LEARN], NO_SLOWER))
+    for group, factor in row["goals"].items():
+        text = f"{factor:g} times as fast as" if factor > 1 else f"at most {1 / factor:g} times the time of"
+        names = groups.get(group, [group])
+        whom = {"all": "the fastest peer", "scikit-learn": "the fastest of scikit-learn"}.get(group, group)
+        lines.append(compared(f"{text} {whom}", row, names, 1 / factor))
     lines.append(compared(f"auto within {OWN_MARGIN} of our fastest", row, OURS[1:], OWN_MARGIN))
     lines.append(against_default(row))
     if row["defaults"]:
         lines += default_lines(row)
-    if "reads" in row["judged"]:
-        lines.append(reads_line(row))
-    return lines
+    return lines + [reads_line(row, float(gap), most) for gap, most in row["reads"].items()]
 
 
 def compared(text, row, names, limit):
@@ -257,12 +256,12 @@ def default_lines(row):
     return lines
 
 
-def reads_line(row):
+def reads_line(row, gap, most):
     points = by_effort(row["solvers"][AUTO]) if AUTO in row["solvers"] else {}
-    effort = first(points, TARGETS[-1])
-    text = f"gap {power(TARGETS[-1])} in at most {MOST_READS} reads of X"
+    effort = first(points, gap)
+    text = f"gap {power(gap)} in at most {most} reads of X"
     reads = points[effort]["reads"] if effort else None
-    word = "NOT met" if effort is None else "not counted" if reads is None else met(reads <= MOST_READS)
+    word = "NOT met" if effort is None else "not counted" if reads is None else met(reads <= most)
     return (text, row["name"], NONE if reads is None else f"{reads:.3g} reads", NONE, NONE, word)
 
 

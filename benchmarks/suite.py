@@ -68,7 +68,7 @@ def run(arguments):
     gc.freeze()  # what was imported needs no looking at when memory is measured
     rows = [row for row in ROWS if row.name in arguments.rows] if arguments.rows else ROWS
     if arguments.device != "cpu":
-        rows = [row for row in rows if "device" in row.judged]
+        rows = [row for row in rows if row.device]
     measured = [run_row(row, present, arguments) for row in rows]
     return {
         "command": command(arguments),
@@ -101,7 +101,7 @@ def run_row(row, present, arguments):
         else:
             cells[contestant.name] = cell
     refine(rivals(cells, row.target), row.target)
-    defaults = default_fits(X, y, objective, optimum) if "defaults" in row.judged and device == "cpu" else {}
+    defaults = default_fits(X, y, objective, optimum) if row.defaults and device == "cpu" else {}
     print(f"  {time.perf_counter() - start:.0f} s in all", flush=True)
     return {
         "name": row.name,
@@ -111,7 +111,8 @@ def run_row(row, present, arguments):
         "C": row.C,
         "dtype": str(X.dtype),
         "target": row.target,
-        "judged": row.judged,
+        "goals": row.goals,
+        "reads": {str(gap): most for gap, most in row.reads.items()},
         "optimum": optimum,
         "bound": bound,
         "solvers": {name: cell.record() for name, cell in cells.items()},

@@ -172,7 +172,8 @@ def test_auto_picks_by_size():
     from torchlogreg.solvers import choose
 
     assert choose(150, 5, 3) == "newton-cholesky"
-    assert choose(100_000, 20, 1) == "newton-cholesky"
+    assert choose(2000, 11, 1) == "newton-cholesky"
+    assert choose(100_000, 20, 1) == "lbfgs"
     assert choose(1797, 65, 10) == "lbfgs"
     assert choose(60_000, 785, 10) == "lbfgs"
     assert choose(500, 20_001, 1) == "lbfgs"

@@ -7,8 +7,9 @@ from torchlogreg.solvers.sgd import SGD
 
 SOLVERS = {solver.name: solver for solver in (SGD, LBFGS, NewtonCholesky)}
 
-# Bound on the numbers in the weighted copies of X, n d K^2, and in the Hessian up to which Newton's method, in NumPy, is
-# done before L-BFGS has begun: 1.8 ms instead of 5.2 for 300 x 10, as much for 2000 x 50, twice as much for 10,000 x 10.
+# Bound on the numbers in the weighted copies of X, n d K^2, and in the Hessian up to which Newton's method, in NumPy,
+# is done before L-BFGS has begun: 1.8 ms instead of 5.2 for 300 x 10, the same 15 for 2000 x 50, 15 instead of 7 for
+# 10,000 x 10.
 TINY = 2**16
 
 
