@@ -164,7 +164,7 @@ class _LinearClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
                 observer=_Callbacks(self, context, solver, attributes, X, y, metadata),
                 verbose=self.verbose,
             )
-            bound = problem.optimality_bound(result.point, data.square_norm)
+            bound = problem.optimality_bound(result.point)
         fitted = {
             **attributes(result.point.W),
             "solver_": solver.name,

@@ -5,18 +5,17 @@ Nothing is copied that need not be, and nothing the user owns is written to.
 """
 
 import copy
-import math
 import numbers
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from sklearn.utils import assert_all_finite, check_array
+from sklearn.utils import check_array
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, column_or_1d, validate_data
 
-from torchlogreg._rows import Home, Rows, sum_of_squares
+from torchlogreg._rows import Home, Rows
 
 # Work (n p K) from which an accelerator is expected to repay the copy of X, for device="auto".
 ACCELERATOR_PAYS = 50_000_000
@@ -26,7 +25,6 @@ class TrainingData(NamedTuple):
     """What `fit` was given, checked and encoded."""
 
     X: torch.Tensor  # (n, p) on the device
-    square_norm: float  # sum of the squares of X
     codes: np.ndarray  # (n,) index of each row's class
     weight: np.ndarray  # (n,) sample weight times class weight
     classes: np.ndarray
@@ -41,7 +39,7 @@ def training_data(estimator, X, y, sample_weight):
             f"This {type(estimator).__name__} estimator requires y to be passed, but the target y is None."
         )
     stand_in = copy.copy(estimator)  # takes the attributes that validate_data sets
-    X, square_norm = _training_rows(stand_in, X)
+    X = _checked_rows(stand_in, X, reset=True)
     schema = {name: value for name, value in vars(stand_in).items() if name in ("n_features_in_", "feature_names_in_")}
     y = _checked_labels(y)
     check_consistent_length(X, y)
@@ -53,7 +51,7 @@ def training_data(estimator, X, y, sample_weight):
     n_logits = 1 if len(classes) == 2 else len(classes)
     dtype = np.dtype(np.float32 if X.dtype in (torch.float32, torch.float16, torch.bfloat16) else np.float64)
     device = resolve_device(estimator.device, X, work=X.numel() * n_logits)
-    return TrainingData(_moved(X, device), square_norm, codes, weight, classes, schema, dtype)
+    return TrainingData(_moved(X, device), codes, weight, classes, schema, dtype)
 
 
 def rows_of(data, loss, index=None, *, intercept):
@@ -105,30 +103,17 @@ def resolve_device(device, X, work):
     return torch.device(device)
 
 
-def _training_rows(estimator, X):
-    """X as a finite tensor, and the sum of its squares: one read tells both."""
-    X = _checked_rows(estimator, X, reset=True, finite=False)
-    square_norm = sum_of_squares(X)
-    if not math.isfinite(square_norm):
-        assert_all_finite(X.numpy(force=True), estimator_name=type(estimator).__name__, input_name="X")
-    return X, square_norm
-
-
-def _checked_rows(estimator, X, *, reset, finite=True):
-    """X as an (n, p) tensor of a floating dtype, looked at for NaN and infinity if `finite`.
-
-    Sets or checks the estimator's feature names and count.
-    """
+def _checked_rows(estimator, X, *, reset):
+    """X as a finite (n, p) tensor of a floating dtype; sets or checks the estimator's feature names and count."""
     if isinstance(X, torch.Tensor) and X.device.type != "cpu":
-        return _checked_tensor(estimator, X, reset=reset, finite=finite)
+        return _checked_tensor(estimator, X, reset=reset)
     if isinstance(X, torch.Tensor):
         X = X.detach()
         X = (X.float() if X.dtype in (torch.bfloat16, torch.float16) else X).resolve_conj().resolve_neg().numpy()
-    checks = {"dtype": [np.float64, np.float32], "ensure_all_finite": finite}
-    return _as_tensor(validate_data(estimator, X, reset=reset, **checks))
+    return _as_tensor(validate_data(estimator, X, reset=reset, dtype=[np.float64, np.float32]))
 
 
-def _checked_tensor(estimator, X, *, reset, finite=True):
+def _checked_tensor(estimator, X, *, reset):
     """The checks of validate_data for a tensor on an accelerator, made there."""
     X = X.detach()
     validate_data(estimator, X, reset=reset, skip_check_array=True)
@@ -140,7 +125,7 @@ def _checked_tensor(estimator, X, *, reset, finite=True):
         X = X.float()
     if not X.is_floating_point():
         X = X.to(torch.float32 if X.device.type == "mps" else torch.float64)
-    if finite and not bool(torch.isfinite(X).all()):
+    if not bool(torch.isfinite(X).all()):
         raise ValueError("Input X contains NaN or infinity. Impute or remove those rows first.")
     return X
 

@@ -20,7 +20,7 @@ from torchlogreg._penalty import Ridge
 
 # Bytes of logits that a Point may keep: an eighth of X, and what is small anyway.
 LOGITS_SHARE, LOGITS_BYTES = 1 / 8, 2**25
-CHEAP_LOGITS, CHEAP_READS = 50_000, 750  # numbers, and reads times coefficients a logit, that outweigh some operations
+CHEAP_READ, DEAR_READ = 2**18, 20  # numbers of X, or reads before it, that make another read cheap
 
 
 class Point(NamedTuple):
@@ -171,40 +171,37 @@ class Problem:
                 return False
         return True
 
-    def optimality_bound(self, point, square_norm):
-        """A bound on value - optimum at `point`, (B,), by strong convexity; `square_norm` is that of X.
+    def optimality_bound(self, point):
+        """A bound on value - optimum at `point`, (B,), by strong convexity.
 
         With intercepts that are best for the coefficients, F is at most ||gradient||^2 / (2 l2) above its minimum. The
-        logits tell how much better the best intercepts are, and the smoothness of the loss how much the gradient
-        differs there. Infinite without a penalty, and where all that would take more than a twentieth of the fit.
+        logits tell the best intercepts, and one more read the gradient there. Infinite without a penalty, and where
+        that read would be more than a twentieth of all.
         """
-        rows, (n, d) = self.rows, self.rows.shape
-        weakest = self.penalty.l2[:, : rows.X.shape[1], 0].amin(dim=1)  # (B,)
-        norm = point.gradient[:, : rows.X.shape[1]].square().sum(dim=(1, 2)).sqrt()
-        if not rows.intercept:
-            return norm**2 / (2.0 * weakest)
-        dear = n * point.W.shape[2] > CHEAP_LOGITS and self.passes.total * d < CHEAP_READS
-        if point.eta is None or dear:
-            return torch.full_like(norm, math.inf)
-        shift, gain = self._best_intercepts(rows.bring_home(point.eta).permute(2, 0, 1))
-        moved = (
-            shift.square().sum(dim=1).sqrt() * math.sqrt(square_norm) * rows.bring_home(rows.weight).amax(dim=0).sqrt()
-        )
-        return gain + (norm + self.loss.smoothness * moved) ** 2 / (2.0 * weakest)
+        p = self.rows.X.shape[1]
+        weakest = self.penalty.l2[:, :p, 0].amin(dim=1)  # (B,)
+        best = point
+        if self.rows.intercept:
+            if point.eta is None or (self.passes.total < DEAR_READ and self.rows.X.numel() > CHEAP_READ):
+                return torch.full_like(weakest, math.inf).expand_as(point.value)
+            W = point.W.clone()
+            W[:, p] += self._to_best_intercepts(self.rows.bring_home(point.eta).permute(2, 0, 1), point.gradient[:, p])
+            best = self.exact().smooth(W)
+        square = best.gradient[:, :p].square().sum(dim=(1, 2))
+        return (point.value - best.value).clamp(min=0.0) + square / (2.0 * weakest)
 
-    def _best_intercepts(self, eta, n_steps=2):
-        """Newton's steps from logits eta (n, B, K) towards the best intercepts: their sum (B, K) and gain (B,)."""
+    def _to_best_intercepts(self, eta, gradient):
+        """Two steps of Newton's towards the best intercepts from logits eta (n, B, K), gradient (B, K); their sum."""
         y, weight = self.rows.y.to(eta.device), self.rows.bring_home(self.rows.weight)
-        shift = torch.zeros_like(eta[0])
-        start = (weight * self.loss.value(eta, y)).sum(dim=0)
-        for _ in range(n_steps):
-            gradient = (weight[..., None] * self.loss.value_and_residual(eta + shift, y)[1]).sum(dim=0)
-            curvature = self.loss.mean_curvature(eta + shift, weight)
-            if shift.shape[1] > 1:  # lift the direction in which the softmax is flat, as `_pin` does
-                curvature = curvature + curvature.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None]
-            shift = shift - torch.linalg.solve(curvature, gradient)
-        end = (weight * self.loss.value(eta + shift, y)).sum(dim=0)
-        return shift, (start - end).clamp(min=0.0)
+        shift = self._newton_step(eta, weight, gradient)
+        gradient = (weight[..., None] * self.loss.value_and_residual(eta + shift, y)[1]).sum(dim=0)
+        return shift + self._newton_step(eta + shift, weight, gradient)
+
+    def _newton_step(self, eta, weight, gradient):
+        curvature = self.loss.mean_curvature(eta, weight)
+        if gradient.shape[1] > 1:  # lift the direction in which the softmax is flat, as `_pin` does
+            curvature += curvature.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None]
+        return -torch.linalg.solve(curvature, gradient)
 
     def centred(self, direction):
         """`direction` without its part along which the softmax is flat (see `_pin`)."""

@@ -5,7 +5,6 @@ without the intercept; its column of ones is written out in blocks only.
 Shapes: X (n, p), d = p + intercept, W (B, d, K) with the intercept as last row, eta (n, B, K).
 """
 
-import math
 from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
@@ -32,13 +31,6 @@ def _times_own_transpose(matrix):
         return matrix.T @ matrix
     array = matrix.numpy()
     return torch.from_numpy(_dot(array.T, array))
-
-
-def sum_of_squares(X):
-    """The sum of X's squares, in float64 from block to block; not finite if X is not, or if it overflows."""
-    size = max(64, (CPU_BLOCK if X.device.type == "cpu" else ACCELERATOR_BLOCK) // X.shape[1])
-    blocks = (block.T if block.stride(0) == 1 else block for block in X.split(size))
-    return math.fsum(float(torch.dot(flat, flat)) for flat in (block.reshape(-1) for block in blocks))
 
 
 class Home(NamedTuple):
