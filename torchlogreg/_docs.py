@@ -28,10 +28,11 @@ _TEMPLATE = """{summary}
     solver : {{'auto', 'lbfgs', 'newton-cholesky', 'sgd'}}, default='auto'
         The algorithm. Parameters from `learning_rate` to `n_iter_no_change` concern ``'sgd'`` only.
 
-        - ``'auto'`` chooses between ``'newton-cholesky'`` and ``'lbfgs'`` by the estimated time for data of this size.
+        - ``'auto'`` is ``'newton-cholesky'`` for tiny data and ``'lbfgs'`` for all other.
         - ``'newton-cholesky'``: Newton's method with the full Hessian; exact and indifferent to the scale of the
           features. Its memory grows with the square of ``n_features * n_classes``.
-        - ``'lbfgs'``: L-BFGS, preconditioned by the Hessian of some of the rows.
+        - ``'lbfgs'``: L-BFGS that starts near the optimum of a random sample of rows and is preconditioned by the
+          Hessian there, and by that of all rows where progress is slow. It reads X a handful of times.
         - ``'sgd'``: mini-batch gradient descent with momentum, as in a hand-written torch loop. The only one that
           needs standardised features and that is approximate.
 
@@ -77,8 +78,8 @@ _TEMPLATE = """{summary}
         Whether `fit` starts from the coefficients of the previous fit.
 
     random_state : int, RandomState instance or None, default=None
-        Seed of the order of the rows and of the held-out rows in ``'sgd'``. The other solvers give the same result
-        for every value.
+        Seed of the order of the rows and of the held-out rows in ``'sgd'``, and of the samples in ``'lbfgs'``, where
+        None stands for a fixed seed and any seed leads to the same optimum, within `tol`.
 
     verbose : int, default=0
         Whether to print a line for each iteration.
@@ -111,6 +112,14 @@ _TEMPLATE = """{summary}
     gradient_norm_ : float
         Largest absolute entry of F's gradient at the stored coefficients, computed in float64.
 
+    optimality_gap_ : float
+        A rigorous bound on ``objective_`` less its minimum, by strong convexity, up to rounding. Infinite without a
+        penalty, and where it would take more than a twentieth of the fit: with an intercept, one more read of X.
+
+    n_passes_ : float
+        How often the solver read X, in full reads: a read of a tenth of the rows counts 0.1. Checks of the input are
+        not counted.
+
     loss_curve_ : ndarray of shape (n_iter_,)
         F after each iteration. For ``'sgd'``, the mean over an epoch's mini-batches of F as each update found it, so
         that with ``batch_size=None`` entry k is F before update k.
@@ -141,7 +150,9 @@ _TEMPLATE = """{summary}
     References
     ----------
     .. [1] J. Nocedal and S. J. Wright (2006), Numerical Optimization, chapters 3, 6 and 7.
-    .. [2] R. M. Gower et al. (2019), SGD: General Analysis and Improved Rates, ICML (the learning rate ``'auto'``).
+    .. [2] Q. Jin and A. Mokhtari (2021), Exploiting Local Convergence of Quasi-Newton Methods Globally: Adaptive
+       Sample Size Approach, arXiv:2106.05445 (starting from samples of the rows).
+    .. [3] R. M. Gower et al. (2019), SGD: General Analysis and Improved Rates, ICML (the learning rate ``'auto'``).
 
     Examples
     --------{example}

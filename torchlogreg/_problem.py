@@ -220,21 +220,21 @@ class Problem:
 
         def read(part):
             rows, start = part
-            values, hessians = [], []
+            value, hessian = 0.0, 0.0
 
             def visit(block, eta):
-                nonlocal start
+                nonlocal start, value, hessian
                 losses, residual = self.loss.value_and_residual(eta, block.y)
-                values.append((block.weight * losses).sum(dim=0))
+                value = value + (block.weight * losses).sum(dim=0)
                 if with_hessian:
-                    hessians.append(self._data_hessian(block, eta))
+                    hessian = hessian + self._data_hessian(block, eta)
                 if kept is not None:
                     kept[..., start : start + len(eta)] = eta.permute(1, 2, 0)
                     start += len(eta)
                 return residual.mul_(block.weight[..., None])
 
             gradient = rows.sweep(W, visit)
-            return rows.bring_home(sum(values)), gradient, sum(hessians)
+            return rows.bring_home(value), gradient, hessian
 
         # Sums of outer products have threads of their own.
         parts = self.rows.parts(1 if with_hessian else n_readers())

@@ -23,7 +23,7 @@ UNKNOWNS = 640  # coefficients in the part of the whole Hessian
 def leading(m, n, p, n_logits):
     """How many eigenvectors the whole Hessian covers: as many as cost about three reads of n rows, from m of them."""
     pairs = n_logits * (n_logits + 1) / 2
-    return max(0, min(p, UNKNOWNS // n_logits - 1, math.isqrt(int(18 * n * p * n_logits / (pairs * m)))))
+    return max(1, min(p, UNKNOWNS // n_logits - 1, math.isqrt(int(18 * n * p * n_logits / (pairs * m)))))
 
 
 class Hybrid(NamedTuple):

@@ -1,0 +1,308 @@
+"""The pieces of the solvers, and what they do on data that is hard for a reason."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from conftest import objective
+from scipy.special import expit
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from test_theorems import F64, generator, random_problem, random_rows
+
+from torchlogreg import TorchLogisticRegression, TorchSoftmaxClassifier
+from torchlogreg._arithmetic import in_threads
+from torchlogreg._inputs import _encoded
+from torchlogreg._losses import Binomial, Multinomial
+from torchlogreg._penalty import Ridge
+from torchlogreg._problem import Problem
+from torchlogreg._rows import CPU_BLOCK
+from torchlogreg._wide import Rotated
+from torchlogreg.solvers import SOLVERS
+from torchlogreg.solvers._descent import Metric
+from torchlogreg.solvers._hybrid import hybrids
+from torchlogreg.solvers._pairs import Pairs
+from torchlogreg.solvers._sample import draw
+
+LOSSES = [Binomial(), Multinomial(3)]
+DETERMINISTIC = sorted(name for name, solver in SOLVERS.items() if not solver.stochastic)
+
+
+def random_point(problem, seed=3):
+    B, d, K = 1, problem.rows.shape[1], problem.loss.n_logits
+    return torch.randn(B, d, K, generator=generator(seed), dtype=F64)
+
+
+# Pieces
+
+
+def test_pairs_are_the_two_loop_recursion():
+    B, d, K, memory = 2, 4, 3, 5
+    g = generator()
+    metric = Metric.of(torch.eye(d * K, dtype=F64).expand(B, 1, -1, -1) * 2.0)
+    pairs, listed = Pairs(B, d * K, memory, random_rows().home), []
+    for i in range(8):  # more than the memory holds
+        s = torch.randn(B, d, K, generator=g, dtype=F64)
+        y = s + 0.1 * torch.randn(B, d, K, generator=g, dtype=F64)
+        usable = torch.tensor([True, i != 6])  # the second model did not move in iteration 6
+        pairs.append(s, y, usable)
+        listed = [*listed, (s, y, usable)][-memory:]
+    gradient, gamma = torch.randn(B, d, K, generator=g, dtype=F64), torch.tensor([0.5, 2.0], dtype=F64)
+    for b in range(B):
+        q, alphas = gradient[b].clone(), []
+        mine = [(s[b], y[b]) for s, y, usable in listed if usable[b]]
+        for s, y in reversed(mine):
+            alphas.append((s * q).sum() / (s * y).sum())
+            q -= alphas[-1] * y
+        r = gamma[b] * q / 2.0
+        for (s, y), alpha in zip(mine, reversed(alphas), strict=True):
+            r += (alpha - (y * r).sum() / (s * y).sum()) * s
+        torch.testing.assert_close(pairs.solve(gradient, gamma, metric)[b], r, rtol=1e-10, atol=1e-12)
+    pairs.clear()
+    torch.testing.assert_close(pairs.solve(gradient, gamma, metric)[1], gradient[1])
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+def test_a_hybrid_metric_that_leads_everywhere_is_the_hessian(intercept):
+    problem = random_problem(Multinomial(3), n=60, p=5, intercept=intercept)
+    W = random_point(problem)
+    hessian = problem.second_order(W).hessian
+    gradient = problem.centred(random_point(problem, seed=4))
+    whole = problem.centred(Metric.of(hessian).solve(gradient))
+    metric = hybrids(problem, W, r=5)
+    torch.testing.assert_close(problem.centred(metric.solve(gradient)), whole, rtol=1e-8, atol=1e-10)
+    again = hybrids(problem, W, r=5, bases=metric)
+    torch.testing.assert_close(again.solve(gradient), metric.solve(gradient), rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("r", [1, 3])
+@pytest.mark.parametrize("n_models", [1, 2])
+def test_a_hybrid_metric_is_symmetric_and_positive(r, n_models):
+    rows = random_rows(80, 6, n_models, loss=Multinomial(3))
+    problem = Problem.of(rows, Multinomial(3), Ridge.of(0.3, 6, intercept=True, home=rows.home))
+    W = torch.randn(n_models, 7, 3, generator=generator(5), dtype=F64)
+    metric = hybrids(problem, W, r)
+    columns = torch.eye(21, dtype=F64).view(21, 3, 7).mT.contiguous()
+    for b in range(n_models):
+        inverse = torch.stack(
+            [metric.solve(column.expand(n_models, -1, -1))[b].mT.flatten() for column in columns], dim=1
+        )
+        torch.testing.assert_close(inverse, inverse.T, rtol=1e-9, atol=1e-11)
+        assert float(torch.linalg.eigvalsh(inverse).min()) > 0
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
+def test_the_logits_of_two_points_give_the_objective_between_them(loss):
+    problem = random_problem(loss, B=2)
+    d, K = problem.rows.shape[1], loss.n_logits
+    start, end = (problem.smooth(torch.randn(2, d, K, generator=generator(s), dtype=F64)) for s in (1, 2))
+    read = problem.passes.total
+    t = torch.tensor([0.25, 0.7], dtype=F64)
+    between = problem.between(start, end, t)
+    assert problem.passes.total == read
+    there = problem.smooth(start.W + t[:, None, None] * (end.W - start.W))
+    torch.testing.assert_close(between, there.value, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
+def test_reading_in_parts_changes_nothing_but_rounding(loss):
+    n = 9 * CPU_BLOCK // 20
+    rows = random_rows(n, 20, 1, loss=loss, n_classes=max(2, loss.n_logits))
+    problem = Problem.of(rows, loss, Ridge.of(1.0, 20, intercept=True, home=rows.home))
+    W = random_point(problem)
+    whole = problem.smooth(W)
+    parts = problem.rows.parts(2)
+    assert [len(part.X) for part in parts] == [n // 2, n - n // 2]
+
+    def read(part):
+        return Problem(part, loss, problem.penalty.divided(torch.tensor([1e300])), problem.passes).smooth(W)
+
+    points = in_threads(read, parts)
+    torch.testing.assert_close(
+        sum(point.gradient for point in points) + problem.penalty.gradient(W), whole.gradient, rtol=1e-10, atol=1e-14
+    )
+    with pytest.raises(ZeroDivisionError):
+        in_threads(lambda part: 1 / (len(part.X) - len(parts[1].X)), parts)
+
+
+@pytest.mark.parametrize("n_classes", [1, 3])
+@pytest.mark.parametrize("intercept", [True, False])
+def test_the_span_of_the_rows_holds_the_same_problem(intercept, n_classes):
+    loss = Binomial() if n_classes == 1 else Multinomial(3)
+    problem = random_problem(loss, n=12, p=40, intercept=intercept)
+    rotated = Rotated(problem)
+    U = torch.randn(1, 12 + intercept, loss.n_logits, generator=generator(1), dtype=F64)
+    inside, outside = rotated.problem.smooth(U), rotated.leave(U)
+    torch.testing.assert_close(outside.value, inside.value, rtol=1e-11, atol=0)
+    direct = problem.smooth(outside.W)
+    torch.testing.assert_close(outside.gradient, direct.gradient, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(outside.value, direct.value, rtol=1e-11, atol=0)
+    torch.testing.assert_close(rotated.enter(outside.W), U, rtol=1e-8, atol=1e-9)
+
+
+def test_a_drawn_sample_keeps_the_objective_on_average_and_leaves_out_weightless_rows():
+    rows = random_rows(5000, 3, 1, loss=Binomial(), n_classes=2)
+    rows = rows.reweighted(torch.where(rows.X[:, :1] > 0, rows.weight, 0.0))
+    problem = Problem.of(rows, Binomial(), Ridge.of(1.0, 3, intercept=True, home=rows.home))
+    sample = draw(problem, 500, generator())
+    assert sample.rows.shape[0] == 500
+    assert bool((sample.rows.weight > 0).all())
+    assert float(sample.rows.weight.sum()) == pytest.approx(1.0)
+    W = torch.zeros(1, 4, 1, dtype=F64)
+    assert float(sample.smooth(W).value) == pytest.approx(np.log(2.0))
+    assert draw(problem, 5000, generator()) is problem
+
+
+@pytest.mark.parametrize(
+    "y",
+    [[3, -2, 3, 7], [True, False, True], [0, 10**12], np.array([250, 3, 3], dtype=np.uint8), ["b", "a"], [0.5, 1.5]],
+    ids=str,
+)
+def test_labels_are_encoded_as_numpy_does(y):
+    y = np.asarray(y)
+    classes, codes = _encoded(y)
+    expected, expected_codes = np.unique(y, return_inverse=True)
+    np.testing.assert_array_equal(classes, expected)
+    np.testing.assert_array_equal(codes, expected_codes)
+    assert classes.dtype == y.dtype
+
+
+# Fits
+
+
+def drawn(Z, seed=0):
+    rng = np.random.default_rng(seed)
+    logits = Z @ rng.standard_normal(Z.shape[1])
+    return (rng.random(len(Z)) < expit(2.0 * logits / logits.std() + 0.5)).astype(int)
+
+
+def hard(name, n=20_000):
+    """X, y and C."""
+    rng = np.random.default_rng(1)
+    Z = rng.standard_normal((n, 30))
+    if name == "isotropic":
+        return Z, drawn(Z), 1.0
+    if name == "correlated":
+        X = rng.standard_normal((n, 5)) @ rng.standard_normal((5, 30)) + 0.1 * Z
+        return X, drawn(X), 1.0
+    if name == "lognormal":
+        X = np.exp(Z)
+        return X, drawn(X), 1.0
+    if name == "scales":
+        return Z * np.logspace(-4, 4, 30), drawn(Z), 1.0
+    if name == "offsets":
+        return Z + np.logspace(0, 4, 30), drawn(Z), 1.0
+    if name == "outliers":
+        X, y = Z.copy(), drawn(Z)
+        X[:5] *= 1e4
+        return X, y, 1.0
+    if name == "rare categories":
+        X = np.eye(40)[np.minimum(rng.geometric(0.2, n) - 1, 39)]
+        return np.hstack([X, Z[:, :5]]), drawn(np.hstack([X, Z[:, :5]])), 1e4
+    if name == "rare class":
+        y = np.zeros(n, dtype=int)
+        y[np.argsort(Z[:, 0] + rng.standard_normal(n))[-8:]] = 1
+        return Z, y, 1.0
+    if name == "sorted":
+        y = np.sort(drawn(Z))
+        return Z + y[:, None] * 0.3, y, 1.0
+    raise AssertionError(name)
+
+
+HARD = [
+    "isotropic",
+    "correlated",
+    "lognormal",
+    "scales",
+    "offsets",
+    "outliers",
+    "rare categories",
+    "rare class",
+    "sorted",
+]
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_hard_data_takes_few_reads(name):
+    X, y, C = hard(name)
+    reference = TorchLogisticRegression(C=C, solver="newton-cholesky", tol=1e-9, max_iter=100).fit(X, y)
+    model = TorchLogisticRegression(C=C, tol=1e-5, max_iter=100).fit(X, y)
+    assert model.solver_ == "lbfgs"
+    assert model.converged_
+    assert model.objective_ <= reference.objective_ * (1 + 1e-6)
+    assert model.n_passes_ <= 16
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_a_sample_of_rows_is_the_same_in_every_fit(n_classes):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((20_000, 8))
+    y = (X @ rng.standard_normal((8, n_classes)) + rng.gumbel(size=(20_000, n_classes))).argmax(axis=1)
+    fits = [TorchSoftmaxClassifier(solver="lbfgs", random_state=seed).fit(X, y) for seed in (None, None, 0, 1)]
+    assert fits[0].n_passes_ < 10
+    np.testing.assert_array_equal(fits[0].coef_, fits[1].coef_)
+    np.testing.assert_allclose(fits[0].coef_, fits[3].coef_, rtol=0, atol=1e-2)
+    assert (fits[0].coef_ != fits[3].coef_).any()
+
+
+@pytest.mark.parametrize("solver", ["auto", *DETERMINISTIC])
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("fit_intercept", [True, False])
+def test_wide_data_takes_two_reads(solver, n_classes, fit_intercept):
+    rng = np.random.default_rng(2)
+    X, y = rng.standard_normal((60, 500)), np.arange(60) % n_classes
+    settings = {"fit_intercept": fit_intercept, "C": 0.1}
+    model = TorchSoftmaxClassifier(solver=solver, tol=1e-9, **settings).fit(X, y)
+    reference = LogisticRegression(tol=1e-10, max_iter=5000, **settings).fit(X, y)
+    np.testing.assert_allclose(model.coef_, reference.coef_, rtol=0, atol=1e-7)
+    np.testing.assert_allclose(model.intercept_, reference.intercept_, rtol=0, atol=1e-6)
+    assert model.converged_
+    assert model.n_passes_ <= 3 + 1  # one more bounds the gap
+    again = TorchSoftmaxClassifier(solver=solver, tol=1e-6, **settings)
+    again.fit(X, y, coef_init=model.coef_, intercept_init=model.intercept_ if fit_intercept else None)
+    assert again.n_iter_ <= 1
+
+
+def test_wide_float32_data_is_as_good_as_float64():
+    rng = np.random.default_rng(2)
+    X, y = rng.standard_normal((60, 500)).astype(np.float32), np.arange(60) % 2
+    single, double = (TorchLogisticRegression(tol=1e-6).fit(X.astype(t), y) for t in (np.float32, np.float64))
+    np.testing.assert_allclose(single.coef_, double.coef_, rtol=0, atol=1e-6)
+    assert single.coef_.dtype == np.float32
+
+
+def test_a_callback_sees_coefficients_of_the_features_in_a_wide_fit():
+    rng = np.random.default_rng(2)
+    X, y = rng.standard_normal((30, 200)), np.arange(30) % 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = TorchLogisticRegression(max_iter=2).fit(X, y)
+    assert model.coef_.shape == (1, 200)
+    assert model.objective_ == pytest.approx(objective(model, X, y), rel=1e-10)
+
+
+@pytest.mark.parametrize("fit_intercept", [True, False])
+@pytest.mark.parametrize("settings", [{"tol": 0.1}, {"tol": 1e-4}, {"solver": "lbfgs", "max_iter": 3}], ids=str)
+def test_the_bound_on_the_gap_holds_and_is_of_its_order(settings, fit_intercept):
+    X, y, _ = hard("isotropic", 500)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = TorchLogisticRegression(fit_intercept=fit_intercept, **settings).fit(X, y)
+    optimum = TorchLogisticRegression(fit_intercept=fit_intercept, tol=1e-11).fit(X, y).objective_
+    assert model.objective_ - optimum - 1e-14 <= model.optimality_gap_ <= 1000 * (model.objective_ - optimum) + 1e-10
+
+
+def test_the_bound_on_the_gap_is_infinite_where_there_is_none():
+    X, y, _ = hard("isotropic", 500)
+    assert TorchLogisticRegression(C=np.inf).fit(X, y).optimality_gap_ == np.inf
+
+
+def test_reads_are_counted():
+    X, y, _ = hard("isotropic", 2000)
+    model = TorchLogisticRegression(solver="newton-cholesky", fit_intercept=False).fit(X, y)
+    assert model.n_passes_ == model.n_iter_ + 1  # the start is an evaluation, too
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = TorchLogisticRegression(solver="sgd", learning_rate=0.01, max_iter=3, fit_intercept=False).fit(X, y)
+    assert model.n_passes_ == 3 + 1  # the objective of the result

@@ -1,0 +1,108 @@
+"""Which metric L-BFGS starts from, and when another one repays its cost."""
+
+import math
+
+import torch
+
+from torchlogreg.solvers import _costs
+from torchlogreg.solvers._descent import Metric, Stand, per_model
+from torchlogreg.solvers._hybrid import Hybrids, hybrids, leading
+from torchlogreg.solvers._sample import draw, newton_on_samples
+
+LARGEST = 2**24  # numbers in a metric
+DEAREST = 20  # reads of X that one may cost at the start
+DOUBTFUL = 0.3  # relative decrease that no sound estimate promises at a point near the optimum
+SOON, LATE = 3, 10  # iteration of the first renewal, from few rows or from most; the next ones come at twice the last
+GOAL = 1e-8  # relative gap that the Hessian of all rows is to reach sooner than the present metric
+WINDOW = 2  # iterations over which the pace is measured
+PATIENCE = 0.25  # reads since the last renewal, against the Hessian's cost, before it is thought of
+LITTLE = 2.0  # fall of the gap's logarithm in a step of Newton's that is not converging quadratically
+MOST_READS = 60  # beyond which an estimate of the reads to come is not believed
+
+
+class Metrics:
+    """The metrics of one descent.
+
+    Newton's method on a sample of rows gives the start and the first metric where the number of unknowns allows.
+    Otherwise the metric is hybrid (or, for one logit, a sample's Hessian), or diagonal where even that is too dear, and
+    is renewed on a schedule. Wherever the present pace makes the Hessian of all rows pay, it takes over.
+    """
+
+    def __init__(self, problem, n_logits, seed):
+        self.problem, self.n_logits = problem, n_logits
+        self.generator = torch.Generator("cpu").manual_seed(seed)
+        self.n, self.d = problem.rows.shape
+        self.cost = self._cost(self.n)  # of the Hessian of all rows
+        self.renewal = math.inf
+        self.gaps = []  # logarithms, since the metric became that Hessian or since the start
+        self.newton = False  # whether it did
+
+    def start(self, W):
+        """The first point and the metric there; from samples of the rows if W is zero."""
+        problem = self.problem
+        size = _costs.sample_size(self.n, self.d, self.n_logits)
+        if W.any() or 2 * size > self.n or self._cost(size) > DEAREST:
+            self.renewal = SOON if 2 * self._hybrid_rows < self.n else LATE
+            point = problem.smooth(W)
+            return point, self.at(point)
+        sample = newton_on_samples(problem, W, size, self.generator)
+        point = problem.smooth(sample.point.W + sample.direction)
+        gap = Stand(point, sample.metric, -sample.metric.solve(point.gradient)).gap
+        misled = (gap > DOUBTFUL) | (point.value > problem.loss.at_zero)
+        if not misled.any():
+            return point, sample.metric
+        # All rows contradict the sample: begin where the fit was told to, with a metric that cannot mislead.
+        point = problem.second_order(torch.where(per_model(misled), W, point.W))
+        return point._replace(hessian=None), self.at(point)
+
+    def at(self, point, before=None):
+        """The metric at `point`: the whole Hessian if the point has it, else what is affordable on a sample."""
+        if point.hessian is not None:
+            self.gaps, self.newton = [], True
+            return Metric.of(point.hessian)
+        if self.n_logits == 1:
+            size = _costs.sample_size(self.n, self.d, 1)
+            if self._cost(size) <= DEAREST:
+                return Metric.of(draw(self.problem, size, self.generator).second_order(point.W).hessian)
+        elif self.d**2 <= 64 * self.n * self.n_logits:  # eigenvectors of (d, d) are found in the time of some reads
+            size = self._hybrid_rows
+            sample = draw(self.problem, size, self.generator)
+            r = leading(size, self.n, sample.rows.X.shape[1], self.n_logits)
+            return hybrids(sample, point.W, r, before if isinstance(before, Hybrids) else None)
+        return Metric.of(self.problem.diagonal(point.W))
+
+    def due(self, iteration):
+        """Whether the schedule renews the metric now."""
+        if iteration < self.renewal:
+            return False
+        self.renewal = 2 * iteration
+        return True
+
+    def with_hessian(self, point):
+        """`point` with the Hessian of all rows, if that is affordable at all."""
+        return self.problem.second_order(point.W) if self.cost < math.inf else point
+
+    def hessian_pays(self, gap):
+        """Note the gap (B,); whether the reads still to come at the present pace cost more than the Hessian.
+
+        Where even Newton's own step brings little, as on almost separable classes, only a fresh Hessian helps.
+        """
+        self.gaps.append(math.log(max(float(gap.max()), 1e-300)))
+        if len(self.gaps) <= max(1.0, PATIENCE * self.cost) or self.gaps[-1] <= math.log(GOAL):
+            return False
+        steps = min(WINDOW, len(self.gaps) - 1)
+        fall = (self.gaps[-1 - steps] - self.gaps[-1]) / steps
+        if self.newton and fall < LITTLE:
+            return True
+        left = (self.gaps[-1] - math.log(GOAL)) / fall if fall > 0 else math.inf
+        return min(left, MOST_READS) > 0.5 * self.cost + 1
+
+    @property
+    def _hybrid_rows(self):
+        """Rows of the sample for a hybrid metric."""
+        return min(self.n, max(4000, 5 * self.d))
+
+    def _cost(self, m):
+        """Reads of X that the whole Hessian costs on m rows; infinite if it is too large to keep."""
+        fits = (self.n_logits * self.d) ** 2 <= LARGEST
+        return _costs.hessian(m, self.n, self.d, self.n_logits) if fits else math.inf
