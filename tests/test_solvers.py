@@ -22,6 +22,7 @@ from torchlogreg._wide import Rotated
 from torchlogreg.solvers import SOLVERS
 from torchlogreg.solvers._descent import Metric
 from torchlogreg.solvers._hybrid import hybrids
+from torchlogreg.solvers._metrics import Metrics
 from torchlogreg.solvers._pairs import Pairs
 from torchlogreg.solvers._sample import draw
 
@@ -156,8 +157,17 @@ def test_a_drawn_sample_keeps_the_objective_on_average_and_leaves_out_weightless
 
 @pytest.mark.parametrize(
     "y",
-    [[3, -2, 3, 7], [True, False, True], [0, 10**12], np.array([250, 3, 3], dtype=np.uint8), ["b", "a"], [0.5, 1.5]],
-    ids=str,
+    [
+        [3, -2, 3, 7],
+        [True, False, True],
+        [0, 10**12],
+        np.array([250, 3, 3], dtype=np.uint8),
+        np.array([-100, 100] * 150, dtype=np.int8),
+        np.array([2**63 + 1, 2**63], dtype=np.uint64),
+        ["b", "a"],
+        [0.5, 1.5],
+    ],
+    ids=lambda y: f"{np.asarray(y).dtype}-{len(y)}",
 )
 def test_labels_are_encoded_as_numpy_does(y):
     y = np.asarray(y)
@@ -231,7 +241,7 @@ def test_hard_data_takes_few_reads(name):
     assert model.solver_ == "lbfgs"
     assert model.converged_
     assert model.objective_ <= reference.objective_ * (1 + 1e-6)
-    assert model.n_passes_ <= 16
+    assert model.n_passes_ <= 20
 
 
 @pytest.mark.parametrize("n_classes", [2, 4])
@@ -256,7 +266,7 @@ def test_wide_data_takes_two_reads(solver, n_classes, fit_intercept):
     model = TorchSoftmaxClassifier(solver=solver, tol=1e-9, **settings).fit(X, y)
     reference = LogisticRegression(tol=1e-10, max_iter=5000, **settings).fit(X, y)
     np.testing.assert_allclose(model.coef_, reference.coef_, rtol=0, atol=1e-7)
-    np.testing.assert_allclose(model.intercept_, reference.intercept_, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(model.intercept_, reference.intercept_, rtol=0, atol=1e-5)
     assert model.converged_
     assert model.n_passes_ <= 3 + 1  # one more bounds the gap
     again = TorchSoftmaxClassifier(solver=solver, tol=1e-6, **settings)
@@ -272,14 +282,51 @@ def test_wide_float32_data_is_as_good_as_float64():
     assert single.coef_.dtype == np.float32
 
 
+@pytest.mark.parametrize("kind", ["offset", "repeated rows", "zero weights"])
+def test_wide_data_that_is_hard(kind):
+    rng = np.random.default_rng(2)
+    X, y, weight = rng.standard_normal((40, 300)), np.arange(40) % 2, np.ones(40)
+    if kind == "offset":
+        X += 1e3
+    elif kind == "repeated rows":
+        X[20:], y[20:] = X[:20], y[:20]
+    else:
+        weight[::3] = 0.0
+    model = TorchLogisticRegression(tol=1e-6, max_iter=500).fit(X, y, weight)
+    used = weight > 0
+    alone = TorchLogisticRegression(tol=1e-6, max_iter=500, solver="lbfgs").fit(X[used], y[used])
+    assert model.converged_
+    assert model.objective_ == pytest.approx(objective(model, X, y, weight), rel=1e-9)
+    np.testing.assert_allclose(model.predict_proba(X), alone.predict_proba(X), rtol=0, atol=1e-3)
+
+
+class Watch:
+    """A callback that keeps the coefficients it is shown."""
+
+    def __init__(self):
+        self.shapes = []
+
+    def setup(self, estimator, context):
+        pass
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        pass
+
+    def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):
+        if fitted_estimator is not None and context.task_name == "iteration":
+            self.shapes.append(fitted_estimator.coef_.shape)
+
+
 def test_a_callback_sees_coefficients_of_the_features_in_a_wide_fit():
     rng = np.random.default_rng(2)
     X, y = rng.standard_normal((30, 200)), np.arange(30) % 2
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model = TorchLogisticRegression(max_iter=2).fit(X, y)
-    assert model.coef_.shape == (1, 200)
-    assert model.objective_ == pytest.approx(objective(model, X, y), rel=1e-10)
+    watch = Watch()
+    TorchLogisticRegression().set_callbacks(watch).fit(X, y)
+    assert watch.shapes
+    assert set(watch.shapes) == {(1, 200)}
 
 
 @pytest.mark.parametrize("fit_intercept", [True, False])
@@ -293,9 +340,28 @@ def test_the_bound_on_the_gap_holds_and_is_of_its_order(settings, fit_intercept)
     assert model.objective_ - optimum - 1e-14 <= model.optimality_gap_ <= 1000 * (model.objective_ - optimum) + 1e-10
 
 
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("max_iter", [0, 1, 2])
+def test_the_bound_on_the_gap_holds_far_from_the_optimum_and_for_rare_classes(max_iter, n_classes):
+    X, _, _ = hard("isotropic", 600)
+    y = np.where(np.arange(600) % 100 < n_classes, np.arange(600) % 100, 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = TorchSoftmaxClassifier(max_iter=max_iter, solver="newton-cholesky").fit(X, y)
+    optimum = TorchSoftmaxClassifier(tol=1e-11).fit(X, y).objective_
+    assert model.objective_ - optimum <= model.optimality_gap_ < np.inf
+
+
 def test_the_bound_on_the_gap_is_infinite_where_there_is_none():
     X, y, _ = hard("isotropic", 500)
     assert TorchLogisticRegression(C=np.inf).fit(X, y).optimality_gap_ == np.inf
+    assert TorchLogisticRegression(C=np.inf).fit(0 * X, y).optimality_gap_ == np.inf
+    with pytest.warns(ConvergenceWarning, match="perfectly separated"):
+        saturated = TorchLogisticRegression(C=np.inf).fit([[-1.0], [1.0]], [0, 1], coef_init=[[1e6]])
+    assert saturated.optimality_gap_ == np.inf
+    with pytest.warns(ConvergenceWarning):
+        saturated = TorchLogisticRegression(max_iter=0).fit(X, y, coef_init=np.full((1, 30), 1e6))
+    assert saturated.optimality_gap_ > 1e9
 
 
 def test_reads_are_counted():
@@ -306,3 +372,54 @@ def test_reads_are_counted():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model = TorchLogisticRegression(solver="sgd", learning_rate=0.01, max_iter=3, fit_intercept=False).fit(X, y)
     assert model.n_passes_ == 3 + 1  # the objective of the result
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_samples_without_one_of_the_classes_do_no_harm(seed):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((30_000, 10))
+    y = np.zeros(30_000, dtype=int)
+    y[:6] = 1
+    X[:6] += 2.0
+    model = TorchLogisticRegression(random_state=seed).fit(X, y)
+    reference = TorchLogisticRegression(solver="newton-cholesky", tol=1e-9).fit(X, y)
+    assert model.converged_
+    assert model.n_passes_ <= 20
+    assert model.objective_ <= reference.objective_ * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("fit_intercept", [True, False])
+def test_many_classes(fit_intercept):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((4500, 20))
+    y = (X @ rng.standard_normal((20, 400)) + rng.gumbel(size=(4500, 400))).argmax(axis=1)
+    model = TorchSoftmaxClassifier(fit_intercept=fit_intercept, C=0.1).fit(X, y)
+    assert model.converged_
+    assert model.objective_ == pytest.approx(objective(model, X, y), rel=1e-8)
+
+
+def test_the_hessian_of_all_rows_stays_once_it_took_over():
+    problem = random_problem(Multinomial(3), n=60, p=5)
+    metrics = Metrics(problem, 3, seed=0)
+    point, metric = metrics.start(torch.zeros(1, 6, 3, dtype=F64))
+    assert metrics.due(10)
+    metric = metrics.at(metrics.with_hessian(point), metric)
+    assert isinstance(metric, Metric)
+    assert not metrics.due(1000)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("fit_intercept", [True, False])
+def test_large_data_is_read_in_threads_with_the_same_result(fit_intercept, order, dtype):
+    X = np.asarray(hard("isotropic", 9 * CPU_BLOCK // 30)[0], dtype=dtype, order=order)
+    y = drawn(X)
+    model = TorchLogisticRegression(fit_intercept=fit_intercept, tol=1e-6).fit(X, y)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        alone = TorchLogisticRegression(fit_intercept=fit_intercept, tol=1e-6).fit(X, y)
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_allclose(model.coef_, alone.coef_, rtol=0, atol=1e-6)
+    assert model.objective_ == pytest.approx(objective(model, X, y), rel=1e-9)

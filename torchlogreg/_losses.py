@@ -36,6 +36,11 @@ class Loss(ABC):
     def curvature(self, eta):
         """The second derivative in the logits, diag(a) - b b', as a (n, B, K) and b (n, B, K) or None; a >= 0."""
 
+    def own_curvature(self, eta):
+        """The second derivative by each logit alone, (n, B, K)."""
+        a, b = self.curvature(eta)
+        return a if b is None else a - b.square()
+
     def mean_curvature(self, eta, weight):
         """Sum of the second derivative over the rows, weight (n, B) -> (B, K, K)."""
         a, b = self.curvature(eta)

@@ -119,8 +119,10 @@ def minimise(problem, solver, W, *, tol, max_iter, store=None, observer=None, ve
     run = (_draw_rotated if wide else _draw)(problem, solver, W, stop, history, observer)
     point = _stored(problem, run, store)
     unfinished = run.ended == "precision" or (run.ended == "converged" and float(point.gradient_norm.max()) > tol)
-    if unfinished and not (wide or problem.rows.is_exact or solver.stochastic):
-        # float32 products certify a float32 gradient. Where that is not enough, float64 products finish the work.
+    again = not problem.rows.is_exact or (wide and not solver.whole_hessian)
+    if unfinished and again and not solver.stochastic:
+        # float32 products certify a float32 gradient, and inner products of rows hold little of what is small beside a
+        # common offset. Where that is not enough, float64 products of the rows themselves finish the work.
         run = _draw(problem.exact(), solver, run.point.W, stop, history, observer)
         point = _stored(problem, run, store)
     if run.ended == "overflow" or not bool(torch.isfinite(point.value).all()):

@@ -20,6 +20,7 @@ from torchlogreg._penalty import Ridge
 
 # Bytes of logits that a Point may keep: an eighth of X, and what is small anyway.
 LOGITS_SHARE, LOGITS_BYTES = 1 / 8, 2**25
+BEST = 1e-12  # gradient at intercepts that count as best
 CHEAP_READ, DEAR_READ = 2**18, 20  # numbers of X, or reads before it, that make another read cheap
 
 
@@ -66,6 +67,8 @@ class Problem:
 
     def exact(self):
         """The same problem, with every product in float64."""
+        if self.rows.is_exact:
+            return self
         return Problem(self.rows.exact(), self.loss, self.penalty, self.passes)
 
     def smooth(self, W):
@@ -76,8 +79,9 @@ class Problem:
         """The objective at start + t (end - start), t (B,), from the logits of the two points: no read of X."""
         W = start.W + t[:, None, None] * (end.W - start.W)
         eta = torch.lerp(start.eta, end.eta, t[:, None, None].to(start.eta))  # (B, K, n)
-        losses = self.loss.value(eta.permute(2, 0, 1), self.rows.y)
-        return self.penalty.value(W) + self.rows.bring_home((self.rows.weight * losses).sum(dim=0))
+        y, weight = self.rows.y.to(eta.device), self.rows.weight.to(eta.device)
+        losses = self.loss.value(eta.permute(2, 0, 1), y)
+        return self.penalty.value(W) + self.rows.bring_home((weight * losses).sum(dim=0))
 
     def second_order(self, W):
         """Value, gradient and Hessian at W, in one read."""
@@ -113,23 +117,26 @@ class Problem:
         n_models, d, n_logits = W.shape
         out = 0.0
         for rows in self._blocks():
-            a, b = self.loss.curvature(rows.predict(W))
-            own = a if b is None else a - b.square()
+            own = self.loss.own_curvature(rows.predict(W))
             out = out + rows.gram_diagonal((rows.weight[..., None] * own).flatten(1))
         out = out.view(n_models, n_logits, d) + self.penalty.l2.mT
         return out.view(n_models, n_logits * d, 1, 1)
 
-    def sampled(self, index, chance=1.0):
-        """The problem estimated on the rows at `index`, which were drawn with probabilities proportional to `chance`.
+    def sampled(self, index):
+        """The problem estimated on the rows at `index`, with their weights scaled to a sum of one.
 
-        Their weights are scaled to a sum of one. It is the problem itself if they weigh nothing in one of the models.
+        It is the problem itself if those rows weigh nothing in one of the models.
         """
         rows = self.rows.take(index)
-        weight = rows.weight / chance
-        total = weight.sum(dim=0)
+        total = rows.weight.sum(dim=0)
         if not total.all():
             return self
-        return Problem(rows.reweighted(weight / total), self.loss, self.penalty, self.passes)
+        return Problem(rows.reweighted(rows.weight / total), self.loss, self.penalty, self.passes)
+
+    def scatter(self):
+        """Weighted variance of each column, (B, d), or its mean square without an intercept, whose own entry is 1."""
+        self.passes.n_read += self.rows.shape[0]
+        return self.rows.scatter()
 
     def shrunk(self, floor):
         """The problem with penalties of at least `floor` (B, d)."""
@@ -175,33 +182,43 @@ class Problem:
         """A bound on value - optimum at `point`, (B,), by strong convexity.
 
         With intercepts that are best for the coefficients, F is at most ||gradient||^2 / (2 l2) above its minimum. The
-        logits tell the best intercepts, and one more read the gradient there. Infinite without a penalty, and where
-        that read would be more than a twentieth of all.
+        logits tell the best intercepts, and one more read the gradient there. Infinite without a penalty, where that
+        read would be more than a twentieth of all, and where the best intercepts were not found.
         """
         p = self.rows.X.shape[1]
         weakest = self.penalty.l2[:, :p, 0].amin(dim=1)  # (B,)
+        nothing = torch.full_like(point.value, math.inf)
+        if not weakest.all():
+            return nothing
         best = point
         if self.rows.intercept:
             if point.eta is None or (self.passes.total < DEAR_READ and self.rows.X.numel() > CHEAP_READ):
-                return torch.full_like(weakest, math.inf).expand_as(point.value)
+                return nothing
+            shift = self._to_best_intercepts(self.rows.bring_home(point.eta).permute(2, 0, 1), point.gradient[:, p])
+            if shift is None:
+                return nothing
             W = point.W.clone()
-            W[:, p] += self._to_best_intercepts(self.rows.bring_home(point.eta).permute(2, 0, 1), point.gradient[:, p])
+            W[:, p] += shift
             best = self.exact().smooth(W)
         square = best.gradient[:, :p].square().sum(dim=(1, 2))
         return (point.value - best.value).clamp(min=0.0) + square / (2.0 * weakest)
 
-    def _to_best_intercepts(self, eta, gradient):
-        """Two steps of Newton's towards the best intercepts from logits eta (n, B, K), gradient (B, K); their sum."""
+    def _to_best_intercepts(self, eta, gradient, most_steps=20):
+        """Newton's way from logits eta (n, B, K), gradient (B, K) to the best intercepts; None if it fails."""
         y, weight = self.rows.y.to(eta.device), self.rows.bring_home(self.rows.weight)
-        shift = self._newton_step(eta, weight, gradient)
-        gradient = (weight[..., None] * self.loss.value_and_residual(eta + shift, y)[1]).sum(dim=0)
-        return shift + self._newton_step(eta + shift, weight, gradient)
-
-    def _newton_step(self, eta, weight, gradient):
-        curvature = self.loss.mean_curvature(eta, weight)
-        if gradient.shape[1] > 1:  # lift the direction in which the softmax is flat, as `_pin` does
-            curvature += curvature.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None]
-        return -torch.linalg.solve(curvature, gradient)
+        shift = torch.zeros_like(gradient)
+        for _ in range(most_steps):
+            curvature = self.loss.mean_curvature(eta + shift, weight)
+            if gradient.shape[1] > 1:  # lift the direction in which the softmax is flat, as `_pin` does
+                curvature += curvature.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None]
+            step, failed = torch.linalg.solve_ex(curvature, gradient)
+            shift = shift - step
+            if failed.any() or not torch.isfinite(shift).all():
+                return None
+            gradient = (weight[..., None] * self.loss.value_and_residual(eta + shift, y)[1]).sum(dim=0)
+            if float(gradient.abs().max()) <= BEST:
+                return shift
+        return None
 
     def centred(self, direction):
         """`direction` without its part along which the softmax is flat (see `_pin`)."""

@@ -14,15 +14,16 @@ import torch
 
 # Numbers of X that are read at a time. On a CPU a block stays in cache between `predict` and `pull`, and is just small
 # enough for OpenBLAS to multiply it by a vector on one thread: above 460,800 it takes several, and twice the time.
+# (A block has at least 64 rows.)
 # Accelerators want few, large kernels instead.
 CPU_BLOCK = 440_000
 ACCELERATOR_BLOCK = 2**26
 FEWEST_BLOCKS = 4  # that are worth a second thread
 
 
-@np.errstate(over="ignore", invalid="ignore")  # what overflows is reported where the objective is looked at
 def _dot(a, b):
-    return np.dot(a, b)
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is reported where the objective is looked at
+        return np.dot(a, b)
 
 
 def _times_own_transpose(matrix):
@@ -68,6 +69,8 @@ class Rows:
 
     def exact(self):
         """The same rows, with products in float64; X itself is not copied."""
+        if self.is_exact:
+            return self
         return Rows(self.X, self.y, self.weight, intercept=self.intercept, products=self.home)
 
     def reweighted(self, weight):
@@ -155,11 +158,11 @@ class Rows:
     def _predict(self, flat):
         """Logits (B K, n): class-major products are up to twice as fast as row-major ones for a few logits."""
         flat = flat.to(self.X)
-        if not self.intercept:
-            return flat @ self.X.T
+        p = self.X.shape[1]
         if self._on_numpy(flat):
-            return torch.from_numpy(_dot(self.X.numpy(), flat[0, :-1].numpy())).add_(flat[0, -1])[None]
-        return torch.addmm(flat[:, -1:], flat[:, :-1], self.X.T)
+            eta = torch.from_numpy(_dot(self.X.numpy(), flat[0, :p].numpy()))[None]
+            return eta.add_(flat[0, p]) if self.intercept else eta
+        return torch.addmm(flat[:, p:], flat[:, :p], self.X.T) if self.intercept else flat @ self.X.T
 
     def _pull(self, flat):
         """Sums of x_i flat_i, (B K, n) -> (B K, d)."""
@@ -183,7 +186,7 @@ class Rows:
             out = self._products_of_copies(weight.sqrt()[..., None])
         else:
             out = sum(
-                (piece.ones_written_out().T @ copies).view(d, n_columns, d).transpose(0, 1).to(weight.dtype)
+                (piece._ones_written_out().T @ copies).view(d, n_columns, d).transpose(0, 1).to(weight.dtype)
                 for piece, copies in self._copies(weight)
             )
         return self.bring_home(out)
@@ -204,7 +207,7 @@ class Rows:
         A piece stays in cache with its copies, but outweighs the matrices that are summed over the pieces.
         """
         d, n_copies = self.shape[1], factor.shape[1]
-        size = max(2 * d, self._block // (n_copies * d))
+        size = max(2 * d, self._block // max(1, n_copies * d))
         for start in range(0, len(self.X), size):
             piece = self._with(*(t[start : start + size] for t in (self.X, self.y, self.weight)))
             f = factor[start : start + size].to(self.X.dtype)
@@ -213,7 +216,7 @@ class Rows:
             copies[..., self.X.shape[1] :] = f[..., None]
             yield piece, copies.view(len(f), -1)
 
-    def ones_written_out(self):
+    def _ones_written_out(self):
         """X with the intercept's column."""
         return torch.cat([self.X, self.X.new_ones(len(self.X), 1)], dim=1) if self.intercept else self.X
 
@@ -238,12 +241,12 @@ class Rows:
         return self.bring_home(out)
 
     def scatter(self):
-        """Weighted variance of each column, or its mean square without an intercept, (B, d); weights sum to one."""
+        """See `Problem.scatter`; of rows whose weights sum to one."""
         square = self.gram_diagonal(self.weight)
-        if not self.intercept:
-            return square
-        mean = self.pull(self.weight[..., None])[..., 0]  # (B, d)
-        return (square - mean.square()).clamp(min=0.0)
+        if self.intercept:
+            mean = self.pull(self.weight[..., None])[..., 0]  # (B, d)
+            square[:, :-1] -= mean[:, :-1].square()
+        return square.clamp(min=0.0)
 
     def squared_norms(self):
         """(n,), the intercept's column included."""

@@ -1,15 +1,15 @@
 """Solvers by name, and the one that "auto" stands for. A new solver is one file here and one line in SOLVERS."""
 
 from torchlogreg._wide import is_wide
+from torchlogreg.solvers import _small
 from torchlogreg.solvers.lbfgs import LBFGS
 from torchlogreg.solvers.newton import NewtonCholesky
 from torchlogreg.solvers.sgd import SGD
 
 SOLVERS = {solver.name: solver for solver in (SGD, LBFGS, NewtonCholesky)}
 
-# Bound on the numbers in the weighted copies of X, n d K^2, and in the Hessian up to which Newton's method, in NumPy,
-# is done before L-BFGS has begun: 1.8 ms instead of 5.2 for 300 x 10, the same 15 for 2000 x 50, 15 instead of 7 for
-# 10,000 x 10.
+# `_small.size` up to which Newton's method, in NumPy, is done before L-BFGS has begun: 1.8 ms instead of 5.2 for
+# 300 x 10, the same 15 for 2000 x 50, 15 instead of 7 for 10,000 x 10.
 TINY = 2**16
 
 
@@ -17,5 +17,4 @@ def choose(n, d, n_logits):
     """The faster solver for n rows and d coefficients for each logit."""
     if is_wide(n, d):
         d = n + 1  # the problem that is solved
-    tiny = max(n * d * n_logits**2, (n_logits * d) ** 2) <= TINY
-    return NewtonCholesky.name if tiny else LBFGS.name
+    return NewtonCholesky.name if _small.size(n, d, n_logits) <= TINY else LBFGS.name

@@ -10,6 +10,7 @@ class Solver(ABC):
     """An algorithm with its settings: a frozen dataclass."""
 
     name: str
+    whole_hessian: bool = False  # whether it needs a matrix of all coefficients
     stochastic: bool = False  # whether its steps estimate the gradient from some of the rows
 
     @abstractmethod

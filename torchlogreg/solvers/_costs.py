@@ -14,7 +14,7 @@ OVERHEAD = 600_000  # products in the time that a read takes besides
 GOAL = 1e-6  # relative gap that a sample's size is chosen for
 LEVELS = 1.5  # Hessians of the whole sample that Newton's method on nested samples amounts to
 GATHER = 5.0  # a random row costs as much as so many in order
-SMALLEST = 2000  # rows that are not worth sampling from
+SMALLEST = 2000  # rows in a sample
 ROWS_PER_UNKNOWN = (5, 10, 20, 50, 100, 200, 500, 1000)
 
 

@@ -76,10 +76,10 @@ def _hybrid(sample, W, r, basis):
     rows, loss, l2 = sample.rows, sample.loss, sample.penalty.l2
     X, intercept, p = rows.X, rows.intercept, rows.X.shape[1]
     eta = rows.predict(W)  # (m, 1, K)
-    identity = torch.eye(W.shape[2], dtype=eta.dtype, device=eta.device)[None]
-    curvature = rows.weight * loss.curvature_along(eta, identity).sum(dim=-1)  # (m, 1)
+    sample.passes.n_read += rows.shape[0]
+    curvature = rows.weight * loss.own_curvature(eta).sum(dim=-1)  # (m, 1)
     if intercept:
-        mean = rows.pull((curvature / curvature.sum())[..., None])[0, :p, 0]
+        mean = rows.pull((curvature / curvature.sum().clamp(min=1e-300))[..., None])[0, :p, 0]
         X = X - mean.to(X)
     else:
         mean = W.new_zeros(p)
@@ -90,8 +90,8 @@ def _hybrid(sample, W, r, basis):
     penalty = Ridge(torch.cat([l2[:, :1].expand(-1, r, -1), l2[:, p:]], dim=1))
     hessian = Problem(inside, loss, penalty, sample.passes).hessian_at(eta)
     scale, factor = scaled_cholesky(hessian[0, 0])
-    classes = torch.linalg.eigh(loss.mean_curvature(eta, rows.weight))[1]  # (1, K, K)
-    along = rows.weight * loss.curvature_along(eta, classes)[:, 0]  # (m, K)
+    classes = torch.linalg.eigh(rows.bring_home(loss.mean_curvature(eta, rows.weight)))[1]  # (1, K, K)
+    along = rows.weight * loss.curvature_along(eta, classes.to(rows.weight))[:, 0]  # (m, K)
     diagonal = rows.bring_home(X[:, : p - r].square().T @ along.to(X)) + l2[0, : p - r]
     smallest = torch.finfo(diagonal.dtype).eps * max(1.0, float(diagonal.max())) if p > r else 0.0
-    return Hybrid(mean, basis, scale, factor, rows.bring_home(classes[0]), diagonal.clamp(min=smallest))
+    return Hybrid(mean, basis, scale, factor, classes[0], diagonal.clamp(min=smallest))

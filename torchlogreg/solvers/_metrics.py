@@ -48,7 +48,7 @@ class Metrics:
         sample = newton_on_samples(problem, W, size, self.generator)
         point = problem.smooth(sample.point.W + sample.direction)
         gap = Stand(point, sample.metric, -sample.metric.solve(point.gradient)).gap
-        misled = (gap > DOUBTFUL) | (point.value > problem.loss.at_zero)
+        misled = ~((gap <= DOUBTFUL) & (point.value <= problem.loss.at_zero))  # NaN included
         if not misled.any():
             return point, sample.metric
         # All rows contradict the sample: begin where the fit was told to, with a metric that cannot mislead.
@@ -58,13 +58,13 @@ class Metrics:
     def at(self, point, before=None):
         """The metric at `point`: the whole Hessian if the point has it, else what is affordable on a sample."""
         if point.hessian is not None:
-            self.gaps, self.newton = [], True
+            self.gaps, self.newton, self.renewal = [], True, math.inf
             return Metric.of(point.hessian)
         if self.n_logits == 1:
             size = _costs.sample_size(self.n, self.d, 1)
             if self._cost(size) <= DEAREST:
                 return Metric.of(draw(self.problem, size, self.generator).second_order(point.W).hessian)
-        elif self.d**2 <= 64 * self.n * self.n_logits:  # eigenvectors of (d, d) are found in the time of some reads
+        elif self._hybrid_pays:
             size = self._hybrid_rows
             sample = draw(self.problem, size, self.generator)
             r = leading(size, self.n, sample.rows.X.shape[1], self.n_logits)
@@ -96,6 +96,11 @@ class Metrics:
             return True
         left = (self.gaps[-1] - math.log(GOAL)) / fall if fall > 0 else math.inf
         return min(left, MOST_READS) > 0.5 * self.cost + 1
+
+    @property
+    def _hybrid_pays(self):
+        """Whether eigenvectors of (d, d) are found in the time of some reads, and the other parts are small."""
+        return self.d**2 <= min(64 * self.n * self.n_logits, LARGEST) and (2 * self.n_logits) ** 2 <= LARGEST
 
     @property
     def _hybrid_rows(self):

@@ -1,6 +1,7 @@
 """Newton's method in NumPy, for data so small that a torch call costs more than the arithmetic it starts.
 
-The same steps as `newton.NewtonCholesky` takes in torch, for one model; a test holds the two to the same iterates.
+The same steps as `newton.NewtonCholesky` takes in torch, for one model (but a refused step is simply halved); a test
+holds the two to the same iterates.
 On iris, wine and breast_cancer it is four to five times faster: 0.8 ms instead of 4 ms on one Zen 4 core.
 """
 
@@ -14,16 +15,19 @@ from torchlogreg._minimise import Step
 from torchlogreg._problem import Point
 from torchlogreg.solvers._descent import ARMIJO, LEVEL, OVERFLOW, hopeless
 
-LARGEST = 2**19  # bound on the numbers in the weighted copies of X, n d K^2, and in the Hessian
+LARGEST = 2**19  # `size` up to which Newton's method runs here
 ROUNDING, TINY = np.finfo(np.float64).eps, np.finfo(np.float64).tiny
+
+
+def size(n, d, n_logits):
+    """Numbers in the weighted copies of X, or in the Hessian if that is larger."""
+    return max(n * d * n_logits**2, (n_logits * d) ** 2)
 
 
 def is_small(problem, W):
     """Whether `problem` is one model's, on the host, and small."""
-    n, d = problem.rows.shape
-    n_models, _, n_logits = W.shape
-    size = max(n * d * n_logits**2, (d * n_logits) ** 2)
-    return problem.rows.X.device.type == "cpu" and n_models == 1 and size <= LARGEST
+    on_host = problem.rows.X.device.type == "cpu"
+    return on_host and len(W) == 1 and size(*problem.rows.shape, W.shape[2]) <= LARGEST
 
 
 def iterates(problem, W):
@@ -40,7 +44,7 @@ def iterates(problem, W):
         step = 0.5**refusals
         trial = W + step * direction
         trial_value, trial_gradient, trial_hessian, trial_eta = second_order(trial)
-        if abs(trial_value - value) <= LEVEL * ROUNDING * max(value, 1.0):  # see `_descent.judge`
+        if abs(trial_value - value) <= LEVEL * ROUNDING * max(value, 1.0):  # see `_descent.attempt`
             accepted = np.vdot(trial_gradient, solve(trial_gradient)) < np.vdot(gradient, solve(gradient))
         else:
             accepted = trial_value <= value + ARMIJO * step * slope

@@ -66,10 +66,11 @@ class LBFGS(Solver):
                 metric = metrics.at(point, metric)
                 point = point._replace(hessian=None)
             # 5. gamma scales the metric to the newest pair
-            gamma = torch.where(usable, curvature / dot(y, metric.solve(y)), gamma)
             if afresh:
                 pairs.clear()
                 gamma, refusals = torch.ones_like(gamma), torch.zeros_like(refusals)
+            elif usable.any():
+                gamma = torch.where(usable, curvature / dot(y, metric.solve(y)), gamma)
 
     def _affordable_pairs(self, problem, W):
         """As many pairs as fit in an eighth of the bytes of X, but ten, and what is small anyway."""

@@ -18,6 +18,7 @@ class NewtonCholesky(Solver):
     """
 
     name = "newton-cholesky"
+    whole_hessian = True
 
     def stopping(self, tol):
         return Optimality(tol, gap=tol)
