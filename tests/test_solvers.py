@@ -17,7 +17,7 @@ from torchlogreg._inputs import _encoded
 from torchlogreg._losses import Binomial, Multinomial
 from torchlogreg._penalty import Ridge
 from torchlogreg._problem import Problem
-from torchlogreg._rows import CPU_BLOCK
+from torchlogreg._rows import CPU_BLOCK, Rows
 from torchlogreg._wide import Rotated
 from torchlogreg.solvers import SOLVERS
 from torchlogreg.solvers._descent import Metric
@@ -423,3 +423,18 @@ def test_large_data_is_read_in_threads_with_the_same_result(fit_intercept, order
         torch.set_num_threads(before)
     np.testing.assert_allclose(model.coef_, alone.coef_, rtol=0, atol=1e-6)
     assert model.objective_ == pytest.approx(objective(model, X, y), rel=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_the_fast_read_of_one_logit_is_the_general_one(order, dtype):
+    n = 3 * CPU_BLOCK // 20
+    rows = random_rows(n, 20, 1, loss=Binomial(), n_classes=2, order=order)
+    rows = Rows(rows.X.to(dtype), rows.y, rows.weight, intercept=True)
+    problem = Problem.of(rows, Binomial(), Ridge.of(1.0, 20, intercept=True, home=rows.home))
+    W = random_point(problem)
+    assert problem.rows.is_column(W)
+    fast, general = problem.smooth(W), problem.second_order(W)
+    tolerance = {"rtol": 1e-11, "atol": 1e-14} if dtype == F64 else {"rtol": 1e-4, "atol": 1e-6}
+    for name in ("value", "gradient", "eta"):
+        torch.testing.assert_close(getattr(fast, name), getattr(general, name), **tolerance)

@@ -53,6 +53,10 @@ class Loss(ABC):
         along = torch.einsum("nbk,bkm->nbm", a, directions.square())
         return along if b is None else (along - torch.einsum("nbk,bkm->nbm", b, directions).square()).clamp(min=0.0)
 
+    def column(self, eta, y, weight):
+        """Weighted sum of the losses, and weighted residuals (n,), from one logit eta (n,) of one model, in NumPy."""
+        raise NotImplementedError  # for a loss of several logits
+
     @abstractmethod
     def small(self, eta, y, k, l):
         """Value (n,), residual (n, K) and second derivatives by logits k[m], l[m] (n, M) of one model, in NumPy."""
@@ -82,6 +86,15 @@ class Binomial(Loss):
         margin = y * eta[..., 0]
         value = -F.logsigmoid(margin)
         return value, torch.sigmoid(margin.neg_()).mul_(-y)[..., None]
+
+    def column(self, eta, y, weight):
+        y = y.astype(eta.dtype, copy=False)
+        margin = torch.from_numpy(y * eta)
+        value = -float(weight @ F.logsigmoid(margin).numpy())
+        residual = torch.sigmoid(margin.neg_()).numpy()
+        residual *= -y
+        residual *= weight
+        return value, residual
 
     def curvature(self, eta):
         e = torch.exp(-eta.abs())

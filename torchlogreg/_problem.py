@@ -236,6 +236,8 @@ class Problem:
         kept = self._room_for_logits(W)
 
         def read(part):
+            if not with_hessian and kept is not None and self.rows.is_column(W):
+                return self._read_column(W, part, kept)
             rows, start = part
             value, hessian = 0.0, 0.0
 
@@ -259,6 +261,20 @@ class Problem:
         value, gradient, hessian = map(sum, zip(*in_threads(read, [*zip(parts, starts, strict=False)]), strict=True))
         point = Point(W, self.penalty.value(W) + value, self.penalty.gradient(W) + gradient, kept)
         return point._replace(hessian=hessian) if with_hessian else point
+
+    def _read_column(self, W, part, kept):
+        """Value and gradient of a part of the rows for one logit of one model."""
+        rows, start = part
+        value = 0.0
+
+        def visit(eta, y, weight):
+            nonlocal value
+            loss, residual = self.loss.column(eta, y, weight)
+            value += loss
+            return residual
+
+        gradient = rows.sweep_column(W, visit, kept[0, 0, start : start + len(rows.X)].numpy())
+        return gradient.new_tensor([value]), gradient, 0.0
 
     def _room_for_logits(self, W):
         n_models, _, n_logits = W.shape

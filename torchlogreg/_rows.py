@@ -148,6 +148,33 @@ class Rows:
             total = total + block._pull(residual.reshape(len(residual), -1).T)
         return self._unflat(total, n_models, n_logits)
 
+    def is_column(self, W):
+        """Whether `sweep_column` reads these rows for W."""
+        n, p = self.X.shape
+        as_they_are = self.X.dtype == self.products.dtype and self.X.device.type == "cpu"
+        return as_they_are and self.intercept and W.shape[::2] == (1, 1) and n * p > self._block
+
+    def sweep_column(self, W, visit, eta):
+        """`sweep` for one model of one logit on the host, without torch's overheads: 12 ms instead of 21.
+
+        `visit` takes logits (n,), labels and weights of a block in NumPy and returns its residual (n,). The logits are
+        left in `eta` (n,).
+        """
+        n, p = self.X.shape
+        X, y, weight = self.X.numpy(), self.y.numpy(), self.weight[:, 0].numpy()
+        w = self.flat(W)[0].numpy()
+        total = np.zeros(p + 1)
+        size = max(64, self._block // p)
+        with np.errstate(over="ignore", invalid="ignore"):  # as in `_dot`
+            for start in range(0, n, size):
+                part = slice(start, start + size)
+                logits = np.dot(X[part], w[:p], out=eta[part])
+                logits += w[p]
+                residual = visit(logits, y[part], weight[part])
+                total[:p] += np.dot(residual, X[part])
+                total[p] += residual.sum(dtype=np.float64)
+        return torch.from_numpy(total).view(W.shape)
+
     def flat(self, W):
         """(B, d, K) -> (B K, d) as products want it."""
         return W.mT.reshape(-1, W.shape[1]).to(device=self.products.device, dtype=self.products.dtype)
