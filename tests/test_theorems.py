@@ -9,7 +9,7 @@ from conftest import objective, table
 from sklearn.exceptions import ConvergenceWarning
 
 from torchlogreg import TorchLogisticRegression, TorchSoftmaxClassifier
-from torchlogreg._losses import Binomial, Multinomial
+from torchlogreg._losses import Binomial, Loss, Multinomial
 from torchlogreg._minimise import minimise
 from torchlogreg._penalty import Ridge
 from torchlogreg._problem import Problem
@@ -90,6 +90,14 @@ def test_closed_forms_equal_autograd(loss):
     along = torch.einsum("bkm,nbkl,blm->nbm", directions, second, directions)
     torch.testing.assert_close(loss.curvature_along(eta.detach(), directions), along, rtol=1e-9, atol=1e-12)
     k, l = torch.triu_indices(K, K)
+    if K == 1:
+        column, weights = eta.detach()[:, 0, 0].numpy(), weight[:, 0].numpy()
+        for total, residuals in (
+            loss.column(column, y.numpy(), weights),
+            Loss.column(loss, column, y.numpy(), weights),
+        ):
+            assert total == pytest.approx(float(weight[:, 0] @ value[:, 0]), rel=1e-12)
+            np.testing.assert_allclose(residuals, weights * residual[:, 0, 0].numpy(), rtol=1e-12, atol=1e-14)
     small = loss.small(eta.detach()[:, 0].numpy(), y.numpy(), k.numpy(), l.numpy())
     for ours, reference in zip(small, (value, residual, second[..., k, l]), strict=True):
         np.testing.assert_allclose(ours, reference[:, 0].numpy(), rtol=1e-9, atol=1e-12)

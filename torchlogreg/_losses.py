@@ -55,7 +55,8 @@ class Loss(ABC):
 
     def column(self, eta, y, weight):
         """Weighted sum of the losses, and weighted residuals (n,), from one logit eta (n,) of one model, in NumPy."""
-        raise NotImplementedError  # for a loss of several logits
+        losses, residual = self.value_and_residual(torch.from_numpy(eta)[:, None, None], torch.from_numpy(y))
+        return float(weight @ losses[:, 0].numpy()), residual[:, 0, 0].numpy() * weight
 
     @abstractmethod
     def small(self, eta, y, k, l):
@@ -87,7 +88,7 @@ class Binomial(Loss):
         value = -F.logsigmoid(margin)
         return value, torch.sigmoid(margin.neg_()).mul_(-y)[..., None]
 
-    def column(self, eta, y, weight):
+    def column(self, eta, y, weight):  # with half as many operations as the general one
         y = y.astype(eta.dtype, copy=False)
         margin = torch.from_numpy(y * eta)
         value = -float(weight @ F.logsigmoid(margin).numpy())
