@@ -36,6 +36,7 @@ class Metrics:
         self.renewal = math.inf
         self.gaps = []  # logarithms, since the metric became that Hessian or since the start
         self.newton = False  # whether it did
+        self.gap_before = math.inf  # the last one by such a Hessian that was then renewed
 
     def start(self, W):
         """The first point and the metric there; from samples of the rows if W is zero."""
@@ -58,6 +59,8 @@ class Metrics:
     def at(self, point, before=None):
         """The metric at `point`: the whole Hessian if the point has it, else what is affordable on a sample."""
         if point.hessian is not None:
+            if self.newton and self.gaps:
+                self.gap_before = self.gaps[-1]
             self.gaps, self.newton, self.renewal = [], True, math.inf
             return Metric.of(point.hessian)
         if self.n_logits == 1:
@@ -88,7 +91,11 @@ class Metrics:
         Where even Newton's own step brings little, as on almost separable classes, only a fresh Hessian helps.
         """
         self.gaps.append(math.log(max(float(gap.max()), 1e-300)))
-        if len(self.gaps) <= max(1.0, PATIENCE * self.cost) or self.gaps[-1] <= math.log(GOAL):
+        if self.gaps[-1] <= math.log(GOAL):
+            return False
+        if len(self.gaps) == 1 and self.gap_before - self.gaps[0] < LITTLE:
+            return True
+        if len(self.gaps) <= max(1.0, PATIENCE * self.cost):
             return False
         steps = min(WINDOW, len(self.gaps) - 1)
         fall = (self.gaps[-1 - steps] - self.gaps[-1]) / steps
