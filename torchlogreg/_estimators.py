@@ -22,7 +22,84 @@ from torchlogreg._problem import Problem
 from torchlogreg.solvers import SOLVERS, choose
 
 
-class _LinearClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
+class LinearPredictor(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
+    """What a fitted model does."""
+
+    def decision_function(self, X):
+        """Logits: the log-odds of the second class, or one score a class.
+
+        Parameters
+        ----------
+        X : array-like or tensor of shape (n_samples, n_features)
+            Rows to score.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_samples,) or (n_samples, n_classes)
+            One column for two classes, where a positive value predicts ``classes_[1]``.
+        """
+        scores = self._predict(X, lambda _, eta: eta)
+        return scores[:, 0] if scores.shape[1] == 1 else scores
+
+    def predict(self, X):
+        """The most probable class of each row.
+
+        Parameters
+        ----------
+        X : array-like or tensor of shape (n_samples, n_features)
+            Rows to classify.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples,)
+            Labels from ``classes_``.
+        """
+        scores = self.decision_function(X)
+        return self.classes_[(scores > 0).astype(np.intp) if scores.ndim == 1 else scores.argmax(axis=1)]
+
+    def predict_proba(self, X):
+        """Probability of each class.
+
+        Parameters
+        ----------
+        X : array-like or tensor of shape (n_samples, n_features)
+            Rows to classify.
+
+        Returns
+        -------
+        proba : ndarray of shape (n_samples, n_classes)
+            Rows sum to one; columns are ordered as ``classes_``.
+        """
+        return self._predict(X, lambda loss, eta: loss.log_proba(eta).exp_())
+
+    def predict_log_proba(self, X):
+        """Logarithm of the probability of each class, accurate where the probability itself underflows.
+
+        Parameters
+        ----------
+        X : array-like or tensor of shape (n_samples, n_features)
+            Rows to classify.
+
+        Returns
+        -------
+        log_proba : ndarray of shape (n_samples, n_classes)
+            Columns are ordered as ``classes_``.
+        """
+        return self._predict(X, lambda loss, eta: loss.log_proba(eta))
+
+    def _predict(self, X, transform):
+        """transform(loss, logits) of every row, block by block, as NumPy."""
+        check_is_fitted(self)
+        coef = np.column_stack([self.coef_, self.intercept_])  # (K, p + 1)
+        W = torch.from_numpy(coef.T[None].copy())
+        rows = prediction_rows(self, X, W.dtype)
+        loss = Binomial() if len(coef) == 1 else Multinomial(len(coef))
+        W = W.to(rows.products.device, rows.products.dtype)
+        with torch.inference_mode(), plain_arithmetic(rows.X):
+            return np.concatenate([transform(loss, b.predict(W))[:, 0].numpy(force=True) for b in rows.blocks()])
+
+
+class LinearClassifier(LinearPredictor):
     """Everything that the two estimators share."""
 
     _parameter_constraints: dict = {
@@ -153,14 +230,14 @@ class _LinearClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             penalty = Ridge.of(strength.l2, data.X.shape[1], intercept=self.fit_intercept, home=rows.home)
             problem = Problem.of(rows, loss, penalty)
             solver = self._solver(problem, data, held_out)
-            attributes = partial(_attributes, data=data, intercept=self.fit_intercept)
+            attributes = partial(model_attributes, data=data, intercept=self.fit_intercept)
             result = minimise(
                 problem,
                 solver,
                 W.to(rows.home.device),
                 tol=self.tol,
                 max_iter=self.max_iter,
-                store=_to_float32 if data.dtype == np.float32 else None,
+                store=to_float32 if data.dtype == np.float32 else None,
                 observer=_Callbacks(self, context, solver, attributes, X, y, metadata),
                 verbose=self.verbose,
             )
@@ -186,79 +263,6 @@ class _LinearClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             self.__dict__ = before
             raise
         return self
-
-    def decision_function(self, X):
-        """Logits: the log-odds of the second class, or one score a class.
-
-        Parameters
-        ----------
-        X : array-like or tensor of shape (n_samples, n_features)
-            Rows to score.
-
-        Returns
-        -------
-        scores : ndarray of shape (n_samples,) or (n_samples, n_classes)
-            One column for two classes, where a positive value predicts ``classes_[1]``.
-        """
-        scores = self._predict(X, lambda _, eta: eta)
-        return scores[:, 0] if scores.shape[1] == 1 else scores
-
-    def predict(self, X):
-        """The most probable class of each row.
-
-        Parameters
-        ----------
-        X : array-like or tensor of shape (n_samples, n_features)
-            Rows to classify.
-
-        Returns
-        -------
-        labels : ndarray of shape (n_samples,)
-            Labels from ``classes_``.
-        """
-        scores = self.decision_function(X)
-        return self.classes_[(scores > 0).astype(np.intp) if scores.ndim == 1 else scores.argmax(axis=1)]
-
-    def predict_proba(self, X):
-        """Probability of each class.
-
-        Parameters
-        ----------
-        X : array-like or tensor of shape (n_samples, n_features)
-            Rows to classify.
-
-        Returns
-        -------
-        proba : ndarray of shape (n_samples, n_classes)
-            Rows sum to one; columns are ordered as ``classes_``.
-        """
-        return self._predict(X, lambda loss, eta: loss.log_proba(eta).exp_())
-
-    def predict_log_proba(self, X):
-        """Logarithm of the probability of each class, accurate where the probability itself underflows.
-
-        Parameters
-        ----------
-        X : array-like or tensor of shape (n_samples, n_features)
-            Rows to classify.
-
-        Returns
-        -------
-        log_proba : ndarray of shape (n_samples, n_classes)
-            Columns are ordered as ``classes_``.
-        """
-        return self._predict(X, lambda loss, eta: loss.log_proba(eta))
-
-    def _predict(self, X, transform):
-        """transform(loss, logits) of every row, block by block, as NumPy."""
-        check_is_fitted(self)
-        coef = np.column_stack([self.coef_, self.intercept_])  # (K, p + 1)
-        W = torch.from_numpy(coef.T[None].copy())
-        rows = prediction_rows(self, X, W.dtype)
-        loss = Binomial() if len(coef) == 1 else Multinomial(len(coef))
-        W = W.to(rows.products.device, rows.products.dtype)
-        with torch.inference_mode(), plain_arithmetic(rows.X):
-            return np.concatenate([transform(loss, b.predict(W))[:, 0].numpy(force=True) for b in rows.blocks()])
 
     def _start(self, data, loss, coef_init, intercept_init):
         """The coefficients to start from, (1, d, K) in float64."""
@@ -345,7 +349,7 @@ class _Callbacks:
         return self.task.call_on_fit_task_end(**self.arguments, reconstruction_attributes=attributes)
 
 
-def _attributes(W, data, intercept):
+def model_attributes(W, data, intercept):
     """What a model needs to predict, by attribute name, from W (1, d, K)."""
     coef = W[0].numpy(force=True).T.astype(data.dtype, order="C")  # (K, d)
     n_features = data.X.shape[1]
@@ -357,7 +361,7 @@ def _attributes(W, data, intercept):
     }
 
 
-def _to_float32(W):
+def to_float32(W):
     return W.float().to(W.dtype)
 
 
@@ -393,7 +397,7 @@ def _checked_start(value, shape, name):
     >>> round(model.score(X, y), 3)
     0.958""",
 )
-class TorchLogisticRegression(_LinearClassifier):
+class TorchLogisticRegression(LinearClassifier):
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_class = False
@@ -417,5 +421,5 @@ class TorchLogisticRegression(_LinearClassifier):
     >>> round(model.score(X, y), 3)
     0.994""",
 )
-class TorchSoftmaxClassifier(_LinearClassifier):
+class TorchSoftmaxClassifier(LinearClassifier):
     pass

@@ -46,7 +46,7 @@ def training_data(estimator, X, y, sample_weight):
     classes, codes = _encoded(y)
     weight = _checked_weights(sample_weight, len(y))
     if estimator.class_weight is not None:
-        weight = weight * _checked_class_weight(estimator.class_weight, classes, codes, weight)[codes]
+        weight = weight * class_weights(estimator.class_weight, classes, codes, weight)[codes]
     _check_classes(estimator, classes, np.bincount(codes, weights=weight, minlength=len(classes)))
     n_logits = 1 if len(classes) == 2 else len(classes)
     dtype = np.dtype(np.float32 if X.dtype in (torch.float32, torch.float16, torch.bfloat16) else np.float64)
@@ -194,7 +194,7 @@ def _checked_weights(sample_weight, n):
     return weight
 
 
-def _checked_class_weight(class_weight, classes, codes, weight):
+def class_weights(class_weight, classes, codes, weight):
     """Weight of each class, (n_classes,)."""
     if class_weight == "balanced":
         total = np.bincount(codes, weights=weight / weight.max())

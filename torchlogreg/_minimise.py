@@ -24,6 +24,7 @@ class Step(NamedTuple):
     gap: torch.Tensor | None = None  # (B,) estimate of (value - optimum) / optimum
     score: float | None = None  # accuracy on held-out rows
     settled: bool = False  # whether a schedule of the solver's own has come to its end
+    stuck: torch.Tensor | None = None  # (B,) models that no step helps at this precision
 
 
 class Result(NamedTuple):
@@ -46,7 +47,11 @@ class Optimality:
         self.tol, self.gap = tol, gap
 
     def __call__(self, step):
-        return float(step.point.gradient.abs().max()) <= self.tol and float(step.gap.max()) <= self.gap
+        return bool(self.each(step).all())
+
+    def each(self, step):
+        """Which of the models may stop, (B,)."""
+        return (step.point.gradient_norm <= self.tol) & (step.gap <= self.gap)
 
 
 class NoImprovement:
@@ -142,6 +147,114 @@ def minimise(problem, solver, W, *, tol, max_iter, store=None, observer=None, ve
     certified = float(point.gradient_norm.max()) <= tol
     converged = not remedy and (certified or (solver.stochastic and run.ended == "converged"))
     return Result(point, len(history.values), converged, np.array(history.values).reshape(len(history.values), len(W)))
+
+
+class Results(NamedTuple):
+    """What a batch of B models found, each judged as a single fit is."""
+
+    W: torch.Tensor  # (B, d, K)
+    n_iter: torch.Tensor  # (B,)
+    value: torch.Tensor  # (B,)
+    gradient_norm: torch.Tensor  # (B,)
+    converged: torch.Tensor  # (B,)
+
+
+def minimise_all(problem, solver, W, *, tol, max_iter, store=None, left=None):
+    """Minimise B models over the same rows; each leaves the batch when it has converged, is stuck or out of iterations.
+
+    `left(k)` is told that k models have.
+    """
+    stop, left = solver.stopping(tol), left or _ignore
+    wide = is_wide(*problem.rows.shape)
+    if wide:
+        rotated = Rotated(problem)
+        ends = _draw_all(rotated.problem, solver, rotated.enter(W), stop, max_iter, left)
+        ends = ends._replace(point=rotated.leave(ends.point.W))
+    else:
+        ends = _draw_all(problem, solver, W, stop, max_iter, left)
+    ends = ends._replace(point=_stored_all(problem, ends.point, store))
+    again = not problem.rows.is_exact or (wide and not solver.whole_hessian)
+    unfinished = ~ends.limited & (ends.stuck | (ends.point.gradient_norm > tol))
+    if again and unfinished.any():
+        index = torch.nonzero(unfinished).flatten()
+        exact = problem.exact().of_models(index)
+        more = _draw_all(exact, solver, ends.point.W[index], stop, max_iter - ends.n_iter[index], _ignore)
+        more = more._replace(point=_stored_all(exact, more.point, store), n_iter=ends.n_iter[index] + more.n_iter)
+        ends = _Ends(*(_put(old, index, new) for old, new in zip(ends, more, strict=True)))
+    point = ends.point
+    if not bool(torch.isfinite(point.value).all()):
+        raise ValueError(f"The objective overflowed with solver={solver.name!r}. Standardise X, or use larger Cs.")
+    converged = (point.gradient_norm <= tol) & ~ends.limited & ~ends.stuck
+    return Results(point.W, ends.n_iter, point.value, point.gradient_norm, converged)
+
+
+def _ignore(k):
+    pass
+
+
+class _Ends(NamedTuple):
+    """Where B models ended, and why."""
+
+    point: Point
+    n_iter: torch.Tensor  # (B,)
+    limited: torch.Tensor  # (B,) whether by max_iter
+    stuck: torch.Tensor  # (B,) whether because no step helps
+
+
+def _draw_all(problem, solver, W, stop, max_iter, left):
+    """Iterate until every model has left the batch; max_iter is a number or (B,)."""
+    B, home = len(W), problem.rows.home
+    ends = _Ends(
+        Point(W.clone(), W.new_empty(B), torch.empty_like(W)),
+        torch.zeros(B, dtype=torch.long, device=home.device),
+        torch.zeros(B, dtype=torch.bool, device=home.device),
+        torch.zeros(B, dtype=torch.bool, device=home.device),
+    )
+    limit = torch.as_tensor(max_iter, device=home.device).expand(B)
+    active = torch.arange(B, device=home.device)
+    iterates = solver.iterates(problem, W)
+    step, n_iter = next(iterates), 0
+    while True:
+        stuck = torch.zeros_like(ends.stuck[active]) if step.stuck is None else step.stuck
+        done = stop.each(step)
+        limited = ~done & (n_iter >= limit[active])
+        leaving = done | stuck | limited | ~torch.isfinite(step.point.value)
+        if leaving.any():
+            out = active[leaving]
+            _put(ends.point, out, Point(*(t[leaving] for t in step.point[:3])))
+            ends.n_iter[out], ends.limited[out], ends.stuck[out] = n_iter, limited[leaving], (stuck & ~done)[leaving]
+            left(len(out))
+            active = active[~leaving]
+            if not len(active):
+                return ends
+            remaining = torch.nonzero(~leaving).flatten()
+        else:
+            remaining = None
+        last = step
+        try:
+            step = iterates.send(remaining)
+        except StopIteration:
+            stay = slice(None) if remaining is None else remaining
+            _put(ends.point, active, Point(*(t[stay] for t in last.point[:3])))
+            ends.n_iter[active], ends.stuck[active] = n_iter + 1, True
+            left(len(active))
+            return ends
+        n_iter += 1
+
+
+def _put(old, index, new):
+    """`old` with `new` written to the models at `index`: tensors (B, ...), or points of them."""
+    if isinstance(old, Point):
+        return Point(*(_put(o, index, n) for o, n in zip(old[:3], new[:3], strict=True)))
+    old[index] = new
+    return old
+
+
+def _stored_all(problem, point, store):
+    """`_stored` for the points of a batch."""
+    if store is None and problem.rows.is_exact:
+        return point
+    return problem.exact().smooth(point.W if store is None else store(point.W))
 
 
 def _draw_rotated(problem, solver, W, stop, history, observer):

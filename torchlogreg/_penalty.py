@@ -33,9 +33,9 @@ class Ridge(NamedTuple):
         """Strengths over S, total (B,)."""
         return Ridge(self.l2 / total[:, None, None])
 
-    def of_model(self, b):
-        """The penalty of model b alone."""
-        return Ridge(self.l2[b : b + 1] if len(self.l2) > 1 else self.l2)
+    def of_models(self, index):
+        """The penalties of the models at `index` alone."""
+        return Ridge(self.l2[index] if len(self.l2) > 1 else self.l2)
 
     def value(self, W):
         """(B,)"""

@@ -59,11 +59,16 @@ class Problem:
     @classmethod
     def of(cls, rows, loss, penalty):
         """The problem for raw weights and strengths."""
-        largest = rows.weight.amax(dim=0)  # divided out first, lest S overflow
-        weight = rows.weight / largest
-        total = weight.sum(dim=0)  # (B,) or (1,)
-        rows = rows.reweighted(weight / total)
-        return cls(rows, loss, penalty.divided(rows.bring_home(total * largest)), Passes(rows.shape[0]))
+        largest = rows.columns.amax(dim=0)  # divided out first, lest S overflow
+        columns = rows.columns / largest
+        total = columns.sum(dim=0)  # (V,)
+        rows = rows.reweighted(columns / total)
+        S = total * largest if rows.of is None else (total * largest)[rows.of]
+        return cls(rows, loss, penalty.divided(rows.bring_home(S)), Passes(rows.shape[0]))
+
+    def of_models(self, index):
+        """The problem of the models at `index` alone."""
+        return Problem(self.rows.of_models(index), self.loss, self.penalty.of_models(index), self.passes)
 
     def exact(self):
         """The same problem, with every product in float64."""
@@ -128,10 +133,10 @@ class Problem:
         It is the problem itself if those rows weigh nothing in one of the models.
         """
         rows = self.rows.take(index)
-        total = rows.weight.sum(dim=0)
+        total = rows.columns.sum(dim=0)
         if not total.all():
             return self
-        return Problem(rows.reweighted(rows.weight / total), self.loss, self.penalty, self.passes)
+        return Problem(rows.reweighted(rows.columns / total), self.loss, self.penalty, self.passes)
 
     def scatter(self):
         """Weighted variance of each column, (B, d), or its mean square without an intercept, whose own entry is 1."""

@@ -46,16 +46,30 @@ class Home(NamedTuple):
 
 
 class Rows:
-    """n rows with their labels `y` (n,) and weights (n, B) or (n, 1).
+    """n rows with their labels `y` (n,) and columns of weights (n, V).
 
+    Model b weighs the rows by column `of[b]`; by column b without `of`, or by the only one there is.
     Products with X run in X's own dtype (`exact` lifts each block to float64); everything around them is float64.
     """
 
-    def __init__(self, X, y, weight, *, intercept, products=None):
-        self.X, self.y, self.weight, self.intercept = X, y, weight, intercept
+    def __init__(self, X, y, columns, *, intercept, products=None, of=None):
+        self.X, self.y, self.columns, self.intercept, self.of = X, y, columns, intercept, of
         self.home = Home.beside(X.device)
         self.products = products or Home(X.device, X.dtype)
-        self._views, self._parts = (), ()
+        self._views, self._parts = (0, ()), ()
+
+    @property
+    def weight(self):
+        """(n, B), or (n, 1) if all models weigh the rows alike."""
+        return self.columns if self.of is None else self.columns.T[self.of].T  # laid out as the logits are
+
+    def of_models(self, index):
+        """The same rows for the models at `index` alone."""
+        if self.of is not None:
+            index = self.of[index]
+        elif self.columns.shape[1] == 1:
+            return self
+        return Rows(self.X, self.y, self.columns, intercept=self.intercept, products=self.products, of=index)
 
     @property
     def shape(self):
@@ -71,28 +85,29 @@ class Rows:
         """The same rows, with products in float64; X itself is not copied."""
         if self.is_exact:
             return self
-        return Rows(self.X, self.y, self.weight, intercept=self.intercept, products=self.home)
+        return Rows(self.X, self.y, self.columns, intercept=self.intercept, products=self.home, of=self.of)
 
-    def reweighted(self, weight):
-        """The same rows with other weights."""
-        return self._with(self.X, self.y, weight)
+    def reweighted(self, columns):
+        """The same rows with other columns of weights."""
+        return self._with(self.X, self.y, columns)
 
     def take(self, index):
         """The rows at `index`, copied."""
-        return self._with(self.X[index], self.y[index], self.weight[index])
+        return self._with(self.X[index], self.y[index], self.columns[index])
 
-    def blocks(self):
-        """Cache-sized views, one after the other; each holds X as `products` wants it."""
+    def blocks(self, n_columns=1):
+        """Cache-sized views, one after the other, of rows with so many logits; each holds X as `products` wants it."""
         n, p = self.X.shape
-        size = max(64, self._block // p)
+        size = max(64, self._block // max(p, n_columns))
         if n <= size:
             return (self.whole,)
         blocks = (self._cast(slice(start, start + size)) for start in range(0, n, size))
         if self.X.dtype != self.products.dtype or self.X.device != self.products.device:
             return blocks
         # Views cost nothing to keep, and a third of the time between two products to make.
-        self._views = self._views or tuple(blocks)
-        return self._views
+        if self._views[0] != size:
+            self._views = size, tuple(blocks)
+        return self._views[1]
 
     def parts(self, n_parts):
         """Up to `n_parts` consecutive parts, kept between passes; fewer of rows that make few blocks."""
@@ -102,7 +117,7 @@ class Rows:
             return (self,)
         if len(self._parts) != n_parts:
             bounds = pairwise(n * i // n_parts for i in range(n_parts + 1))
-            self._parts = tuple(self._with(self.X[a:b], self.y[a:b], self.weight[a:b]) for a, b in bounds)
+            self._parts = tuple(self._with(self.X[a:b], self.y[a:b], self.columns[a:b]) for a, b in bounds)
         return self._parts
 
     @cached_property
@@ -111,19 +126,19 @@ class Rows:
         X = self._cast(slice(None)).X.T
         if self.intercept:
             X = torch.cat([X, X.new_ones(1, X.shape[1])])
-        y, weight = self.y.to(X.device), self.weight.to(X.device)
-        return Rows(X.contiguous().T, y, weight, intercept=False, products=self.products)
+        y, columns = self.y.to(X.device), self.columns.to(X.device)
+        return Rows(X.contiguous().T, y, columns, intercept=False, products=self.products, of=self.of)
 
     def _cast(self, rows):
         X = self.X[rows].to(device=self.products.device, dtype=self.products.dtype)
-        return self._with(X, self.y[rows].to(X.device), self.weight[rows].to(X.device))
+        return self._with(X, self.y[rows].to(X.device), self.columns[rows].to(X.device))
 
     @property
     def _block(self):
         return CPU_BLOCK if self.X.device.type == "cpu" else ACCELERATOR_BLOCK
 
-    def _with(self, X, y, weight):
-        return Rows(X, y, weight, intercept=self.intercept, products=self.products)
+    def _with(self, X, y, columns):
+        return Rows(X, y, columns, intercept=self.intercept, products=self.products, of=self.of)
 
     def predict(self, W):
         """Logits (n, B, K) in X's dtype."""
@@ -143,7 +158,7 @@ class Rows:
         n_models, _, n_logits = W.shape
         flat = self.flat(W)
         total = 0.0
-        for block in self.blocks():
+        for block in self.blocks(len(flat)):
             residual = visit(block, block._predict(flat).T.view(-1, n_models, n_logits))
             total = total + block._pull(residual.reshape(len(residual), -1).T)
         return self._unflat(total, n_models, n_logits)
@@ -152,7 +167,7 @@ class Rows:
         """Whether `sweep_column` reads these rows for W."""
         n, p = self.X.shape
         as_they_are = self.X.dtype == self.products.dtype and self.X.device.type == "cpu"
-        return as_they_are and self.intercept and W.shape[::2] == (1, 1) and n * p > self._block
+        return as_they_are and self.intercept and W.shape[::2] == (1, 1) and self.of is None and n * p > self._block
 
     def sweep_column(self, W, visit, eta):
         """`sweep` for one model of one logit on the host, without torch's overheads: 12 ms instead of 21.
@@ -236,7 +251,7 @@ class Rows:
         d, n_copies = self.shape[1], factor.shape[1]
         size = max(2 * d, self._block // max(1, n_copies * d))
         for start in range(0, len(self.X), size):
-            piece = self._with(*(t[start : start + size] for t in (self.X, self.y, self.weight)))
+            piece = self._with(*(t[start : start + size] for t in (self.X, self.y, self.columns)))
             f = factor[start : start + size].to(self.X.dtype)
             copies = self.X.new_empty(len(f), n_copies, d)
             torch.mul(f[..., None], piece.X[:, None], out=copies[..., : self.X.shape[1]])

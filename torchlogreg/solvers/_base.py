@@ -15,7 +15,10 @@ class Solver(ABC):
 
     @abstractmethod
     def iterates(self, problem, W) -> Iterator[Step]:
-        """The start W, then one Step an iteration; ends when arithmetic allows no further progress."""
+        """The start W, then one Step an iteration; ends when arithmetic allows no further progress.
+
+        What is sent into it, if anything, is the index of the models that remain in the batch.
+        """
 
     @abstractmethod
     def stopping(self, tol):

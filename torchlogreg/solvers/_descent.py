@@ -33,6 +33,13 @@ class Metric(NamedTuple):
         flat = torch.cholesky_solve(flat[..., None], self.factor)[..., 0] * self.scale
         return flat.reshape(n_models, n_logits, d).mT
 
+    def solve_for(self, b, gradient):
+        """The inverse of model b's metric times gradient (any number of models, d, K)."""
+        n_models, d, n_logits = gradient.shape
+        flat = gradient.mT.reshape(n_models, *self.scale.shape[1:]) * self.scale[b]  # (n_models, M, m)
+        flat = torch.cholesky_solve(flat.permute(1, 2, 0), self.factor[b]).permute(2, 0, 1) * self.scale[b]
+        return flat.reshape(n_models, n_logits, d).mT
+
 
 def dot(a, b):
     """Inner products of B pairs of coefficients, (B,)."""
@@ -50,6 +57,7 @@ class Stand(NamedTuple):
     point: Point
     metric: Metric
     direction: torch.Tensor  # (B, d, K)
+    stuck: torch.Tensor | None = None  # see `Step`
 
     @property
     def slope(self):
@@ -66,7 +74,7 @@ class Verdict(NamedTuple):
     """What became of a trial step."""
 
     accepted: torch.Tensor  # (B,)
-    exhausted: bool  # whether going on is useless at this precision
+    exhausted: torch.Tensor  # (B,) whether going on is useless at this precision
     refusals: torch.Tensor  # (B,) how often each model has to halve its next step
 
 
@@ -81,7 +89,7 @@ def attempt(evaluate, problem, stand, refusals):
     will take over. A refused step is halved until the logits of the two points, along which they are linear, promise
     the decrease: that takes no read of X.
     """
-    point, metric, direction = stand
+    point, metric, direction, _ = stand
     step = 0.5**refusals
     change = step * stand.slope
     trial = evaluate(point.W + per_model(step) * direction)
@@ -90,14 +98,14 @@ def attempt(evaluate, problem, stand, refusals):
         level = 1  # the sum over the rows, in float64, averages the errors of float32 products
     accepted = trial.value <= point.value + ARMIJO * change
     level = (trial.value - point.value).abs() <= level * rounding * point.value.clamp(min=1.0)
-    exhausted = False
+    exhausted = torch.zeros_like(accepted)
     if level.any():
         smaller = dot(trial.gradient, metric.solve(trial.gradient)) < dot(point.gradient, metric.solve(point.gradient))
         accepted = torch.where(level, smaller, accepted)
-        exhausted = not problem.rows.is_exact
+        exhausted = level & (not problem.rows.is_exact)
     if accepted.all():
         return trial, Verdict(accepted, exhausted, torch.zeros_like(refusals))
-    exhausted = exhausted or bool((~accepted & hopeless(refusals, change, rounding)).any())
+    exhausted = exhausted | (~accepted & hopeless(refusals, change, rounding))
     halved = refusals + _halvings(problem, point, trial, accepted | level, change)
     return trial, Verdict(accepted, exhausted, torch.where(accepted, 0.0, halved))
 
@@ -119,6 +127,21 @@ def _halvings(problem, point, trial, settled, change):
 def hopeless(refusals, change, rounding):
     """Whether halving the step again is no help, given the change that the last one promised; arrays or numbers."""
     return (refusals > 2 * MOST_HALVINGS) | ((refusals > 4) & (-change < rounding))
+
+
+def of_models(index, *things):
+    """Each of `things` for the models at `index`: tensors (B, ...), tuples of them, None, or what knows itself."""
+    return tuple(_of_models(index, thing) for thing in things)
+
+
+def _of_models(index, thing):
+    if thing is None:
+        return None
+    if isinstance(thing, torch.Tensor):
+        return thing[index]
+    if hasattr(thing, "of_models"):
+        return thing.of_models(index)
+    return type(thing)(*of_models(index, *thing))
 
 
 def keep(accepted, new, old):

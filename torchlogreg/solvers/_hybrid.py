@@ -59,16 +59,25 @@ class Hybrids(NamedTuple):
         """The metrics' inverses times gradient (B, d, K)."""
         return torch.cat([model.solve(g[None]) for model, g in zip(self.models, gradient, strict=True)])
 
+    def solve_for(self, b, gradient):
+        """The inverse of model b's metric times gradient (any number of models, d, K)."""
+        return torch.cat([self.models[b].solve(g[None]) for g in gradient])
+
+    def of_models(self, index):
+        """The metrics of the models at `index` alone."""
+        return Hybrids(tuple(self.models[i] for i in index))
+
 
 def hybrids(sample, W, r, bases=None):
-    """The metrics of a sample of rows at W (B, d, K), on the bases of earlier ones if those are given."""
-    rows = sample.rows
-    n_models = len(W)
-    weights = rows.weight.expand(-1, n_models)
-    models = []
-    for b in range(n_models):
-        alone = Problem(rows.reweighted(weights[:, b : b + 1]), sample.loss, sample.penalty.of_model(b), sample.passes)
-        models.append(_hybrid(alone, W[b : b + 1], r, bases and bases.models[b].basis))
+    """The metrics of a sample of rows at W (B, d, K), on the basis of earlier ones if those are given.
+
+    The first model's basis serves all: any basis is right, and one that fits nearly does nearly as well.
+    """
+    models, basis = [], bases and bases.models[0].basis
+    for b in range(len(W)):
+        index = torch.tensor([b], device=W.device)
+        models.append(_hybrid(sample.of_models(index), W[index], r, basis))
+        basis = models[0].basis
     return Hybrids(tuple(models))
 
 

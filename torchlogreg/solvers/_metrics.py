@@ -1,11 +1,14 @@
 """Which metric L-BFGS starts from, and when another one repays its cost."""
 
 import math
+from copy import copy
+from typing import NamedTuple
 
 import torch
 
+from torchlogreg._problem import Problem
 from torchlogreg.solvers import _costs
-from torchlogreg.solvers._descent import Metric, Stand, per_model
+from torchlogreg.solvers._descent import Metric, Stand, of_models, per_model
 from torchlogreg.solvers._hybrid import Hybrids, hybrids, leading
 from torchlogreg.solvers._sample import draw, newton_on_samples
 
@@ -20,16 +23,50 @@ LITTLE = 2.0  # fall of the gap's logarithm in a step of Newton's that is not co
 MOST_READS = 60  # beyond which an estimate of the reads to come is not believed
 
 
+class Centre(NamedTuple):
+    """The model of all rows that several models are near to, such as those of the folds of a cross-validation."""
+
+    problem: Problem  # (G models)
+    of: torch.Tensor  # (B,) the model among those that each one is near to
+
+    def of_models(self, index):
+        return Centre(self.problem, self.of[index])
+
+    def means(self, W):
+        """Problem and mean W of the models around each centre that still has some, and the number of each model's."""
+        present, of = self.of.unique(return_inverse=True)
+        total = W.new_zeros(len(present), *W.shape[1:]).index_add_(0, of, W)
+        return self.problem.of_models(present), total / per_model(of.bincount()), of
+
+
+class Shared(NamedTuple):
+    """Metrics that several models share."""
+
+    metric: Metric | Hybrids  # (G models)
+    of: torch.Tensor  # (B,) which of them each model uses
+
+    def of_models(self, index):
+        return Shared(self.metric, self.of[index])
+
+    def solve(self, gradient):
+        """The metrics' inverses times gradient (B, d, K)."""
+        out = torch.empty_like(gradient)
+        for g in self.of.unique():
+            mine = torch.nonzero(self.of == g).flatten()
+            out[mine] = self.metric.solve_for(g, gradient[mine])
+        return out
+
+
 class Metrics:
-    """The metrics of one descent.
+    """The metrics of one descent. Models around a common centre share those that come from samples of its rows.
 
     Newton's method on a sample of rows gives the start and the first metric where the number of unknowns allows.
     Otherwise the metric is hybrid (or, for one logit, a sample's Hessian), or diagonal where even that is too dear, and
     is renewed on a schedule. Wherever the present pace makes the Hessian of all rows pay, it takes over.
     """
 
-    def __init__(self, problem, n_logits, seed):
-        self.problem, self.n_logits = problem, n_logits
+    def __init__(self, problem, n_logits, seed, centre=None):
+        self.problem, self.n_logits, self.centre = problem, n_logits, centre
         self.generator = torch.Generator("cpu").manual_seed(seed)
         self.n, self.d = problem.rows.shape
         self.cost = self._cost(self.n)  # of the Hessian of all rows
@@ -37,6 +74,12 @@ class Metrics:
         self.gaps = []  # logarithms, since the metric became that Hessian or since the start
         self.newton = False  # whether it did
         self.gap_before = math.inf  # the last one by such a Hessian that was then renewed
+
+    def of_models(self, index):
+        """The metrics of the models at `index` alone."""
+        out = copy(self)
+        out.problem, out.centre = of_models(index, self.problem, self.centre)
+        return out
 
     def start(self, W):
         """The first point and the metric there; from samples of the rows if W is zero."""
@@ -63,16 +106,22 @@ class Metrics:
                 self.gap_before = self.gaps[-1]
             self.gaps, self.newton, self.renewal = [], True, math.inf
             return Metric.of(point.hessian)
+        if self.centre is None:
+            return self._affordable(self.problem, point.W, before)
+        problem, W, of = self.centre.means(point.W)
+        return Shared(self._affordable(problem, W, before.metric if isinstance(before, Shared) else None), of)
+
+    def _affordable(self, problem, W, before):
         if self.n_logits == 1:
             size = _costs.sample_size(self.n, self.d, 1)
             if self._cost(size) <= DEAREST:
-                return Metric.of(draw(self.problem, size, self.generator).second_order(point.W).hessian)
+                return Metric.of(draw(problem, size, self.generator).second_order(W).hessian)
         elif self._hybrid_pays:
             size = self._hybrid_rows
-            sample = draw(self.problem, size, self.generator)
+            sample = draw(problem, size, self.generator)
             r = leading(size, self.n, sample.rows.X.shape[1], self.n_logits)
-            return hybrids(sample, point.W, r, before if isinstance(before, Hybrids) else None)
-        return Metric.of(self.problem.diagonal(point.W))
+            return hybrids(sample, W, r, before if isinstance(before, Hybrids) else None)
+        return Metric.of(problem.diagonal(W))
 
     def due(self, iteration):
         """Whether the schedule renews the metric now."""

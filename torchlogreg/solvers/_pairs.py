@@ -1,5 +1,7 @@
 """The memory of L-BFGS."""
 
+from copy import copy
+
 import torch
 
 
@@ -21,6 +23,12 @@ class Pairs:
 
     def clear(self):
         self.size = 0
+
+    def of_models(self, index):
+        """The memory of the models at `index` alone."""
+        out = copy(self)
+        out.steps, out.changes, out.products = self.steps[index], self.changes[index], self.products[index]
+        return out
 
     def append(self, s, y, usable):
         """Add a pair (B, d, K) each; where not `usable` (B,), one that changes nothing."""

@@ -6,8 +6,8 @@ import torch
 
 from torchlogreg._minimise import Optimality, Step
 from torchlogreg.solvers._base import Solver
-from torchlogreg.solvers._descent import Stand, attempt, dot, keep
-from torchlogreg.solvers._metrics import Metrics
+from torchlogreg.solvers._descent import Stand, attempt, dot, keep, of_models
+from torchlogreg.solvers._metrics import Centre, Metrics
 from torchlogreg.solvers._pairs import Pairs
 
 SMALL_MEMORY = 2**25  # bytes that pairs may take however small X is
@@ -25,6 +25,7 @@ class LBFGS(Solver):
 
     memory: int = 100
     seed: int = 0
+    centre: Centre | None = None
 
     name = "lbfgs"
 
@@ -32,21 +33,27 @@ class LBFGS(Solver):
         return Optimality(tol, gap=tol**1.5)  # the metric is an approximation, its decrement optimistic
 
     def iterates(self, problem, W):
-        metrics = Metrics(problem, W.shape[2], self.seed)
+        metrics = Metrics(problem, W.shape[2], self.seed, self.centre)
         point, metric = metrics.start(W)
         pairs = Pairs(*W.flatten(1).shape, self._affordable_pairs(problem, W), problem.rows.home)
         gamma = torch.ones_like(point.value)
         refusals = torch.zeros_like(point.value)
-        iteration, restarted = 0, False
+        restarted = torch.zeros_like(point.value, dtype=torch.bool)
+        iteration, stuck = 0, None
         while True:
             # 1. direction H g, with H by the two-loop recursion
             direction = -problem.centred(pairs.solve(point.gradient, gamma, metric))
             stand = Stand(point, metric, direction)
-            yield Step(point, stand.gap)
+            remaining = yield Step(point, stand.gap, stuck=stuck)
+            if remaining is not None:
+                problem, metrics, pairs, stand = of_models(remaining, problem, metrics, pairs, stand)
+                gamma, refusals, restarted = of_models(remaining, gamma, refusals, restarted)
+                point, metric = stand.point, stand.metric
             # 2. trial point; a model that refuses it keeps its place and tries a shorter step next
             evaluate = problem.second_order if metrics.hessian_pays(stand.gap) else problem.smooth
             trial, verdict = attempt(evaluate, problem, stand, refusals)
-            if verdict.exhausted and (restarted or not problem.rows.is_exact):
+            stuck = verdict.exhausted & (restarted | (not problem.rows.is_exact))
+            if stuck.all():
                 return
             accepted, refusals = verdict.accepted, verdict.refusals
             # 3. new pair, of weight zero for models that did not move
@@ -56,12 +63,15 @@ class LBFGS(Solver):
             if accepted.any():
                 pairs.append(s, y, usable)
             point = keep(accepted, trial, point)
+            if accepted.any():  # a metric at the trial point is as good as any other for models that refused it
+                point = point._replace(hessian=trial.hessian)
             # 4. renewed metric; where no step helps, at once and without the pairs, which may be what misleads
             iteration += 1
-            restarted = verdict.exhausted or (restarted and not accepted.any())
-            if verdict.exhausted:
+            restarted = verdict.exhausted | (restarted & ~accepted)
+            lost = bool(verdict.exhausted.any())
+            if lost:
                 point = metrics.with_hessian(point)
-            afresh = verdict.exhausted or point.hessian is not None
+            afresh = lost or point.hessian is not None
             if metrics.due(iteration) or afresh:
                 metric = metrics.at(point, metric)
                 point = point._replace(hessian=None)

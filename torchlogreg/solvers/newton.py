@@ -7,7 +7,7 @@ import torch
 from torchlogreg._minimise import Optimality, Step
 from torchlogreg.solvers import _small
 from torchlogreg.solvers._base import Solver
-from torchlogreg.solvers._descent import Metric, Stand, attempt, keep
+from torchlogreg.solvers._descent import Metric, Stand, attempt, keep, of_models
 
 
 @dataclass(frozen=True)
@@ -27,22 +27,30 @@ class NewtonCholesky(Solver):
         if _small.is_small(problem, W):
             yield from _small.iterates(problem, W)
             return
-        for stand in descend(problem, W):
-            yield Step(stand.point, stand.gap)
+        path = descend(problem, W)
+        stand = next(path)
+        try:
+            while True:
+                remaining = yield Step(stand.point, stand.gap, stuck=stand.stuck)
+                stand = path.send(remaining)
+        except StopIteration:
+            return
 
 
 def descend(problem, W):
-    """Newton's path from W, a Stand an iteration; ends when arithmetic allows no further progress."""
+    """Newton's path from W, a Stand an iteration, as `Solver.iterates` has Steps."""
     point = problem.second_order(W)
-    refusals = torch.zeros_like(point.value)
+    refusals, stuck = torch.zeros_like(point.value), None
     while True:
         # 1. direction
         metric = Metric.of(point.hessian)
-        stand = Stand(point, metric, -metric.solve(point.gradient))
-        yield stand
+        stand = Stand(point, metric, -metric.solve(point.gradient), stuck)
+        remaining = yield stand
+        if remaining is not None:
+            problem, stand, refusals = of_models(remaining, problem, stand, refusals)
         # 2. trial point; a model that refuses it keeps its place and tries a shorter step next
         trial, verdict = attempt(problem.second_order, problem, stand, refusals)
-        if verdict.exhausted:
+        if verdict.exhausted.all():
             return
-        refusals = verdict.refusals
-        point = keep(verdict.accepted, trial, point)
+        stuck, refusals = verdict.exhausted, verdict.refusals
+        point = keep(verdict.accepted, trial, stand.point)

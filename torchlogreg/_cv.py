@@ -1,0 +1,282 @@
+"""The cross-validation estimators: folds times values of C in one batch."""
+
+import time
+from numbers import Integral
+
+import numpy as np
+from sklearn.metrics import get_scorer, get_scorer_names, make_scorer
+from sklearn.model_selection import check_cv
+from sklearn.utils import _safe_indexing
+from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
+
+from torchlogreg._compat import (
+    Interval,
+    StrOptions,
+    check_method_params,
+    fit_context,
+    format_results,
+    raise_for_params,
+    routing_enabled,
+    scorer_parts,
+)
+from torchlogreg._estimators import (
+    LinearClassifier,
+    LinearPredictor,
+    TorchLogisticRegression,
+    TorchSoftmaxClassifier,
+    model_attributes,
+)
+from torchlogreg._evaluation import FROM_LOGITS, Progress, fit_all, known_scores
+from torchlogreg._inputs import training_data
+
+PLAIN = ("fit_intercept", "class_weight", "tol", "max_iter", "random_state", "verbose", "device")
+
+
+class _LinearClassifierCV(LinearPredictor):
+    """Everything that the two cross-validation estimators share."""
+
+    _parameter_constraints: dict = {
+        "Cs": [Interval(Integral, 1, None, closed="left"), "array-like"],
+        "l1_ratios": ["array-like"],
+        "cv": ["cv_object"],
+        "scoring": [StrOptions(set(get_scorer_names())), callable, None],
+        "solver": [StrOptions({"auto", "lbfgs", "newton-cholesky"})],
+        "refit": ["boolean"],
+        **{name: LinearClassifier._parameter_constraints[name] for name in PLAIN},
+    }
+
+    def __init__(
+        self,
+        *,
+        Cs=10,
+        l1_ratios=(0.0,),
+        fit_intercept=True,
+        cv=None,
+        scoring="neg_log_loss",
+        class_weight=None,
+        solver="auto",
+        tol=1e-4,
+        max_iter=100,
+        refit=True,
+        random_state=None,
+        verbose=0,
+        device="auto",
+    ):
+        self.Cs = Cs
+        self.l1_ratios = l1_ratios
+        self.fit_intercept = fit_intercept
+        self.cv = cv
+        self.scoring = scoring
+        self.class_weight = class_weight
+        self.solver = solver
+        self.tol = tol
+        self.max_iter = max_iter
+        self.refit = refit
+        self.random_state = random_state
+        self.verbose = verbose
+        self.device = device
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y, sample_weight=None, **params):
+        """Fit a model for each value of C on each fold, and on all rows at the best C.
+
+        Parameters
+        ----------
+        X : array-like or tensor of shape (n_samples, n_features)
+            Training rows, as for the estimator without cross-validation.
+
+        y : array-like of shape (n_samples,)
+            Class labels: numbers, booleans or strings.
+
+        sample_weight : array-like of shape (n_samples,) or float, default=None
+            Weight of each row, zero or positive. It enters the fits and, without metadata routing or where the scorer
+            requests it, the scores.
+
+        **params : dict
+            With metadata routing enabled, what the splitter (``groups``) and the scorer request.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If the data or a parameter is invalid. The estimator then is as it was before the call.
+        NotImplementedError
+            If ``l1_ratios`` holds anything but 0.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If some of the models did not meet `tol`; the message says how many, and what to do.
+        """
+        raise_for_params(params, self, "fit")
+        Cs = self._checked_grid()
+        metadata = None if sample_weight is None else {"sample_weight": sample_weight}
+        data = training_data(self._plain(class_weight=None), X, y, sample_weight)
+        split_params, score_params = self._routed(sample_weight, params)
+        splits = list(check_cv(self.cv, y, classifier=True).split(X, y, **split_params))
+        if not splits:
+            raise ValueError(f"cv={self.cv!r} makes no splits.")
+        progress = Progress(self, X, y, metadata, (len(splits) + 1) * len(Cs))  # X as it was given
+        candidates = [{"C": C} for C in Cs]
+        plain = self._plain()
+        fitted = fit_all(plain, data, candidates, [train for train, _ in splits], progress.advance)
+        F, Q = len(splits), len(Cs)
+        W = fitted.on_folds.W.unflatten(0, (F, Q))
+        scores, seconds = np.empty((F, Q)), np.empty(F)
+        for f, (_, test) in enumerate(splits):
+            start = time.perf_counter()
+            scores[f] = self._scores(fitted, fitted.W(f), X, y, test, score_params)
+            seconds[f] = (time.perf_counter() - start) / Q
+        results = format_results(candidates, scores, fitted.seconds / fitted.n_models, seconds)
+        n_iter = (fitted.on_folds.n_iter.view(F, Q) + fitted.on_all.n_iter).numpy(force=True)
+        paths = W.mT.numpy(force=True)[:, None].astype(data.dtype)  # (F, 1, Q, K, d)
+        mean = np.where(np.isfinite(scores), scores, -np.inf).sum(axis=0)
+        if self.refit:
+            best = int(mean.argmax())
+            C, chosen = float(Cs[best]), fitted.on_all.W[best : best + 1]
+        else:
+            each = np.where(np.isfinite(scores), scores, -np.inf).argmax(axis=1)
+            best, C = None, float(np.mean(Cs[each]))
+            chosen = W[np.arange(F), each].mean(dim=0, keepdim=True)
+        converged = fitted.warn_unless_converged(stacklevel=3)
+        attributes = {
+            **model_attributes(chosen, data, fitted.intercept),
+            "C_": C,
+            "Cs_": Cs,
+            "l1_ratio_": 0.0,
+            "l1_ratios_": np.zeros(1),
+            "scores_": scores[:, None],
+            "coefs_paths_": np.ascontiguousarray(paths),
+            "n_iter_": n_iter[:, None].astype(np.int32),
+            "cv_results_": results,
+            "converged_": converged,
+            "solver_": fitted.solver,
+            "device_": fitted.device,
+        }
+        if best is not None:
+            attributes["objective_"] = float(fitted.on_all.value[best])
+            attributes["gradient_norm_"] = float(fitted.on_all.gradient_norm[best])
+        before = dict(vars(self))
+        for name in ("feature_names_in_", "objective_", "gradient_norm_"):
+            self.__dict__.pop(name, None)
+        vars(self).update(attributes)
+        try:
+            progress.end()
+        except BaseException:  # a callback's error must not leave half a model behind
+            self.__dict__ = before
+            raise
+        return self
+
+    def score(self, X, y, *, sample_weight=None, **params):
+        """Score of the refitted model on the given rows, by `scoring`.
+
+        Parameters
+        ----------
+        X : array-like or tensor of shape (n_samples, n_features)
+            Test rows.
+
+        y : array-like of shape (n_samples,)
+            True labels.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weight of each row.
+
+        **params : dict
+            With metadata routing enabled, what the scorer requests.
+
+        Returns
+        -------
+        score : float
+            Higher is better.
+        """
+        raise_for_params(params, self, "score")
+        if sample_weight is not None:
+            params["sample_weight"] = sample_weight
+        if routing_enabled():
+            params = process_routing(self, "score", **params).scorer.score
+        return get_scorer(self.scoring or "accuracy")(self, X, y, **params)
+
+    def get_metadata_routing(self):
+        """How metadata is routed.
+
+        Returns
+        -------
+        routing : MetadataRouter
+            To this estimator, the splitter and the scorer.
+        """
+        scorer = MethodMapping().add(caller="score", callee="score").add(caller="fit", callee="score")
+        return (
+            MetadataRouter(owner=self)
+            .add_self_request(self)
+            .add(splitter=self.cv, method_mapping=MethodMapping().add(caller="fit", callee="split"))
+            .add(scorer=get_scorer(self.scoring or "accuracy"), method_mapping=scorer)
+        )
+
+    def _checked_grid(self):
+        """The values of C."""
+        if np.any(np.asarray(self.l1_ratios, dtype=np.float64) != 0) or np.size(self.l1_ratios) != 1:
+            raise NotImplementedError(f"l1_ratios={self.l1_ratios} is not supported yet: use (0.0,), the L2 penalty.")
+        if isinstance(self.Cs, Integral):
+            return np.logspace(-4, 4, self.Cs)
+        Cs = np.asarray(self.Cs, dtype=np.float64)
+        if Cs.ndim != 1 or not len(Cs) or not (Cs > 0).all():
+            raise ValueError(f"Cs must be a number of values or hold positive numbers; got {self.Cs!r}.")
+        return Cs
+
+    def _plain(self, **changes):
+        """The estimator that is cross-validated."""
+        parameters = {name: getattr(self, name) for name in PLAIN}
+        return self._single(solver=self.solver, **{**parameters, **changes})
+
+    def _scores(self, fitted, W, X, y, test, params):
+        """Scores (Q,) of the models W on the rows at `test`."""
+        scoring = self.scoring or "accuracy"
+        eta = fitted.logits(W, fitted.rows(np.asarray(test)))
+        params = check_method_params(X, params=params, indices=test)
+        if isinstance(scoring, str) and scoring in FROM_LOGITS and set(params) <= {"sample_weight"}:
+            return known_scores(scoring, fitted.loss, eta, fitted.data.codes[test], params.get("sample_weight"))
+        X, y, scorer = _safe_indexing(X, test), _safe_indexing(y, test), get_scorer(scoring)
+        scorer = _with_labels(scorer, fitted.data.classes)
+        return np.array(
+            [scorer(fitted.model(W[q : q + 1], X, eta[:, q : q + 1]), X, y, **params) for q in range(len(W))]
+        )
+
+    def _routed(self, sample_weight, params):
+        """Parameters of the splitter and of the scorer."""
+        if routing_enabled():
+            routed = process_routing(self, "fit", sample_weight=sample_weight, **params)
+            return routed.splitter.split, routed.scorer.score
+        return {}, {} if sample_weight is None else {"sample_weight": sample_weight}
+
+
+def _with_labels(scorer, classes):
+    """The scorer with all classes as its labels, where it takes labels: a fold may lack a class."""
+    parts = scorer_parts(scorer)
+    if parts is None or "labels" not in parts.accepts:
+        return scorer
+    options = {"labels": classes}
+    if len(classes) == 2 and "pos_label" in parts.accepts:
+        options["pos_label"] = classes[1]
+    return make_scorer(
+        parts.function,
+        greater_is_better=parts.sign > 0,
+        response_method=parts.response_method,
+        **{**options, **parts.options},
+    )
+
+
+class TorchLogisticRegressionCV(_LinearClassifierCV):
+    _single = TorchLogisticRegression
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_class = False
+        return tags
+
+
+class TorchSoftmaxClassifierCV(_LinearClassifierCV):
+    _single = TorchSoftmaxClassifier

@@ -1,0 +1,278 @@
+"""GridSearchCV that fits candidates as batches."""
+
+import time
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, ParameterGrid, check_cv
+from sklearn.pipeline import Pipeline
+from sklearn.utils import _safe_indexing, indexable
+
+from torchlogreg._compat import check_method_params, fit_context, is_multimetric, score_with, scorer_parts
+from torchlogreg._estimators import LinearClassifier
+from torchlogreg._evaluation import BATCHED, FROM_LOGITS, fit_all, known_scores
+from torchlogreg._inputs import training_data
+
+
+class _NotBatched(Exception):
+    """This search is scikit-learn's own."""
+
+
+class TorchGridSearchCV(GridSearchCV):
+    """Exhaustive search over parameters that solves candidates together.
+
+    The constructor, the attributes and the results are those of :class:`~sklearn.model_selection.GridSearchCV`. For a
+    :class:`TorchLogisticRegression` or :class:`TorchSoftmaxClassifier`, or a :class:`~sklearn.pipeline.Pipeline` that
+    ends in one, candidates that differ in ``C``, ``class_weight`` and ``fit_intercept`` only are solved as one batch,
+    and the transformers are fitted once for each fold and each of their settings. `n_jobs` then has no effect, and
+    ``mean_fit_time`` is a candidate's share of the batch.
+
+    All other searches run as scikit-learn's own: other estimators, ``solver="sgd"``, estimators with callbacks of their
+    own, fit parameters other than the weights of the rows, folds that lack a class, and those in which a fit fails.
+    """
+
+    @fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y=None, **params):
+        """Search over all candidates, and refit the best one.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Training rows.
+
+        y : array-like of shape (n_samples,)
+            Class labels.
+
+        **params : dict
+            What the estimator's ``fit``, the splitter and the scorer take, as in
+            :meth:`GridSearchCV.fit <sklearn.model_selection.GridSearchCV.fit>`.
+
+        Returns
+        -------
+        self : object
+            The fitted search.
+        """
+        try:
+            search = _Search(self, X, y, params)
+            evaluations = search.evaluate()
+        except (_NotBatched, ValueError, TypeError):  # what is invalid is reported as `error_score` says
+            return super().fit(X, y, **params)
+        self._finish(search, evaluations)
+        return self
+
+    def _finish(self, search, evaluations):
+        """What follows the evaluation of the candidates: results, callbacks, the best candidate and its refit."""
+        X, y, routed = search.X, search.y, search.routed
+        weight = search.params.get("sample_weight")
+        arguments = {"estimator": self, "X": X, "y": y}
+        arguments["metadata"] = None if weight is None else {"sample_weight": weight}
+        root = self._init_callback_context(max_subtasks=1 + (self.refit is not False))
+        root.call_on_fit_task_begin(**arguments)
+        context = root.subcontext(task_name="search", max_subtasks=len(evaluations), sequential_subtasks=False)
+        context.call_on_fit_task_begin(estimator=self)
+        for i in range(len(evaluations)):
+            task = context.subcontext(task_name="candidate-split-evaluation", task_id=i)
+            task.call_on_fit_task_begin(**arguments)
+            task.call_on_fit_task_end(**arguments)
+        context.call_on_fit_task_end(estimator=self)
+        results = self._format_results(search.candidates, len(search.splits), evaluations)
+        self._checked_cv_orig, self.n_splits_ = search.cv, len(search.splits)
+        self.multimetric_ = isinstance(evaluations[0]["test_scores"], dict)
+        metric = search.refit_metric
+        if callable(self.scoring) and self.multimetric_:
+            self._check_refit_for_multimetric(evaluations[0]["test_scores"])
+            metric = self.refit
+        if self.refit or not self.multimetric_:
+            self.best_index_ = self._select_best_index(self.refit, metric, results)
+            if not callable(self.refit):
+                self.best_score_ = results[f"mean_test_{metric}"][self.best_index_]
+            self.best_params_ = results["params"][self.best_index_]
+        if self.refit:
+            self.best_estimator_ = clone(self.estimator).set_params(**clone(self.best_params_, safe=False))
+            task = root.subcontext(task_name="refit-with-best-params")
+            with task.propagate_callback_context(self.best_estimator_):
+                task.call_on_fit_task_begin(**arguments)
+                start = time.time()
+                self.best_estimator_.fit(X, y, **routed.estimator.fit)
+                self.refit_time_ = time.time() - start
+            if hasattr(self.best_estimator_, "feature_names_in_"):
+                self.feature_names_in_ = self.best_estimator_.feature_names_in_
+            task.call_on_fit_task_end(**arguments)
+        self.scorer_ = search.scorers._scorers if is_multimetric(search.scorers) else search.scorers
+        self.cv_results_ = results
+        root.call_on_fit_task_end(**arguments)
+
+
+class _Batch(NamedTuple):
+    """Candidates that are solved together."""
+
+    head: dict | None  # what the candidates set of the transformers before the estimator; None if it stands alone
+    full: object  # the first candidate
+    estimator: LinearClassifier  # its last step, or itself
+    members: list  # (index of the candidate, its parameters in BATCHED)
+
+
+def _batches(estimator, candidates):
+    """The candidates as batches."""
+    batches = []
+    for i, candidate in enumerate(candidates):
+        full = clone(estimator).set_params(**clone(candidate, safe=False))
+        piped = isinstance(full, Pipeline)
+        name, last = full.steps[-1] if piped else ("", full)
+        _check_batchable(full, last)
+        head = {k: v for k, v in candidate.items() if k.split("__")[0] != name} if piped else None
+        parameters = last.get_params(deep=False)
+        own = {k: parameters.pop(k) for k in BATCHED}
+        for batch in batches:
+            others = batch.estimator.get_params(deep=False)
+            if _same(head, batch.head) and _same(parameters, {k: v for k, v in others.items() if k not in BATCHED}):
+                batch.members.append((i, own))
+                break
+        else:
+            batches.append(_Batch(head, full, last, [(i, own)]))
+    return batches
+
+
+def _check_batchable(full, last):
+    """Raise unless `full` ends in an estimator of ours, `last`, that can be in a batch."""
+    ours = isinstance(last, LinearClassifier) and type(last).fit is LinearClassifier.fit
+    if not ours or last.solver == "sgd" or last.l1_ratio != 0:
+        raise _NotBatched
+    steps = [full, *(step for _, step in full.steps)] if full is not last else [last]
+    if any(hasattr(step, "_skl_callbacks") for step in steps) or getattr(full, "transform_input", None):
+        raise _NotBatched
+    last._validate_params()
+
+
+def _same(a, b):
+    """Whether two sets of parameters are the same; values that cannot be compared count as different."""
+    if a is None or b is None or a.keys() != b.keys():
+        return a is b
+    return all(a[k] is b[k] or (type(a[k]) is type(b[k]) and np.isscalar(a[k]) and a[k] == b[k]) for k in a)
+
+
+def _weight_alone(fit_params, full):
+    """The weights of the rows if `fit_params` holds nothing else."""
+    name = f"{full.steps[-1][0]}__sample_weight" if isinstance(full, Pipeline) else "sample_weight"
+    if set(fit_params) - {name}:
+        raise _NotBatched
+    return fit_params.get(name)
+
+
+def _unweighted(estimator):
+    """The estimator without class weights, which depend on the fold."""
+    return clone(estimator).set_params(class_weight=None)
+
+
+def _lacks_a_class(codes, index):
+    return len(np.unique(codes[index])) < codes.max() + 1
+
+
+class _Search:
+    """The candidates of a search, evaluated as batches on each fold."""
+
+    def __init__(self, search, X, y, params):
+        # 1. which candidates go together
+        self.search, self.params = search, params
+        if y is None:
+            raise _NotBatched
+        self.candidates = list(ParameterGrid(search.param_grid))
+        self.batches = _batches(search.estimator, self.candidates)
+        # 2. on which rows
+        self.scorers, self.refit_metric = search._get_scorers()
+        self.X, self.y = indexable(X, y)
+        self.routed = search._get_routed_params_for_fit(check_method_params(self.X, params=params))
+        self.weight = _weight_alone(self.routed.estimator.fit, self.batches[0].full)
+        self.cv = check_cv(search.cv, self.y, classifier=True)
+        self.splits = list(self.cv.split(self.X, self.y, **self.routed.splitter.split))
+        codes = np.unique(np.asarray(self.y), return_inverse=True)[1]
+        if not self.splits or any(_lacks_a_class(codes, train) for train, _ in self.splits):
+            raise _NotBatched
+        # 3. how to score: from logits where possible, with a function that sees the whole estimator where necessary
+        name = "accuracy" if search.scoring is None else search.scoring
+        by_name = isinstance(name, str) and name in FROM_LOGITS and set(self.routed.scorer.score) <= {"sample_weight"}
+        if name == "neg_log_loss" and any(_lacks_a_class(codes, test) for _, test in self.splits):
+            by_name = False  # an error in scikit-learn
+        self.known = name if by_name else None
+        each = self.scorers._scorers.values() if is_multimetric(self.scorers) else [self.scorers]
+        self.opaque = search.scoring is not None and any(scorer_parts(scorer) is None for scorer in each)
+
+    def evaluate(self):
+        """A dict for each candidate and fold, the folds of a candidate together, as `_format_results` takes them."""
+        n_folds = len(self.splits)
+        if self.search.verbose > 0:
+            n_fits = len(self.candidates) * n_folds
+            print(f"Fitting {n_folds} folds for each of {len(self.candidates)} candidates, totalling {n_fits} fits")
+        out = [None] * (len(self.candidates) * n_folds)
+        for batch in self.batches:
+            on_folds = self._folds_at_once(batch) if batch.head is None else self._folds_in_turn(batch)
+            for f, evaluations in enumerate(on_folds):
+                for (i, _), evaluation in zip(batch.members, evaluations, strict=True):
+                    out[i * n_folds + f] = evaluation
+        return out
+
+    def _folds_at_once(self, batch):
+        """Evaluations on each fold: all folds and candidates are one batch over the same rows."""
+        data = training_data(_unweighted(batch.estimator), self.X, self.y, self.weight)
+        fitted = fit_all(batch.estimator, data, [p for _, p in batch.members], [train for train, _ in self.splits])
+        fitted.warn_unless_converged(ignore_all=True, stacklevel=6)
+        for f, split in enumerate(self.splits):
+            W, start = fitted.W(f), time.perf_counter()
+
+            def scores(index, W=W):
+                eta = fitted.logits(W, fitted.rows(np.asarray(index)))
+                X = None if self.known else _safe_indexing(self.X, index)
+                return self._scores(fitted, W, eta, index, X, lambda model: model)
+
+            yield self._evaluations(scores, split, fitted.seconds / fitted.n_models, start)
+
+    def _folds_in_turn(self, batch):
+        """Evaluations on each fold, whose rows the transformers make."""
+        for split in self.splits:
+            start = time.perf_counter()
+            full = clone(batch.full)
+            head, name = full[:-1], full.steps[-1][0]
+            y = _safe_indexing(self.y, split[0])
+            weight = None if self.weight is None else _safe_indexing(self.weight, split[0])
+            X = head.fit_transform(_safe_indexing(self.X, split[0]), y)
+            data = training_data(_unweighted(batch.estimator), X, y, weight)
+            fitted = fit_all(batch.estimator, data, [p for _, p in batch.members], [])
+            fitted.warn_unless_converged(stacklevel=6)
+            seconds, W = (time.perf_counter() - start) / len(batch.members), fitted.W()
+            start = time.perf_counter()
+
+            def scores(index, head=head, name=name, fitted=fitted, W=W):
+                X = raw = _safe_indexing(self.X, index)
+                X = head.transform(X)
+                if self.opaque:  # a function that may look at X
+                    return self._scores(fitted, W, None, index, raw, lambda m: Pipeline([*head.steps, (name, m)]))
+                return self._scores(fitted, W, fitted.logits_of(W, X), index, X, lambda model: model)
+
+            yield self._evaluations(scores, split, seconds, start)
+
+    def _evaluations(self, scores, split, fit_seconds, start):
+        """What `_format_results` takes, for each candidate."""
+        train, test = split
+        of_test = scores(test)
+        seconds = (time.perf_counter() - start) / len(of_test)
+        of_train = scores(train) if self.search.return_train_score else None
+        out = []
+        for i, score in enumerate(of_test):
+            evaluation = {"test_scores": score, "fit_time": fit_seconds, "score_time": seconds, "fit_error": None}
+            evaluation["n_test_samples"] = len(test)
+            out.append(evaluation if of_train is None else {**evaluation, "train_scores": of_train[i]})
+        return out
+
+    def _scores(self, fitted, W, eta, index, X, wrap):
+        """Scores of the models W on the rows at `index`, which are X with logits eta; `wrap` completes a model."""
+        search, y = self.search, _safe_indexing(self.y, index)
+        params = check_method_params(self.X, params=self.routed.scorer.score, indices=index)
+        if self.known:
+            codes = np.searchsorted(fitted.data.classes, np.asarray(y))
+            return known_scores(self.known, fitted.loss, eta, codes, params.get("sample_weight")).tolist()
+        out = []
+        for q in range(len(W)):
+            model = fitted.model(W[q : q + 1], X, None if eta is None else eta[:, q : q + 1])
+            out.append(score_with(wrap(model), X, y, self.scorers, params, search.error_score))
+        return out
