@@ -4,9 +4,11 @@ from importlib.metadata import version as _version
 
 from torchlogreg._cv import TorchLogisticRegressionCV, TorchSoftmaxClassifierCV
 from torchlogreg._estimators import TorchLogisticRegression, TorchSoftmaxClassifier
+from torchlogreg._search import TorchGridSearchCV
 
 __version__ = _version("torchlogreg")
 __all__ = [
+    "TorchGridSearchCV",
     "TorchLogisticRegression",
     "TorchLogisticRegressionCV",
     "TorchSoftmaxClassifier",

@@ -120,7 +120,7 @@ class _LinearClassifierCV(LinearPredictor):
         splits = list(check_cv(self.cv, y, classifier=True).split(X, y, **split_params))
         if not splits:
             raise ValueError(f"cv={self.cv!r} makes no splits.")
-        progress = Progress(self, X, y, metadata, (len(splits) + 1) * len(Cs))  # X as it was given
+        progress = Progress(self, X, y, metadata, (len(splits) + 1) * len(Cs) + self.refit)
         candidates = [{"C": C} for C in Cs]
         plain = self._plain()
         fitted = fit_all(plain, data, candidates, [train for train, _ in splits], progress.advance)
@@ -135,15 +135,19 @@ class _LinearClassifierCV(LinearPredictor):
         n_iter = (fitted.on_folds.n_iter.view(F, Q) + fitted.on_all.n_iter).numpy(force=True)
         paths = W.mT.numpy(force=True)[:, None].astype(data.dtype)  # (F, 1, Q, K, d)
         mean = np.where(np.isfinite(scores), scores, -np.inf).sum(axis=0)
+        attributes = {}
         if self.refit:
             best = int(mean.argmax())
-            C, chosen = float(Cs[best]), fitted.on_all.W[best : best + 1]
+            C, final = float(Cs[best]), fitted.refit(best)
+            chosen = final.W
+            attributes["objective_"] = float(final.value)
+            attributes["gradient_norm_"] = float(final.gradient_norm)
         else:
             each = np.where(np.isfinite(scores), scores, -np.inf).argmax(axis=1)
-            best, C = None, float(np.mean(Cs[each]))
+            C = float(np.mean(Cs[each]))
             chosen = W[np.arange(F), each].mean(dim=0, keepdim=True)
         converged = fitted.warn_unless_converged(stacklevel=3)
-        attributes = {
+        attributes |= {
             **model_attributes(chosen, data, fitted.intercept),
             "C_": C,
             "Cs_": Cs,
@@ -154,12 +158,9 @@ class _LinearClassifierCV(LinearPredictor):
             "n_iter_": n_iter[:, None].astype(np.int32),
             "cv_results_": results,
             "converged_": converged,
-            "solver_": fitted.solver,
-            "device_": fitted.device,
+            "solver_": fitted.grid.solver,
+            "device_": str(data.X.device),
         }
-        if best is not None:
-            attributes["objective_"] = float(fitted.on_all.value[best])
-            attributes["gradient_norm_"] = float(fitted.on_all.gradient_norm[best])
         before = dict(vars(self))
         for name in ("feature_names_in_", "objective_", "gradient_norm_"):
             self.__dict__.pop(name, None)

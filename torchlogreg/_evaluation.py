@@ -13,7 +13,7 @@ from sklearn.utils import check_random_state
 
 from torchlogreg._arithmetic import plain_arithmetic
 from torchlogreg._estimators import model_attributes, to_float32
-from torchlogreg._grid import Candidates, Settings, solve_grid
+from torchlogreg._grid import Candidates, Grid, Settings
 from torchlogreg._inputs import TrainingData, class_weights, prediction_rows, rows_of
 from torchlogreg._losses import Binomial, Multinomial
 from torchlogreg._minimise import Results
@@ -27,14 +27,16 @@ class Fitted(NamedTuple):
 
     estimator: object  # the prototype that was fitted
     data: TrainingData
-    loss: object
+    grid: Grid
     intercept: bool  # whether the coefficients have the intercept as last row
-    device: str
-    solver: str
-    on_all: Results  # (Q)
+    on_all: Results  # (Q), approximate if there are folds
     on_folds: Results | None  # (F Q), fold by fold
     solvable: np.ndarray  # (F,) whether a fold has rows of several classes; otherwise its models have no optimum
     seconds: float
+
+    @property
+    def loss(self):
+        return self.grid.loss
 
     @property
     def n_models(self):
@@ -68,13 +70,18 @@ class Fitted(NamedTuple):
         vars(model).update(model_attributes(W, self.data, self.intercept), _known=(X, eta))
         return model
 
-    def warn_unless_converged(self, *, ignore_all=False, stacklevel):
+    def refit(self, q):
+        """The Results of candidate q on all rows."""
+        with torch.inference_mode(False), torch.no_grad(), plain_arithmetic(self.data.X):
+            return self.grid.on_all(slice(q, q + 1), self.on_all.W[q : q + 1])
+
+    def warn_unless_converged(self, *, stacklevel):
         """Warn if some of the models did not converge; returns whether all did."""
-        failed = 0 if ignore_all else int((~self.on_all.converged).sum())
-        if self.on_folds is not None:
-            failed += int(
-                (~self.on_folds.converged.numpy(force=True)).reshape(len(self.solvable), -1)[self.solvable].sum()
-            )
+        if self.on_folds is None:
+            failed = int((~self.on_all.converged).sum())
+        else:
+            converged = self.on_folds.converged.numpy(force=True).reshape(len(self.solvable), -1)
+            failed = int((~converged[self.solvable]).sum())
         if failed:
             warnings.warn(
                 f"{failed} of {self.n_models} models did not converge (tol={self.estimator.tol:g}, "
@@ -110,10 +117,12 @@ def fit_all(estimator, data, candidates, trains, left=None):
             seed=seed.randint(2**31 - 1),
             store=to_float32 if data.dtype == np.float32 else None,
         )
-        solver, on_all, on_folds = solve_grid(rows, loss, columns, values, how, left)
+        grid = Grid(rows, loss, columns, values, how, left)
+        on_all = grid.on_all(loosely=bool(trains))
+        on_folds = grid.on_folds(on_all) if trains else None
     seconds = time.perf_counter() - start
     solvable = np.array([len(np.unique(data.codes[train])) > 1 for train in trains], dtype=bool)
-    return Fitted(estimator, data, loss, intercept, str(rows.X.device), solver, on_all, on_folds, solvable, seconds)
+    return Fitted(estimator, data, grid, intercept, on_all, on_folds, solvable, seconds)
 
 
 def neg_log_loss(loss, eta, codes, weight):

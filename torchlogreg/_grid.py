@@ -37,49 +37,58 @@ class Settings(NamedTuple):
     store: object = None  # see `minimise`
 
 
+FARTHEST = 0.03  # tolerance for the models of all rows
 # The strength of an intercept that is not there: an intercept of 1e-30 changes no logit.
 ABSENT = 1e30
 
 
-def solve_grid(rows, loss, columns, candidates, settings, left=None):
-    """Fit every candidate on all rows and on every fold.
+class Grid:
+    """Candidates on all rows and on every fold; `columns` (n, F + 1, V) are the weights, those of all rows first."""
 
-    `columns` (n, F + 1, V) are the weights: all rows first, then the folds. Returns the name of the solver, the Results
-    of Q models on all rows and, fold by fold, those of F Q models on the folds; None if there are no folds.
-    """
-    n, n_folds, V = columns.shape[0], columns.shape[1] - 1, columns.shape[2]
-    Q = len(candidates.l2)
-    rows = rows.reweighted(columns.reshape(n, -1).T.contiguous().T)
-    d = rows.shape[1]
-    name = settings.solver
-    if name == "auto":
-        name = choose(*rows.shape, loss.n_logits)
-    options = {"seed": settings.seed} if name == "lbfgs" else {}
+    def __init__(self, rows, loss, columns, candidates, settings, left=None):
+        n, self.n_folds, self.n_columns = columns.shape[0], columns.shape[1] - 1, columns.shape[2]
+        self.rows = rows.reweighted(columns.reshape(n, -1).T.contiguous().T)
+        self.loss, self.candidates, self.settings, self.left = loss, candidates, settings, left
+        d, home = self.rows.shape[1], rows.home
+        self.solver = choose(n, d, loss.n_logits) if settings.solver == "auto" else settings.solver
+        self.l2 = candidates.l2[:, None, None].expand(-1, d, 1).clone()  # (Q, d, 1)
+        if rows.intercept:
+            self.l2[:, -1, 0] = torch.where(candidates.free, 0.0, ABSENT)
+        self.start = torch.zeros(len(self.l2), d, loss.n_logits, dtype=home.dtype, device=home.device)
 
-    def solve(of, l2, W, **more):
-        problem = Problem.of(rows.of_models(of), loss, Ridge(l2))
-        solver = SOLVERS[name](**options, **more)
-        return problem, minimise_all(
-            problem, solver, W, tol=settings.tol, max_iter=settings.max_iter, store=settings.store, left=left
+    def on_all(self, q=slice(None), W=None, loosely=False):
+        """The Results of the candidates q on all rows, from W."""
+        tol = self.settings.tol
+        if loosely:  # no better than the distance between the optima of all rows and of a fold
+            n, d = self.rows.shape
+            tol = max(tol, min(FARTHEST, (d * self.loss.n_logits / n) ** (2 / 3)))
+        return self._solve(self._problem(self.candidates.column[q], q), self.start[q] if W is None else W, tol)
+
+    def on_folds(self, centre):
+        """The Results of all candidates on the folds, fold by fold (F Q models), from those on all rows."""
+        Q, device = len(self.l2), self.l2.device
+        model = torch.arange(self.n_folds * Q, device=device)
+        column = (1 + model // Q) * self.n_columns + self.candidates.column[model % Q]
+        around = self._problem(self.candidates.column, slice(None))
+        results = []
+        for part in model.split(_affordable(self.rows, self.loss, self.solver)):
+            q = part % Q
+            options = {"centre": Centre(around, centre.W, q)} if self.solver == "lbfgs" else {}
+            problem = self._problem(column[part], q)
+            results.append(self._solve(problem, centre.W[q], self.settings.tol, **options))
+        return Results(*(torch.cat(parts) for parts in zip(*results, strict=True)))
+
+    def _problem(self, column, q):
+        return Problem.of(self.rows.of_models(column), self.loss, Ridge(self.l2[q]))
+
+    def _solve(self, problem, W, tol, **options):
+        settings = self.settings
+        if self.solver == "lbfgs":
+            options["seed"] = settings.seed
+        solver = SOLVERS[self.solver](**options)
+        return minimise_all(
+            problem, solver, W, tol=tol, max_iter=settings.max_iter, store=settings.store, left=self.left
         )
-
-    l2 = candidates.l2[:, None, None].expand(-1, d, 1).clone()
-    if rows.intercept:
-        l2[:, -1, 0] = torch.where(candidates.free, 0.0, ABSENT)
-    home = rows.home
-    W = torch.zeros(Q, d, loss.n_logits, dtype=home.dtype, device=home.device)
-    problem, centre = solve(candidates.column, l2, W)
-    if not n_folds:
-        return name, centre, None
-    model = torch.arange(n_folds * Q, device=home.device)
-    fold, candidate = 1 + model // Q, model % Q
-    of = fold * V + candidates.column[candidate]
-    results = []
-    for part in model.split(_affordable(rows, loss, name)):
-        q = candidate[part]
-        more = {"centre": Centre(problem, q)} if name == "lbfgs" else {}
-        results.append(solve(of[part], l2[q], centre.W[q], **more)[1])
-    return name, centre, Results(*(torch.cat(parts) for parts in zip(*results, strict=True)))
 
 
 def _affordable(rows, loss, name):

@@ -76,9 +76,9 @@ class Problem:
             return self
         return Problem(self.rows.exact(), self.loss, self.penalty, self.passes)
 
-    def smooth(self, W):
-        """Value and gradient at W, in one read."""
-        return self._read(W)
+    def smooth(self, W, of=None):
+        """Value and gradient at W, in one read; at W[of] if `of` (B,) is given, where models share coefficients."""
+        return self._read(W, of=of)
 
     def between(self, start, end, t):
         """The objective at start + t (end - start), t (B,), from the logits of the two points: no read of X."""
@@ -235,10 +235,10 @@ class Problem:
         self.passes.n_read += self.rows.shape[0]
         return self.rows.blocks()
 
-    def _read(self, W, with_hessian=False):
-        """One pass over the rows: the point at W, with the Hessian of the losses if asked for."""
+    def _read(self, W, with_hessian=False, of=None):
+        """One pass over the rows: the point at W or W[of], with the Hessian of the losses if asked for."""
         self.passes.n_read += self.rows.shape[0]
-        kept = self._room_for_logits(W)
+        kept = self._room_for_logits(W) if of is None else None
 
         def read(part):
             if not with_hessian and kept is not None and self.rows.is_column(W):
@@ -249,6 +249,8 @@ class Problem:
             def visit(block, eta):
                 nonlocal start, value, hessian
                 losses, residual = self.loss.value_and_residual(eta, block.y)
+                if of is not None:
+                    losses, residual = losses.T[of].T, residual.permute(1, 2, 0)[of].permute(2, 0, 1)
                 value = value + (block.weight * losses).sum(dim=0)
                 if with_hessian:
                     hessian = hessian + self._data_hessian(block, eta)
@@ -264,6 +266,7 @@ class Problem:
         parts = self.rows.parts(1 if with_hessian else n_readers())
         starts = accumulate((len(part.X) for part in parts), initial=0)
         value, gradient, hessian = map(sum, zip(*in_threads(read, [*zip(parts, starts, strict=False)]), strict=True))
+        W = W if of is None else W[of]
         point = Point(W, self.penalty.value(W) + value, self.penalty.gradient(W) + gradient, kept)
         return point._replace(hessian=hessian) if with_hessian else point
 

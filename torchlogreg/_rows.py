@@ -18,6 +18,7 @@ import torch
 # Accelerators want few, large kernels instead.
 CPU_BLOCK = 440_000
 ACCELERATOR_BLOCK = 2**26
+LOGIT = 8
 FEWEST_BLOCKS = 4  # that are worth a second thread
 
 
@@ -96,9 +97,12 @@ class Rows:
         return self._with(self.X[index], self.y[index], self.columns[index])
 
     def blocks(self, n_columns=1):
-        """Cache-sized views, one after the other, of rows with so many logits; each holds X as `products` wants it."""
+        """Cache-sized views, one after the other, of rows with so many logits; each holds X as `products` wants it.
+
+        A logit weighs as much as several numbers of X, for it is computed in several steps.
+        """
         n, p = self.X.shape
-        size = max(64, self._block // max(p, n_columns))
+        size = max(64, self._block // max(p, LOGIT * n_columns))
         if n <= size:
             return (self.whole,)
         blocks = (self._cast(slice(start, start + size)) for start in range(0, n, size))
@@ -161,7 +165,7 @@ class Rows:
         for block in self.blocks(len(flat)):
             residual = visit(block, block._predict(flat).T.view(-1, n_models, n_logits))
             total = total + block._pull(residual.reshape(len(residual), -1).T)
-        return self._unflat(total, n_models, n_logits)
+        return self._unflat(total, len(total) // n_logits, n_logits)
 
     def is_column(self, W):
         """Whether `sweep_column` reads these rows for W."""

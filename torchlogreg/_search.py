@@ -216,7 +216,7 @@ class _Search:
         """Evaluations on each fold: all folds and candidates are one batch over the same rows."""
         data = training_data(_unweighted(batch.estimator), self.X, self.y, self.weight)
         fitted = fit_all(batch.estimator, data, [p for _, p in batch.members], [train for train, _ in self.splits])
-        fitted.warn_unless_converged(ignore_all=True, stacklevel=6)
+        fitted.warn_unless_converged(stacklevel=6)
         for f, split in enumerate(self.splits):
             W, start = fitted.W(f), time.perf_counter()
 

@@ -19,6 +19,7 @@ SOON, LATE = 3, 10  # iteration of the first renewal, from few rows or from most
 GOAL = 1e-8  # relative gap that the Hessian of all rows is to reach sooner than the present metric
 WINDOW = 2  # iterations over which the pace is measured
 PATIENCE = 0.25  # reads since the last renewal, against the Hessian's cost, before it is thought of
+MORE, ALIKE = 4, 0.03  # sample of models around a centre, against a single one's; relative change of curvature
 LITTLE = 2.0  # fall of the gap's logarithm in a step of Newton's that is not converging quadratically
 MOST_READS = 60  # beyond which an estimate of the reads to come is not believed
 
@@ -27,10 +28,11 @@ class Centre(NamedTuple):
     """The model of all rows that several models are near to, such as those of the folds of a cross-validation."""
 
     problem: Problem  # (G models)
+    W: torch.Tensor  # (G, d, K) where they are
     of: torch.Tensor  # (B,) the model among those that each one is near to
 
     def of_models(self, index):
-        return Centre(self.problem, self.of[index])
+        return self._replace(of=self.of[index])
 
     def means(self, W):
         """Problem and mean W of the models around each centre that still has some, and the number of each model's."""
@@ -55,6 +57,26 @@ class Shared(NamedTuple):
             mine = torch.nonzero(self.of == g).flatten()
             out[mine] = self.metric.solve_for(g, gradient[mine])
         return out
+
+
+def _hessians(sample, W):
+    """Hessians (B, 1, d, d) of models of one logit; those with nearly the same curvatures share its sum over the rows."""
+    eta = sample.rows.predict(W)
+    sample.passes.n_read += sample.rows.shape[0]
+    curvature = sample.loss.curvature(eta)[0][..., 0].T  # (B, m)
+    own, anchors = [], []
+    for b in range(len(W)):
+        change = [float((curvature[b] - curvature[a]).abs().mean() / curvature[a].mean()) for a in anchors]
+        if not change or not min(change) <= ALIKE:
+            anchors.append(b)
+            own.append(b)
+        else:
+            own.append(anchors[change.index(min(change))])
+    index = torch.tensor(anchors, device=W.device)
+    hessian = sample.of_models(index).hessian_at(eta[:, index])
+    l2 = sample.penalty.l2.expand(len(W), -1, 1)[..., 0]
+    near = torch.tensor([anchors.index(a) for a in own], device=W.device)
+    return hessian[near] + torch.diag_embed(l2 - l2[index][near])[:, None]
 
 
 class Metrics:
@@ -82,8 +104,12 @@ class Metrics:
         return out
 
     def start(self, W):
-        """The first point and the metric there; from samples of the rows if W is zero."""
+        """The first point and the metric there: the centre's, or from samples of the rows if W is zero."""
         problem = self.problem
+        if self.centre is not None:
+            self.renewal = SOON if 2 * self._hybrid_rows < self.n else LATE
+            point = problem.smooth(self.centre.W, self.centre.of)
+            return point, self.at(point)
         size = _costs.sample_size(self.n, self.d, self.n_logits)
         if W.any() or 2 * size > self.n or self._cost(size) > DEAREST:
             self.renewal = SOON if 2 * self._hybrid_rows < self.n else LATE
@@ -113,9 +139,10 @@ class Metrics:
 
     def _affordable(self, problem, W, before):
         if self.n_logits == 1:
-            size = _costs.sample_size(self.n, self.d, 1)
+            # A metric of B models that repays its cost earlier is worth a larger sample.
+            size = min(self.n, min(len(W), MORE) * _costs.sample_size(self.n, self.d, 1))
             if self._cost(size) <= DEAREST:
-                return Metric.of(draw(problem, size, self.generator).second_order(W).hessian)
+                return Metric.of(_hessians(draw(problem, size, self.generator), W))
         elif self._hybrid_pays:
             size = self._hybrid_rows
             sample = draw(problem, size, self.generator)
