@@ -21,7 +21,7 @@ from torchlogreg._rows import CPU_BLOCK, Rows
 from torchlogreg._wide import Rotated
 from torchlogreg.solvers import SOLVERS
 from torchlogreg.solvers._descent import Metric
-from torchlogreg.solvers._hybrid import hybrids
+from torchlogreg.solvers._hybrid import hybrid
 from torchlogreg.solvers._metrics import Metrics
 from torchlogreg.solvers._pairs import Pairs
 from torchlogreg.solvers._sample import draw
@@ -71,9 +71,9 @@ def test_a_hybrid_metric_that_leads_everywhere_is_the_hessian(intercept):
     hessian = problem.second_order(W).hessian
     gradient = problem.centred(random_point(problem, seed=4))
     whole = problem.centred(Metric.of(hessian).solve(gradient))
-    metric = hybrids(problem, W, r=5)
+    metric = hybrid(problem, W, r=5)
     torch.testing.assert_close(problem.centred(metric.solve(gradient)), whole, rtol=1e-8, atol=1e-10)
-    again = hybrids(problem, W, r=5, bases=metric)
+    again = hybrid(problem, W, r=5, before=metric)
     torch.testing.assert_close(again.solve(gradient), metric.solve(gradient), rtol=1e-8, atol=1e-10)
 
 
@@ -83,7 +83,7 @@ def test_a_hybrid_metric_is_symmetric_and_positive(r, n_models):
     rows = random_rows(80, 6, n_models, loss=Multinomial(3))
     problem = Problem.of(rows, Multinomial(3), Ridge.of(0.3, 6, intercept=True, home=rows.home))
     W = torch.randn(n_models, 7, 3, generator=generator(5), dtype=F64)
-    metric = hybrids(problem, W, r)
+    metric = hybrid(problem, W, r)
     columns = torch.eye(21, dtype=F64).view(21, 3, 7).mT.contiguous()
     for b in range(n_models):
         inverse = torch.stack(

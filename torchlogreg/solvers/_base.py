@@ -20,6 +20,10 @@ class Solver(ABC):
         What is sent into it, if anything, is the index of the models that remain in the batch.
         """
 
+    def of_models(self, index):  # noqa: ARG002 - most know nothing of single models
+        """The solver for the models at `index` of the batch alone, wherever they are now."""
+        return self
+
     @abstractmethod
     def stopping(self, tol):
         """The rule that says whether a Step is good enough."""

@@ -26,19 +26,22 @@ class Metric(NamedTuple):
             raise ValueError(OVERFLOW)
         return cls(*scaled_cholesky(hessian))
 
-    def solve(self, gradient):
-        """The metric's inverse times gradient (B, d, K)."""
-        n_models, d, n_logits = gradient.shape
-        flat = gradient.mT.reshape(self.scale.shape) * self.scale  # (B, M, m)
-        flat = torch.cholesky_solve(flat[..., None], self.factor)[..., 0] * self.scale
-        return flat.reshape(n_models, n_logits, d).mT
+    def of_models(self, index):
+        """The metrics of the models at `index` alone."""
+        return Metric(self.scale[index], self.factor[index])
 
-    def solve_for(self, b, gradient):
-        """The inverse of model b's metric times gradient (any number of models, d, K)."""
+    def solve(self, gradient, of=None):
+        """The metrics' inverses times gradient (B, d, K), that of model of[b], or b, for each b."""
         n_models, d, n_logits = gradient.shape
-        flat = gradient.mT.reshape(n_models, *self.scale.shape[1:]) * self.scale[b]  # (n_models, M, m)
-        flat = torch.cholesky_solve(flat.permute(1, 2, 0), self.factor[b]).permute(2, 0, 1) * self.scale[b]
-        return flat.reshape(n_models, n_logits, d).mT
+        scale = self.scale if of is None else self.scale[of]
+        flat = gradient.mT.reshape(scale.shape) * scale  # (B, M, m)
+        if of is None:
+            flat = torch.cholesky_solve(flat[..., None], self.factor)[..., 0]
+        else:
+            for g in of.unique():
+                mine = of == g
+                flat[mine] = torch.cholesky_solve(flat[mine].permute(1, 2, 0), self.factor[g]).permute(2, 0, 1)
+        return (flat * scale).reshape(n_models, n_logits, d).mT
 
 
 def dot(a, b):

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import torch
 
-from torchlogreg._cholesky import scaled_cholesky
 from torchlogreg._penalty import Ridge
 from torchlogreg._problem import Problem
 from torchlogreg._rows import Rows
+from torchlogreg.solvers._descent import Metric
 
 UNKNOWNS = 640  # coefficients in the part of the whole Hessian
 
@@ -27,80 +27,64 @@ def leading(m, n, p, n_logits):
 
 
 class Hybrid(NamedTuple):
-    """The metric, for one model; r of the p eigenvectors are leading."""
+    """The metrics of G models on one basis; r of its p eigenvectors are leading."""
 
     mean: torch.Tensor  # (p,) of the features, weighted by curvature; zero without an intercept
     basis: torch.Tensor  # (p, p), leading eigenvectors last
-    scale: torch.Tensor  # (K (r + 1),)
-    factor: torch.Tensor  # (K (r + 1), K (r + 1))
-    classes: torch.Tensor  # (K, K) eigenvectors
-    diagonal: torch.Tensor  # (p - r, K)
-
-    def solve(self, gradient):
-        """The metric's inverse times gradient (1, d, K)."""
-        p, n_rest = len(self.mean), len(self.diagonal)
-        at_intercept = gradient[0, p:]  # (1 or 0, K)
-        rotated = self.basis.T @ (gradient[0, :p] - self.mean[:, None] * at_intercept.sum(dim=0))
-        rest = (rotated[:n_rest] @ self.classes / self.diagonal) @ self.classes.T
-        lead = torch.cat([rotated[n_rest:], at_intercept]).T  # (K, r + 1)
-        flat = self.scale * lead.reshape(-1)
-        flat = self.scale * torch.cholesky_solve(flat[:, None], self.factor)[:, 0]
-        lead = flat.view(lead.shape).T
-        out = self.basis @ torch.cat([rest, lead[: p - n_rest]])
-        return torch.cat([out, lead[p - n_rest :] - self.mean @ out])[None]
-
-
-class Hybrids(NamedTuple):
-    """One metric for each of B models."""
-
-    models: tuple
-
-    def solve(self, gradient):
-        """The metrics' inverses times gradient (B, d, K)."""
-        return torch.cat([model.solve(g[None]) for model, g in zip(self.models, gradient, strict=True)])
-
-    def solve_for(self, b, gradient):
-        """The inverse of model b's metric times gradient (any number of models, d, K)."""
-        return torch.cat([self.models[b].solve(g[None]) for g in gradient])
+    lead: Metric  # (G models, K blocks coupled in one) of the r leading ones and the intercept
+    classes: torch.Tensor  # (G, K, K) eigenvectors
+    diagonal: torch.Tensor  # (G, p - r, K)
 
     def of_models(self, index):
         """The metrics of the models at `index` alone."""
-        return Hybrids(tuple(self.models[i] for i in index))
+        return self._replace(lead=self.lead.of_models(index), classes=self.classes[index], diagonal=self.diagonal[index])
+
+    def solve(self, gradient, of=None):
+        """The metrics' inverses times gradient (B, d, K), that of model of[b], or b, for each b."""
+        p, n_rest = len(self.mean), self.diagonal.shape[1]
+        classes, diagonal = (self.classes, self.diagonal) if of is None else (self.classes[of], self.diagonal[of])
+        at_intercept = gradient[:, p:]  # (B, 1 or 0, K)
+        rotated = _times(self.basis.T, gradient[:, :p] - self.mean[:, None] * at_intercept.sum(dim=1, keepdim=True))
+        rest = (rotated[:, :n_rest] @ classes / diagonal) @ classes.mT
+        lead = self.lead.solve(torch.cat([rotated[:, n_rest:], at_intercept], dim=1), of)
+        out = _times(self.basis, torch.cat([rest, lead[:, : p - n_rest]], dim=1))
+        return torch.cat([out, lead[:, p - n_rest :] - self.mean @ out[:, None]], dim=1)
 
 
-def hybrids(sample, W, r, bases=None):
+def _times(matrix, W):
+    """matrix (p, p) times each of W (B, p, K), as one product."""
+    B, p, K = W.shape
+    return (matrix @ W.permute(1, 0, 2).reshape(p, B * K)).view(p, B, K).permute(1, 0, 2)
+
+
+def hybrid(sample, W, r, before=None):
     """The metrics of a sample of rows at W (B, d, K), on the basis of earlier ones if those are given.
 
-    The first model's basis serves all: any basis is right, and one that fits nearly does nearly as well.
+    All models are seen from one mean and in one basis, of their mean curvature. Any will do, and one that nearly fits
+    does nearly as well.
     """
-    models, basis = [], bases and bases.models[0].basis
-    for b in range(len(W)):
-        index = torch.tensor([b], device=W.device)
-        models.append(_hybrid(sample.of_models(index), W[index], r, basis))
-        basis = models[0].basis
-    return Hybrids(tuple(models))
-
-
-def _hybrid(sample, W, r, basis):
-    rows, loss, l2 = sample.rows, sample.loss, sample.penalty.l2
+    rows, loss, l2 = sample.rows, sample.loss, sample.penalty.l2.expand(len(W), -1, 1)
     X, intercept, p = rows.X, rows.intercept, rows.X.shape[1]
-    eta = rows.predict(W)  # (m, 1, K)
+    eta = rows.predict(W)  # (m, B, K)
     sample.passes.n_read += rows.shape[0]
-    curvature = rows.weight * loss.own_curvature(eta).sum(dim=-1)  # (m, 1)
+    curvature = (rows.weight * loss.own_curvature(eta).sum(dim=-1)).mean(dim=1, keepdim=True)  # (m, 1)
     if intercept:
         mean = rows.pull((curvature / curvature.sum().clamp(min=1e-300))[..., None])[0, :p, 0]
         X = X - mean.to(X)
     else:
         mean = W.new_zeros(p)
-    if basis is None:
-        basis = torch.linalg.eigh(Rows(X, rows.y, rows.weight, intercept=False).gram(curvature)[0])[1]
+    if before is None:
+        basis = torch.linalg.eigh(Rows(X, rows.y, curvature, intercept=False).gram(curvature)[0])[1]
+    else:
+        basis = before.basis
     X = X @ basis.to(X)
-    inside = Rows(X[:, p - r :], rows.y, rows.weight, intercept=intercept)
+    leading, rest = X[:, p - r :], X[:, : p - r].square()
+    inside = Rows(leading.contiguous(), rows.y, rows.columns, intercept=intercept, of=rows.of)
     penalty = Ridge(torch.cat([l2[:, :1].expand(-1, r, -1), l2[:, p:]], dim=1))
     hessian = Problem(inside, loss, penalty, sample.passes).hessian_at(eta)
-    scale, factor = scaled_cholesky(hessian[0, 0])
-    classes = torch.linalg.eigh(rows.bring_home(loss.mean_curvature(eta, rows.weight)))[1]  # (1, K, K)
-    along = rows.weight * loss.curvature_along(eta, classes.to(rows.weight))[:, 0]  # (m, K)
-    diagonal = rows.bring_home(X[:, : p - r].square().T @ along.to(X)) + l2[0, : p - r]
+    classes = torch.linalg.eigh(rows.bring_home(loss.mean_curvature(eta, rows.weight)))[1]  # (B, K, K)
+    along = rows.weight[..., None] * loss.curvature_along(eta, classes.to(rows.weight))  # (m, B, K)
+    diagonal = rows.bring_home(rest.T @ along.flatten(1).to(X)).view(p - r, *along.shape[1:]).transpose(0, 1)
+    diagonal = diagonal + l2[:, : p - r]
     smallest = torch.finfo(diagonal.dtype).eps * max(1.0, float(diagonal.max())) if p > r else 0.0
-    return Hybrid(mean, basis, scale, factor, classes[0], diagonal.clamp(min=smallest))
+    return Hybrid(mean, basis, Metric.of(hessian), classes, diagonal.clamp(min=smallest))

@@ -9,7 +9,7 @@ import torch
 from torchlogreg._problem import Problem
 from torchlogreg.solvers import _costs
 from torchlogreg.solvers._descent import Metric, Stand, of_models, per_model
-from torchlogreg.solvers._hybrid import Hybrids, hybrids, leading
+from torchlogreg.solvers._hybrid import Hybrid, hybrid, leading
 from torchlogreg.solvers._sample import draw, newton_on_samples
 
 LARGEST = 2**24  # numbers in a metric
@@ -28,7 +28,7 @@ class Centre(NamedTuple):
     """The model of all rows that several models are near to, such as those of the folds of a cross-validation."""
 
     problem: Problem  # (G models)
-    W: torch.Tensor  # (G, d, K) where they are
+    W: torch.Tensor | None  # (G, d, K) where they all start, if they do
     of: torch.Tensor  # (B,) the model among those that each one is near to
 
     def of_models(self, index):
@@ -44,7 +44,7 @@ class Centre(NamedTuple):
 class Shared(NamedTuple):
     """Metrics that several models share."""
 
-    metric: Metric | Hybrids  # (G models)
+    metric: Metric | Hybrid  # (G models)
     of: torch.Tensor  # (B,) which of them each model uses
 
     def of_models(self, index):
@@ -52,11 +52,7 @@ class Shared(NamedTuple):
 
     def solve(self, gradient):
         """The metrics' inverses times gradient (B, d, K)."""
-        out = torch.empty_like(gradient)
-        for g in self.of.unique():
-            mine = torch.nonzero(self.of == g).flatten()
-            out[mine] = self.metric.solve_for(g, gradient[mine])
-        return out
+        return self.metric.solve(gradient, self.of)
 
 
 def _hessians(sample, W):
@@ -108,7 +104,8 @@ class Metrics:
         problem = self.problem
         if self.centre is not None:
             self.renewal = SOON if 2 * self._hybrid_rows < self.n else LATE
-            point = problem.smooth(self.centre.W, self.centre.of)
+            together = self.centre.W is not None
+            point = problem.smooth(self.centre.W, self.centre.of) if together else problem.smooth(W)
             return point, self.at(point)
         size = _costs.sample_size(self.n, self.d, self.n_logits)
         if W.any() or 2 * size > self.n or self._cost(size) > DEAREST:
@@ -147,7 +144,7 @@ class Metrics:
             size = self._hybrid_rows
             sample = draw(problem, size, self.generator)
             r = leading(size, self.n, sample.rows.X.shape[1], self.n_logits)
-            return hybrids(sample, W, r, before if isinstance(before, Hybrids) else None)
+            return hybrid(sample, W, r, before if isinstance(before, Hybrid) else None)
         return Metric.of(problem.diagonal(W))
 
     def due(self, iteration):

@@ -1,6 +1,6 @@
 """L-BFGS that starts from, and is preconditioned by, Newton's method on some of the rows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -31,6 +31,11 @@ class LBFGS(Solver):
 
     def stopping(self, tol):
         return Optimality(tol, gap=tol**1.5)  # the metric is an approximation, its decrement optimistic
+
+    def of_models(self, index):
+        if self.centre is None:
+            return self
+        return replace(self, centre=self.centre.of_models(index)._replace(W=None))
 
     def iterates(self, problem, W):
         metrics = Metrics(problem, W.shape[2], self.seed, self.centre)
