@@ -72,7 +72,8 @@ class Fitted(NamedTuple):
 
     def refit(self, q):
         """The Results of candidate q on all rows."""
-        with torch.inference_mode(False), torch.no_grad(), plain_arithmetic(self.data.X):
+        one_column = self.loss.n_logits == 1
+        with torch.inference_mode(False), torch.no_grad(), plain_arithmetic(self.data.X, one_column=one_column):
             return self.grid.on_all(slice(q, q + 1), self.on_all.W[q : q + 1])
 
     def warn_unless_converged(self, *, stacklevel):

@@ -37,7 +37,7 @@ class Settings(NamedTuple):
     store: object = None  # see `minimise`
 
 
-FARTHEST = 0.03  # tolerance for the models of all rows
+FARTHEST = 0.2  # tolerance for the models of all rows
 # The strength of an intercept that is not there: an intercept of 1e-30 changes no logit.
 ABSENT = 1e30
 

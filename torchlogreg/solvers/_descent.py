@@ -118,10 +118,16 @@ def _halvings(problem, point, trial, settled, change):
     count = torch.ones_like(change)
     if trial.eta is None or point.eta is None:
         return count
+    if settled.any():  # look at the others only
+        index = torch.nonzero(~settled).flatten()
+        if len(index):
+            some = of_models(index, problem, point, trial, settled, change)
+            count[index] = _halvings(*some)
+        return count
     while True:
         t = 0.5**count
         enough = problem.between(point, trial, t) <= point.value + ARMIJO * t * change
-        enough |= settled | (count >= MOST_HALVINGS) | ~torch.isfinite(trial.value)
+        enough |= (count >= MOST_HALVINGS) | ~torch.isfinite(trial.value)
         if enough.all():
             return count
         count = torch.where(enough, count, count + 1)

@@ -20,6 +20,7 @@ GOAL = 1e-8  # relative gap that the Hessian of all rows is to reach sooner than
 WINDOW = 2  # iterations over which the pace is measured
 PATIENCE = 0.25  # reads since the last renewal, against the Hessian's cost, before it is thought of
 MORE, ALIKE = 4, 0.03  # sample of models around a centre, against a single one's; relative change of curvature
+TOGETHER = 0.2  # of its time that the read of a model takes beside another one, whose Hessian takes its own time
 LITTLE = 2.0  # fall of the gap's logarithm in a step of Newton's that is not converging quadratically
 MOST_READS = 60  # beyond which an estimate of the reads to come is not believed
 
@@ -168,14 +169,15 @@ class Metrics:
             return False
         if len(self.gaps) == 1 and self.gap_before - self.gaps[0] < LITTLE:
             return True
-        if len(self.gaps) <= max(1.0, PATIENCE * self.cost):
+        cost = self.cost * len(gap) / (1.0 + TOGETHER * (len(gap) - 1))
+        if len(self.gaps) <= max(1.0, PATIENCE * cost):
             return False
         steps = min(WINDOW, len(self.gaps) - 1)
         fall = (self.gaps[-1 - steps] - self.gaps[-1]) / steps
         if self.newton and fall < LITTLE:
             return True
         left = (self.gaps[-1] - math.log(GOAL)) / fall if fall > 0 else math.inf
-        return min(left, MOST_READS) > 0.5 * self.cost + 1
+        return min(left, MOST_READS) > 0.5 * cost + 1
 
     @property
     def _hybrid_pays(self):
