@@ -178,7 +178,8 @@ def minimise_all(problem, solver, W, *, tol, max_iter, store=None, left=None):
     if again and unfinished.any():
         index = torch.nonzero(unfinished).flatten()
         exact = problem.exact().of_models(index)
-        more = _draw_all(exact, solver.of_models(index), ends.point.W[index], stop, max_iter - ends.n_iter[index], _ignore)
+        limit = max_iter - ends.n_iter[index]
+        more = _draw_all(exact, solver.of_models(index), ends.point.W[index], stop, limit, _ignore)
         more = more._replace(point=_stored_all(exact, more.point, store), n_iter=ends.n_iter[index] + more.n_iter)
         ends = _Ends(*(_put(old, index, new) for old, new in zip(ends, more, strict=True)))
     point = ends.point

@@ -1,6 +1,7 @@
 """GridSearchCV that fits candidates as batches."""
 
 import time
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -53,10 +54,11 @@ class TorchGridSearchCV(GridSearchCV):
         self : object
             The fitted search.
         """
-        try:
+        evaluations = None
+        with suppress(_NotBatched, ValueError, TypeError):  # scikit-learn reports what is invalid
             search = _Search(self, X, y, params)
             evaluations = search.evaluate()
-        except (_NotBatched, ValueError, TypeError):  # what is invalid is reported as `error_score` says
+        if evaluations is None:
             return super().fit(X, y, **params)
         self._finish(search, evaluations)
         return self

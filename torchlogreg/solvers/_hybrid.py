@@ -15,7 +15,7 @@ import torch
 from torchlogreg._penalty import Ridge
 from torchlogreg._problem import Problem
 from torchlogreg._rows import Rows
-from torchlogreg.solvers._descent import Metric
+from torchlogreg.solvers._descent import Metric, of_models
 
 UNKNOWNS = 640  # coefficients in the part of the whole Hessian
 
@@ -37,7 +37,8 @@ class Hybrid(NamedTuple):
 
     def of_models(self, index):
         """The metrics of the models at `index` alone."""
-        return self._replace(lead=self.lead.of_models(index), classes=self.classes[index], diagonal=self.diagonal[index])
+        lead, classes, diagonal = of_models(index, self.lead, self.classes, self.diagonal)
+        return self._replace(lead=lead, classes=classes, diagonal=diagonal)
 
     def solve(self, gradient, of=None):
         """The metrics' inverses times gradient (B, d, K), that of model of[b], or b, for each b."""

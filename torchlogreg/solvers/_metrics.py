@@ -57,7 +57,7 @@ class Shared(NamedTuple):
 
 
 def _hessians(sample, W):
-    """Hessians (B, 1, d, d) of models of one logit; those with nearly the same curvatures share its sum over the rows."""
+    """Hessians (B, 1, d, d) of models of one logit. Those with nearly the same curvatures share a sum over the rows."""
     eta = sample.rows.predict(W)
     sample.passes.n_read += sample.rows.shape[0]
     curvature = sample.loss.curvature(eta)[0][..., 0].T  # (B, m)
