@@ -19,6 +19,7 @@ from torchlogreg._compat import (
     routing_enabled,
     scorer_parts,
 )
+from torchlogreg._docs import documented_cv
 from torchlogreg._estimators import (
     LinearClassifier,
     LinearPredictor,
@@ -270,6 +271,19 @@ def _with_labels(scorer, classes):
     )
 
 
+@documented_cv(
+    summary="Logistic regression for two classes, with C chosen by cross-validation.",
+    single="TorchLogisticRegression",
+    example="""
+    >>> from sklearn.datasets import load_breast_cancer
+    >>> from torchlogreg import TorchLogisticRegressionCV
+    >>> X, y = load_breast_cancer(return_X_y=True)
+    >>> model = TorchLogisticRegressionCV(Cs=[0.01, 1, 100], cv=5).fit(X, y)
+    >>> model.C_
+    100.0
+    >>> model.scores_.shape
+    (5, 1, 3)""",
+)
 class TorchLogisticRegressionCV(_LinearClassifierCV):
     _single = TorchLogisticRegression
 
@@ -279,5 +293,18 @@ class TorchLogisticRegressionCV(_LinearClassifierCV):
         return tags
 
 
+@documented_cv(
+    summary="Softmax regression for any number of classes, with C chosen by cross-validation.",
+    single="TorchSoftmaxClassifier",
+    example="""
+    >>> from sklearn.datasets import load_wine
+    >>> from torchlogreg import TorchSoftmaxClassifierCV
+    >>> X, y = load_wine(return_X_y=True)
+    >>> model = TorchSoftmaxClassifierCV(Cs=[0.01, 1, 100], cv=5).fit(X, y)
+    >>> model.coefs_paths_.shape
+    (5, 1, 3, 3, 14)
+    >>> round(model.score(X, y), 2)  # minus the log loss
+    -0.04""",
+)
 class TorchSoftmaxClassifierCV(_LinearClassifierCV):
     _single = TorchSoftmaxClassifier

@@ -159,11 +159,145 @@ _TEMPLATE = """{summary}
     """
 
 
-def documented(**parts):
-    """Fill the shared docstring of an estimator class."""
+_CV_TEMPLATE = """{summary}
 
+    For every value of C and every fold it minimises the objective of :class:`{single}`, all of them as one batch that
+    reads X together; so the results are those of single fits, in a fraction of their time. It follows
+    :class:`~sklearn.linear_model.LogisticRegressionCV` with ``use_legacy_attributes=False``.
+
+    Parameters
+    ----------
+    Cs : int or array-like of shape (n_cs,), default=10
+        Values of C, or how many of them to space evenly on a log scale from 1e-4 to 1e4. ``np.inf`` means no penalty.
+
+    l1_ratios : array-like of shape (1,), default=(0.0,)
+        Share of the L1 norm in the penalty. Only 0, the L2 penalty, is supported so far.
+
+    fit_intercept : bool, default=True
+        Whether the models have an intercept.
+
+    cv : int, cross-validation generator or iterable, default=None
+        How to split: a number of stratified folds (None means 5), a splitter of scikit-learn's, or pairs of training
+        and test indices. Rows that are listed twice count twice.
+
+    scoring : str, callable or None, default='neg_log_loss'
+        What the best C is chosen by: the name of a scorer, a function ``scoring(estimator, X, y)``, or None for the
+        accuracy. ``'neg_log_loss'`` and ``'accuracy'`` are computed for all models at once.
+
+    class_weight : dict or 'balanced', default=None
+        Weight of each class, multiplied with the sample weights. ``'balanced'`` gives all classes the same total weight
+        in every fold (in LogisticRegressionCV: in all rows together).
+
+    solver : {{'auto', 'lbfgs', 'newton-cholesky'}}, default='auto'
+        The algorithm; see :class:`{single}`.
+
+    tol : float, default=1e-4
+        Tolerance of each fit; see :class:`{single}`.
+
+    max_iter : int, default=100
+        Largest number of iterations of each fit.
+
+    refit : bool, default=True
+        Whether the final model is fitted to all rows at the best C. Otherwise it is the mean over the folds of the
+        models that were best on each, and `C_` the mean of their C.
+
+    random_state : int, RandomState instance or None, default=None
+        Seed of the samples of rows in ``'lbfgs'``, where None stands for a fixed seed.
+
+    verbose : int, default=0
+        Whether to print how many models are done. ``set_callbacks(ProgressBar())`` shows it as a bar.
+
+    device : str, default='auto'
+        Where to compute; see :class:`{single}`.
+
+    Attributes
+    ----------
+    C_ : float
+        The best C: the largest mean score, the first of those that are equal.
+
+    Cs_ : ndarray of shape (n_cs,)
+        The values of C.
+
+    scores_ : ndarray of shape (n_folds, 1, n_cs)
+        Score of every fold and C. The axis of length one is that of `l1_ratios`.
+
+    coefs_paths_ : ndarray of shape (n_folds, 1, n_cs, n_classes, n_features + 1)
+        Coefficients of every fold and C, the intercept last (without it if ``fit_intercept=False``); one row in place
+        of ``n_classes`` if there are two classes.
+
+    n_iter_ : ndarray of shape (n_folds, 1, n_cs)
+        Iterations of every fold and C, those of the model of all rows that it starts from included.
+
+    cv_results_ : dict
+        The scores as :class:`~sklearn.model_selection.GridSearchCV` has them. Times are a model's share of the batch.
+
+    coef_ : ndarray of shape (1, n_features) or (n_classes, n_features)
+        Coefficients of the final model.
+
+    intercept_ : ndarray of shape (1,) or (n_classes,)
+        Its intercepts; zero if ``fit_intercept=False``.
+
+    classes_ : ndarray of shape (n_classes,)
+        Class labels.
+
+    converged_ : bool
+        Whether all models met `tol`.
+
+    objective_ : float
+        Objective of the final model, if ``refit=True``.
+
+    gradient_norm_ : float
+        Largest absolute entry of its gradient, if ``refit=True``.
+
+    l1_ratio_ : float
+        Zero.
+
+    l1_ratios_ : ndarray of shape (1,)
+        Zero.
+
+    solver_ : str
+        The solver that was used.
+
+    device_ : str
+        The device that was used.
+
+    n_features_in_ : int
+        Number of features.
+
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of the features, where X has them.
+
+    See Also
+    --------
+    {single} : One fit.
+    TorchGridSearchCV : The same for other parameters, and for pipelines.
+    ScorePathDisplay : Plot of the scores against C.
+
+    Notes
+    -----
+    A fold is a weight of zero for the rows that it holds out, so X is neither copied nor sliced. The models of all rows
+    are fitted first, one for each C and only as well as the folds differ from them; those of the folds start there, and
+    folds share the preconditioner of their C. A fold in which a class is missing is fitted and scored with all classes,
+    as in LogisticRegressionCV.
+
+    Examples
+    --------{example}
+    """
+
+
+def documented(**parts):
+    """Fill the docstring that the two estimators share."""
+    return _filled(_TEMPLATE, parts)
+
+
+def documented_cv(**parts):
+    """Fill the docstring that the two cross-validation estimators share."""
+    return _filled(_CV_TEMPLATE, parts)
+
+
+def _filled(template, parts):
     def decorate(cls):
-        cls.__doc__ = _TEMPLATE.format(**parts)
+        cls.__doc__ = template.format(**parts)
         return cls
 
     return decorate

@@ -201,16 +201,20 @@ class _Knowing:
 
 
 class Progress:
-    """scikit-learn's callbacks, one task for each model."""
+    """scikit-learn's callbacks, one task for each model, and a line of text as often as some are done."""
 
     def __init__(self, estimator, X, y, metadata, n_models):
         self.arguments = {"estimator": estimator, "X": X, "y": y, "metadata": metadata}
+        self.done, self.n_models, self.verbose = 0, n_models, estimator.verbose
         self.context = estimator._init_callback_context(max_subtasks=n_models)
         self.context.call_on_fit_task_begin(**self.arguments)
         self.active = hasattr(estimator, "_skl_callbacks")
 
     def advance(self, k):
         """Note that k models are done."""
+        self.done += k
+        if self.verbose:
+            print(f"{self.done} of {self.n_models} models done")
         for _ in range(k if self.active else 0):
             task = self.context.subcontext(task_name="model")
             task.call_on_fit_task_begin(**self.arguments)

@@ -31,6 +31,19 @@ class TorchGridSearchCV(GridSearchCV):
 
     All other searches run as scikit-learn's own: other estimators, ``solver="sgd"``, estimators with callbacks of their
     own, fit parameters other than the weights of the rows, folds that lack a class, and those in which a fit fails.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_breast_cancer
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from torchlogreg import TorchGridSearchCV, TorchLogisticRegression
+    >>> X, y = load_breast_cancer(return_X_y=True)
+    >>> pipeline = make_pipeline(StandardScaler(), TorchLogisticRegression())
+    >>> grid = {"torchlogisticregression__C": [0.01, 0.1, 1, 10]}
+    >>> search = TorchGridSearchCV(pipeline, grid, scoring="neg_log_loss").fit(X, y)
+    >>> search.best_params_
+    {'torchlogisticregression__C': 1}
     """
 
     @fit_context(prefer_skip_nested_validation=False)
