@@ -7,6 +7,7 @@ from sklearn.base import _fit_context as fit_context
 from sklearn.metrics._scorer import _MultimetricScorer
 from sklearn.model_selection import GridSearchCV
 from sklearn.model_selection._validation import _score as score_with
+from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metadata_routing import _raise_for_params as raise_for_params
 from sklearn.utils.metadata_routing import _routing_enabled as routing_enabled
@@ -15,6 +16,7 @@ from sklearn.utils.validation import _check_method_params as check_method_params
 __all__ = [
     "Interval",
     "StrOptions",
+    "check_matplotlib_support",
     "check_method_params",
     "fit_context",
     "format_results",

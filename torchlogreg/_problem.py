@@ -17,6 +17,7 @@ import torch
 
 from torchlogreg._arithmetic import in_threads, n_readers
 from torchlogreg._penalty import Ridge
+from torchlogreg._rows import ALL
 
 # Bytes of logits that a Point may keep: an eighth of X, and what is small anyway.
 LOGITS_SHARE, LOGITS_BYTES = 1 / 8, 2**25
@@ -244,22 +245,26 @@ class Problem:
             if not with_hessian and kept is not None and self.rows.is_column(W):
                 return self._read_column(W, part, kept)
             rows, start = part
-            value, hessian = 0.0, 0.0
+            value = rows.columns.new_zeros(len(W) if of is None else len(of))
+            hessian = W.new_zeros(len(W), *2 * [W.shape[1] * W.shape[2]]) if with_hessian else 0.0
 
-            def visit(block, eta):
-                nonlocal start, value, hessian
+            def visit(block, eta, models):
+                nonlocal start
+                block = block if models is ALL else block.of_models(models)
                 losses, residual = self.loss.value_and_residual(eta, block.y)
                 if of is not None:
-                    losses, residual = losses.T[of].T, residual.permute(1, 2, 0)[of].permute(2, 0, 1)
-                value = value + (block.weight * losses).sum(dim=0)
+                    own = of[models]
+                    losses, residual = losses.T[own].T, residual.permute(1, 2, 0)[own].permute(2, 0, 1)
+                weight = block.weight
+                value[models] += (weight * losses).sum(dim=0)
                 if with_hessian:
-                    hessian = hessian + self._data_hessian(block, eta)
+                    hessian[models] += self._data_hessian(block, eta)
                 if kept is not None:
-                    kept[..., start : start + len(eta)] = eta.permute(1, 2, 0)
+                    kept[models, :, start : start + len(eta)] = eta.permute(1, 2, 0)
                     start += len(eta)
-                return residual.mul_(block.weight[..., None])
+                return residual.mul_(weight[..., None])
 
-            gradient = rows.sweep(W, visit)
+            gradient = rows.sweep(W, visit, of)
             return rows.bring_home(value), gradient, hessian
 
         # Sums of outer products have threads of their own.
@@ -291,7 +296,8 @@ class Problem:
         n_bytes = dtype.itemsize * n_models * n_logits * len(X)
         if n_bytes > max(LOGITS_BYTES, LOGITS_SHARE * X.element_size() * X.numel()):
             return None
-        return torch.empty(n_models, n_logits, len(X), dtype=dtype, device=self.rows.products.device)
+        new = torch.empty if self.rows.of is None else torch.zeros  # a model that holds out a block leaves it as it is
+        return new(n_models, n_logits, len(X), dtype=dtype, device=self.rows.products.device)
 
     def _pin(self, hessian, diagonal):
         """Lift the directions in which the softmax is flat, in place: hessian (B, K d, K d), diagonal (B, K, d).

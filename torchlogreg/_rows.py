@@ -19,6 +19,7 @@ import torch
 CPU_BLOCK = 440_000
 ACCELERATOR_BLOCK = 2**26
 LOGIT = 8
+ALL, MOST = slice(None), 0.9  # of the models
 FEWEST_BLOCKS = 4  # that are worth a second thread
 
 
@@ -63,6 +64,14 @@ class Rows:
     def weight(self):
         """(n, B), or (n, 1) if all models weigh the rows alike."""
         return self.columns if self.of is None else self.columns.T[self.of].T  # laid out as the logits are
+
+    @cached_property
+    def trained(self):
+        """Index of the models that weigh some of these rows; a slice of all, if most do."""
+        if self.of is None:
+            return ALL
+        used = self.columns.any(dim=0)[self.of]
+        return ALL if float(used.double().mean()) > MOST else torch.nonzero(used).flatten()
 
     def of_models(self, index):
         """The same rows for the models at `index` alone."""
@@ -154,18 +163,23 @@ class Rows:
         n, n_models, n_logits = residual.shape
         return self._unflat(self._pull(residual.reshape(n, -1).T), n_models, n_logits)
 
-    def sweep(self, W, visit):
-        """Sums of x_i residual_i, (B, d, K), with residual (n, B, K) = visit(block, logits) for each block of the rows.
+    def sweep(self, W, visit, of=None):
+        """Sums of x_i residual_i, (B, d, K), with residual (n, B, K) = visit(block, logits, models) for each block.
 
-        One read: a block is in cache when it is pulled. What is the same for all blocks is done once.
+        One read: a block is in cache when it is pulled. What is the same for all blocks is done once. `models` are
+        those that weigh some of the block's rows; the others, which hold out all of them, are left out. With `of` (B,)
+        the logits are those of W, of which model b shares number of[b].
         """
-        n_models, _, n_logits = W.shape
+        n_models, n_logits = len(W) if of is None else len(of), W.shape[2]
         flat = self.flat(W)
-        total = 0.0
-        for block in self.blocks(len(flat)):
-            residual = visit(block, block._predict(flat).T.view(-1, n_models, n_logits))
-            total = total + block._pull(residual.reshape(len(residual), -1).T)
-        return self._unflat(total, len(total) // n_logits, n_logits)
+        total = torch.zeros(n_models, n_logits, W.shape[1], dtype=self._wide(self.home.dtype), device=flat.device)
+        for block in self.blocks(n_models * n_logits):
+            models = block.trained
+            whole = of is not None or models is ALL
+            some = flat if whole else flat.view(n_models, n_logits, -1)[models].flatten(0, 1)
+            residual = visit(block, block._predict(some).T.view(len(block.X), -1, n_logits), models)
+            total[models] += block._pull(residual.reshape(len(residual), -1).T).view(-1, n_logits, W.shape[1])
+        return self._unflat(total, n_models, n_logits)
 
     def is_column(self, W):
         """Whether `sweep_column` reads these rows for W."""
