@@ -547,3 +547,168 @@ def test_nested_search():
         cross_val_score(GridSearchCV(search.estimator, search.param_grid, scoring="neg_log_loss"), X, y, cv=3),
         rtol=1e-3,
     )
+
+
+# Found by trying to break it
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_wide_data_that_newton_does_not_solve(n_classes, dtype):
+    X, y = data(n_classes, n=120, p=400)
+    options = {"solver": "lbfgs", "tol": 1e-9 if dtype == np.float64 else 1e-5, "max_iter": 1000}
+    model = CV[n_classes](Cs=CS, cv=3, **options).fit(X.astype(dtype), y)
+    train, _ = next(StratifiedKFold(3).split(X, y))
+    for q, C in enumerate(CS):
+        alone = SINGLE[n_classes](C=C, **TIGHT).fit(X[train], y[train])
+        assert close(model.coefs_paths_[0, 0, q][:, :-1], alone.coef_, 1e-5 if dtype == np.float64 else 1e-2)
+
+
+def test_blocks_that_all_remaining_models_hold_out():
+    X, _ = data(3, n=20_000, p=30)
+    y = X[:, :3].argmax(axis=1)  # separable: the last models are few and slow
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = TorchSoftmaxClassifierCV(Cs=[1.0, 1e4], cv=3).fit(X, y)
+    assert model.score(X, y) > -0.05
+
+
+@pytest.mark.parametrize("p", [12, 30])
+def test_no_penalty_and_columns_that_depend_on_others(p):
+    X, y = make_classification(2000, p, n_informative=6, n_redundant=4, n_classes=3, flip_y=0.1, random_state=0)
+    model = TorchSoftmaxClassifierCV(Cs=[np.inf], cv=3, solver="lbfgs").fit(X, y)
+    assert model.converged_
+    assert model.n_iter_.max() < 40
+    newton = TorchSoftmaxClassifierCV(Cs=[np.inf], cv=3, solver="newton-cholesky").fit(X, y)
+    np.testing.assert_allclose(model.scores_, newton.scores_, rtol=1e-4)
+
+
+def test_classes_that_weigh_nothing():
+    X, y = data(2)
+    nothing = {0: 0.0, 1: 1.0}
+    with pytest.raises(ValueError, match="single class"):
+        TorchLogisticRegressionCV(Cs=CS, cv=3, class_weight=nothing).fit(X, y)
+    weight = np.ones(len(y))
+    train, _ = next(StratifiedKFold(3).split(X, y))
+    weight[train[y[train] == 1]] = 0.0
+    for options, fit_params in (
+        ({"param_grid": {"class_weight": [None, nothing]}}, {}),
+        ({"param_grid": {"C": CS}}, {"sample_weight": weight}),
+    ):
+        searches = []
+        for kind in (TorchGridSearchCV, GridSearchCV):
+            search = kind(TorchLogisticRegression(), cv=3, **options)
+            with pytest.warns(Warning, match="fits failed|non-finite"):
+                searches.append(search.fit(X, y, **fit_params))
+        ours, theirs = (search.cv_results_["split0_test_score"] for search in searches)
+        np.testing.assert_allclose(ours, theirs)
+
+
+def test_the_refit_must_converge_too():
+    X, y = data(2, n=150)
+    X[100:] = X[100:] * [1, 1e9, 1, 1e-9, 1, 1] + 1e9
+    cv = [(np.arange(50), np.arange(50, 100))]
+    with pytest.warns(ConvergenceWarning, match="1 of 2 models"):
+        model = TorchLogisticRegressionCV(Cs=[1.0], cv=cv, tol=1e-8, solver="lbfgs").fit(X, y)
+    assert not model.converged_
+    with pytest.warns(ConvergenceWarning, match="4 of 4 models"):
+        TorchLogisticRegressionCV(Cs=[np.inf], cv=3).fit(X[:100], (X[:100, 0] > 0).astype(int))
+
+
+class Contrarian(TorchLogisticRegression):
+    def predict(self, X):
+        return 1 - super().predict(X)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "parameter"),
+    [(Contrarian(), "C"), (sklearn.pipeline.Pipeline([("m", TorchLogisticRegression())]), "m__C")],
+)
+def test_unusual_estimators_are_left_to_scikit_learn(estimator, parameter):
+    X, y = data(2)
+    searches = [kind(estimator, {parameter: CS}, cv=3).fit(X, y) for kind in (TorchGridSearchCV, GridSearchCV)]
+    assert_same_search(*searches)
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda e, X, y: float(e.C),
+        lambda e, X, y: clone(e).fit(X, y).score(X, y),
+        lambda e, X, y: float(len(pickle.loads(pickle.dumps(e)).coef_)),
+        lambda e, X, y: float(e.n_iter_ >= 0) + float(e.fit_intercept),
+    ],
+    ids=["parameter", "clone", "pickle", "attributes"],
+)
+def test_a_scorer_may_look_at_the_model(look):
+    X, y = data(2)
+    grid = {"C": CS, "fit_intercept": [True, False]}
+    searches = [
+        kind(TorchLogisticRegression(), grid, cv=3, scoring=look).fit(X, y)
+        for kind in (TorchGridSearchCV, GridSearchCV)
+    ]
+    assert_same_search(*searches)
+    TorchLogisticRegressionCV(Cs=CS, cv=3, scoring=look).fit(X, y)
+
+
+def test_a_fallback_has_the_same_splits():
+    X, y = data(2)
+    first = next(StratifiedKFold(3).split(X, y))
+    splits = [(np.flatnonzero(y == 0), np.arange(len(y))), first]
+    for cv in (lambda: iter(splits), lambda: ShuffleSplit(2, random_state=np.random.RandomState(0))):
+        grid = {"C": [1.0], "solver": ["sgd"], "tol": [0], "max_iter": [2], "random_state": [0]}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            searches = [
+                kind(TorchLogisticRegression(), {**grid, "solver": [solver]}, cv=cv()).fit(X, y)
+                for solver in ("auto", "sgd")
+                for kind in (TorchGridSearchCV, GridSearchCV)
+            ]
+        for ours, theirs in (searches[:2], searches[2:]):
+            np.testing.assert_allclose(
+                ours.cv_results_["split1_test_score"], theirs.cv_results_["split1_test_score"], atol=0.03
+            )
+
+
+def test_one_weight_for_all_rows_and_other_types():
+    pd = pytest.importorskip("pandas")
+    X, y = data(2)
+    model = TorchLogisticRegressionCV(Cs=CS, cv=3)
+    plain = clone(model).fit(X, y).scores_
+    halved = clone(model).set_params(Cs=np.divide(CS, 2))
+    np.testing.assert_allclose(halved.fit(X, y, 2.0).scores_, plain, rtol=1e-8)
+    np.testing.assert_allclose(clone(model).fit(X, y, pd.Series(np.ones(len(y)))).scores_, plain, rtol=1e-8)
+    splits = list(StratifiedKFold(3).split(X, y))
+    for change in (
+        lambda index: index.astype(np.uint8),
+        lambda index: index - len(y),
+        lambda index: np.isin(np.arange(len(y)), index),
+        lambda index: index.tolist(),
+    ):
+        cv = [(change(train), change(test)) for train, test in splits]
+        np.testing.assert_allclose(clone(model).set_params(cv=cv).fit(X, y).scores_, plain, rtol=1e-8)
+
+
+def test_no_intercept_with_large_weights():
+    X, y = data(2, n=150)
+    grid = {"fit_intercept": [True, False]}
+    searches = [
+        kind(TorchLogisticRegression(**TIGHT), grid, cv=3, scoring="roc_auc").fit(
+            X, y, sample_weight=np.full(150, 1e40)
+        )
+        for kind in (TorchGridSearchCV, GridSearchCV)
+    ]
+    assert_same_search(*searches)
+
+
+@pytest.mark.parametrize("what", ["empty", "weightless"])
+def test_a_fold_without_test_rows_is_an_error(what):
+    X, y = data(2)
+    splits = list(StratifiedKFold(3).split(X, y))
+    weight = np.ones(len(y))
+    if what == "empty":
+        splits[0] = (splits[0][0], [])
+    else:
+        weight[splits[0][1]] = 0.0
+    with pytest.raises(ValueError, match="Fold 0 has no test row"):
+        TorchLogisticRegressionCV(Cs=CS, cv=splits).fit(X, y, weight)

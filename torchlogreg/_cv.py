@@ -27,8 +27,14 @@ from torchlogreg._estimators import (
     TorchSoftmaxClassifier,
     model_attributes,
 )
-from torchlogreg._evaluation import FROM_LOGITS, Progress, fit_all, known_scores
-from torchlogreg._inputs import training_data
+from torchlogreg._evaluation import (
+    Progress,
+    as_splits,
+    fit_all,
+    score_by_name,
+    unweighted_data,
+    warn_unless_converged,
+)
 
 PLAIN = ("fit_intercept", "class_weight", "tol", "max_iter", "random_state", "verbose", "device")
 
@@ -116,38 +122,31 @@ class _LinearClassifierCV(LinearPredictor):
         raise_for_params(params, self, "fit")
         Cs = self._checked_grid()
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}
-        data = training_data(self._plain(class_weight=None), X, y, sample_weight)
-        split_params, score_params = self._routed(sample_weight, params)
-        splits = list(check_cv(self.cv, y, classifier=True).split(X, y, **split_params))
-        if not splits:
-            raise ValueError(f"cv={self.cv!r} makes no splits.")
-        progress = Progress(self, X, y, metadata, (len(splits) + 1) * len(Cs) + self.refit)
-        candidates = [{"C": C} for C in Cs]
-        plain = self._plain()
-        fitted = fit_all(plain, data, candidates, [train for train, _ in splits], progress.advance)
+        plain = self._single(solver=self.solver, **{name: getattr(self, name) for name in PLAIN})
+        data = unweighted_data(plain, X, y, sample_weight)
+        splits, score_params = self._splits(X, y, data, sample_weight, params)
         F, Q = len(splits), len(Cs)
-        W = fitted.on_folds.W.unflatten(0, (F, Q))
+        progress = Progress(self, X, y, metadata, (F + 1) * Q + self.refit)
+        fitted = fit_all(plain, data, [{"C": C} for C in Cs.tolist()], [train for train, _ in splits], progress.advance)
         scores, seconds = np.empty((F, Q)), np.empty(F)
         for f, (_, test) in enumerate(splits):
             start = time.perf_counter()
-            scores[f] = self._scores(fitted, fitted.W(f), X, y, test, score_params)
+            scores[f] = self._scores(fitted, f, X, y, test, score_params)
             seconds[f] = (time.perf_counter() - start) / Q
-        results = format_results(candidates, scores, fitted.seconds / fitted.n_models, seconds)
-        n_iter = (fitted.on_folds.n_iter.view(F, Q) + fitted.on_all.n_iter).numpy(force=True)
-        paths = W.mT.numpy(force=True)[:, None].astype(data.dtype)  # (F, 1, Q, K, d)
-        mean = np.where(np.isfinite(scores), scores, -np.inf).sum(axis=0)
-        attributes = {}
+        W = fitted.on_folds.W.unflatten(0, (F, Q))
+        ranked = np.where(np.isfinite(scores), scores, -np.inf)
+        n_unconverged, attributes = fitted.n_unconverged(), {}
         if self.refit:
-            best = int(mean.argmax())
+            best = int(ranked.sum(axis=0).argmax())
             C, final = float(Cs[best]), fitted.refit(best)
             chosen = final.W
-            attributes["objective_"] = float(final.value)
-            attributes["gradient_norm_"] = float(final.gradient_norm)
+            n_unconverged += int(~final.converged)
+            attributes = {"objective_": float(final.value), "gradient_norm_": float(final.gradient_norm)}
         else:
-            each = np.where(np.isfinite(scores), scores, -np.inf).argmax(axis=1)
-            C = float(np.mean(Cs[each]))
-            chosen = W[np.arange(F), each].mean(dim=0, keepdim=True)
-        converged = fitted.warn_unless_converged(stacklevel=3)
+            best = ranked.argmax(axis=1)
+            C, chosen = float(np.mean(Cs[best])), W[np.arange(F), best].mean(dim=0, keepdim=True)
+        converged = warn_unless_converged(n_unconverged, F * Q + self.refit, self, stacklevel=3)
+        n_iter = (fitted.on_folds.n_iter.view(F, Q) + fitted.on_all.n_iter).numpy(force=True)
         attributes |= {
             **model_attributes(chosen, data, fitted.intercept),
             "C_": C,
@@ -155,9 +154,9 @@ class _LinearClassifierCV(LinearPredictor):
             "l1_ratio_": 0.0,
             "l1_ratios_": np.zeros(1),
             "scores_": scores[:, None],
-            "coefs_paths_": np.ascontiguousarray(paths),
+            "coefs_paths_": np.ascontiguousarray(W.mT.numpy(force=True)[:, None].astype(data.dtype)),
             "n_iter_": n_iter[:, None].astype(np.int32),
-            "cv_results_": results,
+            "cv_results_": format_results(fitted.candidates, scores, fitted.seconds / fitted.n_models, seconds),
             "converged_": converged,
             "solver_": fitted.grid.solver,
             "device_": str(data.X.device),
@@ -229,30 +228,35 @@ class _LinearClassifierCV(LinearPredictor):
             raise ValueError(f"Cs must be a number of values or hold positive numbers; got {self.Cs!r}.")
         return Cs
 
-    def _plain(self, **changes):
-        """The estimator that is cross-validated."""
-        parameters = {name: getattr(self, name) for name in PLAIN}
-        return self._single(solver=self.solver, **{**parameters, **changes})
-
-    def _scores(self, fitted, W, X, y, test, params):
-        """Scores (Q,) of the models W on the rows at `test`."""
-        scoring = self.scoring or "accuracy"
-        eta = fitted.logits(W, fitted.rows(np.asarray(test)))
-        params = check_method_params(X, params=params, indices=test)
-        if isinstance(scoring, str) and scoring in FROM_LOGITS and set(params) <= {"sample_weight"}:
-            return known_scores(scoring, fitted.loss, eta, fitted.data.codes[test], params.get("sample_weight"))
-        X, y, scorer = _safe_indexing(X, test), _safe_indexing(y, test), get_scorer(scoring)
-        scorer = _with_labels(scorer, fitted.data.classes)
-        return np.array(
-            [scorer(fitted.model(W[q : q + 1], X, eta[:, q : q + 1]), X, y, **params) for q in range(len(W))]
-        )
-
-    def _routed(self, sample_weight, params):
-        """Parameters of the splitter and of the scorer."""
+    def _splits(self, X, y, data, sample_weight, params):
+        """The folds, and the parameters of the scorer."""
+        split_params, score_params = {}, {}
         if routing_enabled():
             routed = process_routing(self, "fit", sample_weight=sample_weight, **params)
-            return routed.splitter.split, routed.scorer.score
-        return {}, {} if sample_weight is None else {"sample_weight": sample_weight}
+            split_params, score_params = routed.splitter.split, routed.scorer.score
+        elif sample_weight is not None:
+            score_params = {"sample_weight": data.weight}
+        splits = as_splits(check_cv(self.cv, y, classifier=True).split(X, y, **split_params), len(data.codes))
+        if not splits:
+            raise ValueError(f"cv={self.cv!r} makes no splits.")
+        for f, (_, test) in enumerate(splits):
+            if not data.weight[test].any():
+                raise ValueError(f"Fold {f} has no test row with a positive weight.")
+        return splits, score_params
+
+    def _scores(self, fitted, f, X, y, test, params):
+        """Scores (Q,) of the models of fold f on the rows at `test`."""
+        scoring = self.scoring or "accuracy"
+        eta = fitted.held_out(test, f)
+        params = check_method_params(X, params=params, indices=test)
+        score = score_by_name(scoring, params)
+        if score is not None:
+            return score(fitted.loss, eta, fitted.data.codes[test], params.get("sample_weight"))
+        X, y = _safe_indexing(X, test), _safe_indexing(y, test)
+        scorer = _with_labels(get_scorer(scoring), fitted.data.classes)
+        opaque = scorer_parts(scorer) is None  # a function that may do more with a model than predict X
+        models = (fitted.model(q, f, None if opaque else (X, eta[:, q : q + 1])) for q in range(eta.shape[1]))
+        return np.array([scorer(model, X, y, **params) for model in models])
 
 
 def _with_labels(scorer, classes):

@@ -90,6 +90,11 @@ class LinearPredictor(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     def _predict(self, X, transform):
         """transform(loss, logits) of every row, block by block, as NumPy."""
         check_is_fitted(self)
+        seen, eta = vars(self).get("_known", (None, None))  # a model in cross-validation has its logits already
+        if seen is not None and X is seen:
+            return transform(Binomial() if eta.shape[2] == 1 else Multinomial(eta.shape[2]), eta)[:, 0].numpy(
+                force=True
+            )
         coef = np.column_stack([self.coef_, self.intercept_])  # (K, p + 1)
         W = torch.from_numpy(coef.T[None].copy())
         rows = prediction_rows(self, X, W.dtype)

@@ -3,7 +3,6 @@
 import copy
 import time
 import warnings
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +13,7 @@ from sklearn.utils import check_random_state
 from torchlogreg._arithmetic import plain_arithmetic
 from torchlogreg._estimators import model_attributes, to_float32
 from torchlogreg._grid import Candidates, Grid, Settings
-from torchlogreg._inputs import TrainingData, class_weights, prediction_rows, rows_of
+from torchlogreg._inputs import TrainingData, class_weights, prediction_rows, rows_of, training_data
 from torchlogreg._losses import Binomial, Multinomial
 from torchlogreg._minimise import Results
 from torchlogreg._penalty import strengths
@@ -27,11 +26,13 @@ class Fitted(NamedTuple):
 
     estimator: object  # the prototype that was fitted
     data: TrainingData
+    candidates: list  # Q dicts of parameters in BATCHED
     grid: Grid
-    intercept: bool  # whether the coefficients have the intercept as last row
     on_all: Results  # (Q), approximate if there are folds
     on_folds: Results | None  # (F Q), fold by fold
-    solvable: np.ndarray  # (F,) whether a fold has rows of several classes; otherwise its models have no optimum
+    solvable: (
+        np.ndarray
+    )  # (F + 1, V) whether the rows that weigh something are of several classes; or no optimum exists
     seconds: float
 
     @property
@@ -39,35 +40,52 @@ class Fitted(NamedTuple):
         return self.grid.loss
 
     @property
+    def intercept(self):
+        """Whether the coefficients have the intercept as last row."""
+        return self.grid.rows.intercept
+
+    @property
     def n_models(self):
         return len(self.on_all.W) + (0 if self.on_folds is None else len(self.on_folds.W))
 
-    def W(self, fold=None):
-        """Coefficients (Q, d, K) of the models on all rows, or of a fold's."""
-        Q = len(self.on_all.W)
-        return self.on_all.W if fold is None else self.on_folds.W[fold * Q : (fold + 1) * Q]
+    def found(self, fold=None):
+        """The Results of the Q models on all rows, or on a fold."""
+        if fold is None:
+            return self.on_all
+        Q = len(self.candidates)
+        return Results(*(values[fold * Q : (fold + 1) * Q] for values in self.on_folds))
 
-    def logits(self, W, rows):
-        """Logits (m, Q, K) of rows that have the intercept that these models have."""
+    def held_out(self, index, fold=None):
+        """Logits (m, Q, K) of some rows of the data."""
+        return self._logits(self.found(fold).W, rows_of(self.data, self.loss, index, intercept=self.intercept))
+
+    def logits(self, X):
+        """Logits (m, Q, K) of any rows X, by the models on all rows."""
+        W = self.on_all.W
+        if not self.intercept:
+            W = torch.cat([W, torch.zeros_like(W[:, :1])], dim=1)
+        return self._logits(W, prediction_rows(self.model(0), X, self.data.X.dtype))
+
+    def _logits(self, W, rows):
         with torch.inference_mode(), plain_arithmetic(rows.X):
             return torch.cat([block.predict(W) for block in rows.blocks(W.shape[0] * W.shape[2])])
 
-    def logits_of(self, W, X):
-        """Logits (m, Q, K) of any rows X."""
-        if not self.intercept:
-            W = torch.cat([W, torch.zeros_like(W[:, :1])], dim=1)
-        return self.logits(W, prediction_rows(self.model(W[:1]), X, self.data.X.dtype))
-
-    def rows(self, index):
-        """Some of the rows of the data."""
-        return rows_of(self.data, self.loss, index, intercept=self.intercept)
-
-    def model(self, W, X=None, eta=None):
-        """A fitted copy of the estimator with coefficients W (1, d, K); it knows the logits eta (m, 1, K) of X."""
-        kind = type(self.estimator)
+    def model(self, q, fold=None, known=None):
+        """Candidate q as a fitted estimator; `known` are an X and its logits (m, 1, K), for predictions of that X."""
+        found = self.found(fold)
         model = copy.copy(self.estimator)
-        model.__class__ = type(kind.__name__, (_Knowing, kind), {})
-        vars(model).update(model_attributes(W, self.data, self.intercept), _known=(X, eta))
+        vars(model).update(
+            self.candidates[q],
+            **model_attributes(found.W[q : q + 1], self.data, self.intercept),
+            solver_=self.grid.solver,
+            device_=str(self.data.X.device),
+            n_iter_=int(found.n_iter[q]),
+            converged_=bool(found.converged[q]),
+            objective_=float(found.value[q]),
+            gradient_norm_=float(found.gradient_norm[q]),
+        )
+        if known is not None:
+            model._known = known
         return model
 
     def refit(self, q):
@@ -76,22 +94,43 @@ class Fitted(NamedTuple):
         with torch.inference_mode(False), torch.no_grad(), plain_arithmetic(self.data.X, one_column=one_column):
             return self.grid.on_all(slice(q, q + 1), self.on_all.W[q : q + 1])
 
-    def warn_unless_converged(self, *, stacklevel):
-        """Warn if some of the models did not converge; returns whether all did."""
+    def n_unconverged(self):
+        """How many models did not converge: those on the folds if there are any, and if they have an optimum."""
         if self.on_folds is None:
-            failed = int((~self.on_all.converged).sum())
-        else:
-            converged = self.on_folds.converged.numpy(force=True).reshape(len(self.solvable), -1)
-            failed = int((~converged[self.solvable]).sum())
-        if failed:
-            warnings.warn(
-                f"{failed} of {self.n_models} models did not converge (tol={self.estimator.tol:g}, "
-                f"max_iter={self.estimator.max_iter}). Raise max_iter, standardise X, or leave out the largest values "
-                "of C.",
-                ConvergenceWarning,
-                stacklevel=stacklevel + 1,
-            )
-        return not failed
+            return int((~self.on_all.converged).sum())
+        converged = self.on_folds.converged.numpy(force=True).reshape(-1, len(self.candidates))
+        solvable = self.solvable[1:, self.grid.candidates.column.numpy(force=True)]  # (F, Q)
+        return int((~converged & solvable).sum())
+
+
+def warn_unless_converged(n_unconverged, n_models, estimator, *, stacklevel):
+    """Warn about models that did not converge; returns whether all did."""
+    if n_unconverged:
+        warnings.warn(
+            f"{n_unconverged} of {n_models} models did not converge (tol={estimator.tol:g}, "
+            f"max_iter={estimator.max_iter}). Raise max_iter, standardise X, or leave out the largest values of C.",
+            ConvergenceWarning,
+            stacklevel=stacklevel + 1,
+        )
+    return not n_unconverged
+
+
+def unweighted_data(estimator, X, y, sample_weight):
+    """The checked data, without class weights, which depend on the fold."""
+    estimator = copy.copy(estimator)
+    estimator.class_weight = None
+    return training_data(estimator, X, y, sample_weight)
+
+
+def as_splits(splits, n):
+    """Pairs of training and test indices below n, from whatever a splitter or a user makes of them."""
+    rows = np.arange(n)
+
+    def indices(index):
+        index = np.asarray(index)
+        return rows[index if index.size else index.astype(np.intp)]
+
+    return [(indices(train), indices(test)) for train, test in splits]
 
 
 def fit_all(estimator, data, candidates, trains, left=None):
@@ -100,11 +139,10 @@ def fit_all(estimator, data, candidates, trains, left=None):
     loss = Binomial() if len(data.classes) == 2 else Multinomial(len(data.classes))
     settings = [{**estimator.get_params(deep=False), **candidate} for candidate in candidates]
     with torch.inference_mode(False), torch.no_grad(), plain_arithmetic(data.X):
-        intercept = any(s["fit_intercept"] for s in settings)
-        rows = rows_of(data, loss, intercept=intercept)
+        rows = rows_of(data, loss, intercept=any(s["fit_intercept"] for s in settings))
         home = rows.home
         kinds, column = _distinct([s["class_weight"] for s in settings])
-        columns = _columns(data, kinds, trains).to(rows.columns)
+        columns, solvable = _columns(data, kinds, trains)
         values = Candidates(
             l2=torch.tensor([strengths(s["C"], 0.0).l2 for s in settings], dtype=home.dtype, device=home.device),
             free=torch.tensor([bool(s["fit_intercept"]) for s in settings], device=home.device),
@@ -118,12 +156,10 @@ def fit_all(estimator, data, candidates, trains, left=None):
             seed=seed.randint(2**31 - 1),
             store=to_float32 if data.dtype == np.float32 else None,
         )
-        grid = Grid(rows, loss, columns, values, how, left)
+        grid = Grid(rows, loss, columns.to(rows.columns), values, how, left)
         on_all = grid.on_all(loosely=bool(trains))
         on_folds = grid.on_folds(on_all) if trains else None
-    seconds = time.perf_counter() - start
-    solvable = np.array([len(np.unique(data.codes[train])) > 1 for train in trains], dtype=bool)
-    return Fitted(estimator, data, grid, intercept, on_all, on_folds, solvable, seconds)
+    return Fitted(estimator, data, candidates, grid, on_all, on_folds, solvable, time.perf_counter() - start)
 
 
 def neg_log_loss(loss, eta, codes, weight):
@@ -149,30 +185,27 @@ FROM_LOGITS = {"neg_log_loss": neg_log_loss, "accuracy": accuracy}
 def _averaged(values, weight):
     if weight is None:
         return values.mean(dim=0).numpy(force=True)
-    weight = torch.from_numpy(np.asarray(weight, dtype=np.float64)).to(values)
+    weight = torch.from_numpy(np.array(weight, dtype=np.float64)).to(values)
     return ((weight @ values) / weight.sum()).numpy(force=True)
 
 
 def _columns(data, kinds, trains):
-    """Weights (n, F + 1, V): all rows first, then each fold's; a column for each kind of class weight."""
-    weight = data.weight[:, None] * np.column_stack([np.ones(len(data.weight)), *map(partial(_counts, data), trains)])
+    """Weights (n, F + 1, V), and `Fitted.solvable`: all rows first, then each fold; a column for each class weight."""
+    counts = [np.bincount(train, minlength=len(data.weight)) for train in trains]
+    weight = data.weight[:, None] * np.column_stack([np.ones(len(data.weight)), *counts])
     out = np.empty((*weight.shape, len(kinds)))
-    for v, kind in enumerate(kinds):
-        for f, column in enumerate(weight.T):
-            factor = 1.0 if kind is None else class_weights(kind, data.classes, data.codes, column)[data.codes]
-            out[:, f, v] = column * factor
-    empty = np.flatnonzero(~out.any(axis=0).all(axis=1))
-    if len(empty):
-        raise ValueError(f"Fold {empty[0] - 1} has no training row with a positive weight.")
-    return torch.from_numpy(out)
-
-
-def _counts(data, train):
-    """How often each row is in a fold."""
-    train = np.asarray(train)
-    if train.dtype == bool:
-        return train.astype(np.float64)
-    return np.bincount(train, minlength=len(data.weight)).astype(np.float64)
+    solvable = np.empty(out.shape[1:], dtype=bool)
+    for f, column in enumerate(weight.T):
+        if not column.any():
+            raise ValueError(f"Fold {f - 1} has no training row with a positive weight.")
+        totals = np.bincount(data.codes, weights=column)  # of each class
+        for v, kind in enumerate(kinds):
+            factor = 1.0 if kind is None else class_weights(kind, data.classes, data.codes, column)
+            out[:, f, v] = column if kind is None else column * factor[data.codes]
+            solvable[f, v] = np.count_nonzero(totals * factor) > 1
+    if not solvable[0].all():
+        raise ValueError("class_weight leaves rows of a single class; at least two classes need a positive weight.")
+    return torch.from_numpy(out), solvable
 
 
 def _distinct(values):
@@ -184,20 +217,11 @@ def _distinct(values):
     return distinct, [distinct.index(value) for value in values]
 
 
-def known_scores(scoring, loss, eta, codes, weight):
-    """Scores (Q,) from logits eta (m, Q, K), by one of the names in FROM_LOGITS."""
-    return FROM_LOGITS[scoring](loss, eta, codes, weight)
-
-
-class _Knowing:
-    """A fitted estimator that has the logits of some rows already."""
-
-    def _predict(self, X, transform):
-        seen, eta = self._known
-        if X is not seen:
-            return super()._predict(X, transform)
-        loss = Binomial() if eta.shape[2] == 1 else Multinomial(eta.shape[2])
-        return transform(loss, eta)[:, 0].numpy(force=True)
+def score_by_name(scoring, params):
+    """The function in FROM_LOGITS of that name, if there is one and it takes these parameters."""
+    if isinstance(scoring, str) and set(params) <= {"sample_weight"}:
+        return FROM_LOGITS.get(scoring)
+    return None
 
 
 class Progress:

@@ -11,6 +11,7 @@ import torch
 from torchlogreg._minimise import Results, minimise_all
 from torchlogreg._penalty import Ridge
 from torchlogreg._problem import Problem
+from torchlogreg._wide import is_wide
 from torchlogreg.solvers import SOLVERS, choose
 from torchlogreg.solvers._metrics import Centre
 
@@ -37,8 +38,8 @@ class Settings(NamedTuple):
     store: object = None  # see `minimise`
 
 
-FARTHEST = 0.2  # tolerance for the models of all rows
-# The strength of an intercept that is not there: an intercept of 1e-30 changes no logit.
+FARTHEST = 0.2  # largest tolerance for the models of all rows where folds refine them
+# The strength of an intercept that is not there, for each unit of weight: an intercept of 1e-30 changes no logit.
 ABSENT = 1e30
 
 
@@ -53,13 +54,16 @@ class Grid:
         self.solver = choose(n, d, loss.n_logits) if settings.solver == "auto" else settings.solver
         self.l2 = candidates.l2[:, None, None].expand(-1, d, 1).clone()  # (Q, d, 1)
         if rows.intercept:
-            self.l2[:, -1, 0] = torch.where(candidates.free, 0.0, ABSENT)
+            total = self.rows.columns[:, : self.n_columns].sum(dim=0)[candidates.column].to(self.l2)
+            self.l2[:, -1, 0] = torch.where(candidates.free, 0.0, ABSENT * total)
         self.start = torch.zeros(len(self.l2), d, loss.n_logits, dtype=home.dtype, device=home.device)
 
     def on_all(self, q=slice(None), W=None, loosely=False):
         """The Results of the candidates q on all rows, from W."""
         tol = self.settings.tol
-        if loosely:  # no better than the distance between the optima of all rows and of a fold
+        if loosely:
+            # The optimum of a fold is about d K / n above that of all rows, relative to the objective, so a smaller gap
+            # (the tolerance to the power of 1.5, for L-BFGS) at the centre brings the folds no nearer to theirs.
             n, d = self.rows.shape
             tol = max(tol, min(FARTHEST, (d * self.loss.n_logits / n) ** (2 / 3)))
         return self._solve(self._problem(self.candidates.column[q], q), self.start[q] if W is None else W, tol)
@@ -70,10 +74,11 @@ class Grid:
         model = torch.arange(self.n_folds * Q, device=device)
         column = (1 + model // Q) * self.n_columns + self.candidates.column[model % Q]
         around = self._problem(self.candidates.column, slice(None))
+        wide = is_wide(*self.rows.shape)  # then the problem is solved in other coordinates
         results = []
         for part in model.split(_affordable(self.rows, self.loss, self.solver)):
             q = part % Q
-            options = {"centre": Centre(around, centre.W, q)} if self.solver == "lbfgs" else {}
+            options = {"centre": Centre(around, centre.W, q)} if self.solver == "lbfgs" and not wide else {}
             problem = self._problem(column[part], q)
             results.append(self._solve(problem, centre.W[q], self.settings.tol, **options))
         return Results(*(torch.cat(parts) for parts in zip(*results, strict=True)))

@@ -186,6 +186,8 @@ def minimise_all(problem, solver, W, *, tol, max_iter, store=None, left=None):
     if not bool(torch.isfinite(point.value).all()):
         raise ValueError(f"The objective overflowed with solver={solver.name!r}. Standardise X, or use larger Cs.")
     converged = (point.gradient_norm <= tol) & ~ends.limited & ~ends.stuck
+    for b in torch.nonzero(~problem.penalty.l2.expand(len(W), -1, -1).any(dim=1).flatten()).flatten():
+        converged[b] &= not problem.of_models(b[None]).separates(point.W[b : b + 1])
     return Results(point.W, ends.n_iter, point.value, point.gradient_norm, converged)
 
 

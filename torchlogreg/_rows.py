@@ -67,11 +67,12 @@ class Rows:
 
     @cached_property
     def trained(self):
-        """Index of the models that weigh some of these rows; a slice of all, if most do."""
+        """Index of the models that weigh some of these rows; a slice of all, if most do or none."""
         if self.of is None:
             return ALL
         used = self.columns.any(dim=0)[self.of]
-        return ALL if float(used.double().mean()) > MOST else torch.nonzero(used).flatten()
+        none_or_most = not used.any() or float(used.double().mean()) > MOST
+        return ALL if none_or_most else torch.nonzero(used).flatten()
 
     def of_models(self, index):
         """The same rows for the models at `index` alone."""

@@ -2,6 +2,7 @@
 
 import time
 from contextlib import suppress
+from copy import deepcopy
 from typing import NamedTuple
 
 import numpy as np
@@ -11,9 +12,15 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing, indexable
 
 from torchlogreg._compat import check_method_params, fit_context, is_multimetric, score_with, scorer_parts
-from torchlogreg._estimators import LinearClassifier
-from torchlogreg._evaluation import BATCHED, FROM_LOGITS, fit_all, known_scores
-from torchlogreg._inputs import training_data
+from torchlogreg._estimators import LinearClassifier, TorchLogisticRegression, TorchSoftmaxClassifier
+from torchlogreg._evaluation import (
+    BATCHED,
+    as_splits,
+    fit_all,
+    score_by_name,
+    unweighted_data,
+    warn_unless_converged,
+)
 
 
 class _NotBatched(Exception):
@@ -30,7 +37,8 @@ class TorchGridSearchCV(GridSearchCV):
     ``mean_fit_time`` is a candidate's share of the batch.
 
     All other searches run as scikit-learn's own: other estimators, ``solver="sgd"``, estimators with callbacks of their
-    own, fit parameters other than the weights of the rows, folds that lack a class, and those in which a fit fails.
+    own, fit parameters other than the weights of the rows, folds that lack a class, and those in which a fit fails. Of
+    `verbose`, only whether it is 0 counts.
 
     Examples
     --------
@@ -67,12 +75,17 @@ class TorchGridSearchCV(GridSearchCV):
         self : object
             The fitted search.
         """
-        evaluations = None
+        search, evaluations, cv = None, None, self.cv
         with suppress(_NotBatched, ValueError, TypeError):  # scikit-learn reports what is invalid
             search = _Search(self, X, y, params)
             evaluations = search.evaluate()
         if evaluations is None:
-            return super().fit(X, y, **params)
+            try:
+                self.cv = cv if search is None else search.splits  # an iterator has no second run
+                return super().fit(X, y, **params)
+            finally:
+                self.cv = cv
+        warn_unless_converged(search.n_unconverged, search.n_fitted, search.batches[0].estimator, stacklevel=3)
         self._finish(search, evaluations)
         return self
 
@@ -150,12 +163,19 @@ def _batches(estimator, candidates):
 
 
 def _check_batchable(full, last):
-    """Raise unless `full` ends in an estimator of ours, `last`, that can be in a batch."""
-    ours = isinstance(last, LinearClassifier) and type(last).fit is LinearClassifier.fit
-    if not ours or last.solver == "sgd" or last.l1_ratio != 0:
+    """Raise unless `full` ends in an estimator of ours, `last`, that can be in a batch, with valid parameters."""
+    if (
+        type(last) not in (TorchLogisticRegression, TorchSoftmaxClassifier)
+        or last.solver == "sgd"
+        or last.l1_ratio != 0
+    ):
         raise _NotBatched
-    steps = [full, *(step for _, step in full.steps)] if full is not last else [last]
-    if any(hasattr(step, "_skl_callbacks") for step in steps) or getattr(full, "transform_input", None):
+    steps = [last]
+    if full is not last:
+        steps = [full, *(step for _, step in full.steps)]
+        if len(full.steps) == 1 or full.transform_input:
+            raise _NotBatched
+    if any(hasattr(step, "_skl_callbacks") for step in steps):
         raise _NotBatched
     last._validate_params()
 
@@ -167,17 +187,15 @@ def _same(a, b):
     return all(a[k] is b[k] or (type(a[k]) is type(b[k]) and np.isscalar(a[k]) and a[k] == b[k]) for k in a)
 
 
-def _weight_alone(fit_params, full):
+def _weight_alone(fit_params, batches):
     """The weights of the rows if `fit_params` holds nothing else."""
-    name = f"{full.steps[-1][0]}__sample_weight" if isinstance(full, Pipeline) else "sample_weight"
-    if set(fit_params) - {name}:
+    names = {f"{b.full.steps[-1][0]}__sample_weight" if b.head is not None else "sample_weight" for b in batches}
+    if set(fit_params) - names or len(names) > 1:
         raise _NotBatched
-    return fit_params.get(name)
-
-
-def _unweighted(estimator):
-    """The estimator without class weights, which depend on the fold."""
-    return clone(estimator).set_params(class_weight=None)
+    weight = fit_params.get(*names)
+    if weight is not None and np.ndim(weight) != 1:
+        raise _NotBatched
+    return weight
 
 
 def _lacks_a_class(codes, index):
@@ -188,34 +206,39 @@ class _Search:
     """The candidates of a search, evaluated as batches on each fold."""
 
     def __init__(self, search, X, y, params):
-        # 1. which candidates go together
         self.search, self.params = search, params
+        self.n_unconverged = self.n_fitted = 0
+        # 1. which candidates go together
         if y is None:
             raise _NotBatched
         self.candidates = list(ParameterGrid(search.param_grid))
         self.batches = _batches(search.estimator, self.candidates)
-        # 2. on which rows
+        # 2. on which rows; a splitter that draws from a generator is left as it is, for scikit-learn may want it
         self.scorers, self.refit_metric = search._get_scorers()
         self.X, self.y = indexable(X, y)
         self.routed = search._get_routed_params_for_fit(check_method_params(self.X, params=params))
-        self.weight = _weight_alone(self.routed.estimator.fit, self.batches[0].full)
+        self.weight = _weight_alone(self.routed.estimator.fit, self.batches)
+        self.codes = np.unique(np.asarray(self.y), return_inverse=True)[1]
         self.cv = check_cv(search.cv, self.y, classifier=True)
-        self.splits = list(self.cv.split(self.X, self.y, **self.routed.splitter.split))
-        codes = np.unique(np.asarray(self.y), return_inverse=True)[1]
-        if not self.splits or any(_lacks_a_class(codes, train) for train, _ in self.splits):
-            raise _NotBatched
-        # 3. how to score: from logits where possible, with a function that sees the whole estimator where necessary
+        splitter = deepcopy(self.cv)
+        self.splits = as_splits(splitter.split(self.X, self.y, **self.routed.splitter.split), len(self.codes))
+        # 3. how to score: from logits where possible, with the whole estimator where a function may look at it
         name = "accuracy" if search.scoring is None else search.scoring
-        by_name = isinstance(name, str) and name in FROM_LOGITS and set(self.routed.scorer.score) <= {"sample_weight"}
-        if name == "neg_log_loss" and any(_lacks_a_class(codes, test) for _, test in self.splits):
-            by_name = False  # an error in scikit-learn
-        self.known = name if by_name else None
+        self.by_name = score_by_name(name, self.routed.scorer.score)
+        weight = self.routed.scorer.score.get("sample_weight", np.ones(len(self.codes)))
+        tests = [test for _, test in self.splits]
+        if not all(np.asarray(weight)[test].any() for test in tests):
+            self.by_name = None  # an error in scikit-learn
+        if name == "neg_log_loss" and any(_lacks_a_class(self.codes, test) for test in tests):
+            self.by_name = None  # another
         each = self.scorers._scorers.values() if is_multimetric(self.scorers) else [self.scorers]
         self.opaque = search.scoring is not None and any(scorer_parts(scorer) is None for scorer in each)
 
     def evaluate(self):
         """A dict for each candidate and fold, the folds of a candidate together, as `_format_results` takes them."""
         n_folds = len(self.splits)
+        if not n_folds or any(_lacks_a_class(self.codes, train) for train, _ in self.splits):
+            raise _NotBatched
         if self.search.verbose > 0:
             n_fits = len(self.candidates) * n_folds
             print(f"Fitting {n_folds} folds for each of {len(self.candidates)} candidates, totalling {n_fits} fits")
@@ -229,16 +252,13 @@ class _Search:
 
     def _folds_at_once(self, batch):
         """Evaluations on each fold: all folds and candidates are one batch over the same rows."""
-        data = training_data(_unweighted(batch.estimator), self.X, self.y, self.weight)
-        fitted = fit_all(batch.estimator, data, [p for _, p in batch.members], [train for train, _ in self.splits])
-        fitted.warn_unless_converged(stacklevel=6)
+        fitted = self._fitted(batch, self.X, self.y, self.weight, [train for train, _ in self.splits])
         for f, split in enumerate(self.splits):
-            W, start = fitted.W(f), time.perf_counter()
+            start = time.perf_counter()
 
-            def scores(index, W=W):
-                eta = fitted.logits(W, fitted.rows(np.asarray(index)))
-                X = None if self.known else _safe_indexing(self.X, index)
-                return self._scores(fitted, W, eta, index, X, lambda model: model)
+            def scores(index, f=f):
+                X = None if self.by_name else _safe_indexing(self.X, index)
+                return self._scores(fitted, f, index, X, fitted.held_out(index, f), lambda model: model)
 
             yield self._evaluations(scores, split, fitted.seconds / fitted.n_models, start)
 
@@ -251,20 +271,27 @@ class _Search:
             y = _safe_indexing(self.y, split[0])
             weight = None if self.weight is None else _safe_indexing(self.weight, split[0])
             X = head.fit_transform(_safe_indexing(self.X, split[0]), y)
-            data = training_data(_unweighted(batch.estimator), X, y, weight)
-            fitted = fit_all(batch.estimator, data, [p for _, p in batch.members], [])
-            fitted.warn_unless_converged(stacklevel=6)
-            seconds, W = (time.perf_counter() - start) / len(batch.members), fitted.W()
-            start = time.perf_counter()
+            fitted = self._fitted(batch, X, y, weight, [])
+            seconds, start = (time.perf_counter() - start) / len(batch.members), time.perf_counter()
 
-            def scores(index, head=head, name=name, fitted=fitted, W=W):
-                X = raw = _safe_indexing(self.X, index)
+            def scores(index, head=head, name=name, fitted=fitted):
+                X = _safe_indexing(self.X, index)
+                if self.opaque:
+                    return self._scores(fitted, None, index, X, None, lambda m: Pipeline([*head.steps, (name, m)]))
                 X = head.transform(X)
-                if self.opaque:  # a function that may look at X
-                    return self._scores(fitted, W, None, index, raw, lambda m: Pipeline([*head.steps, (name, m)]))
-                return self._scores(fitted, W, fitted.logits_of(W, X), index, X, lambda model: model)
+                return self._scores(fitted, None, index, X, fitted.logits(X), lambda model: model)
 
             yield self._evaluations(scores, split, seconds, start)
+
+    def _fitted(self, batch, X, y, weight, trains):
+        """The models of a batch."""
+        data = unweighted_data(batch.estimator, X, y, weight)
+        fitted = fit_all(batch.estimator, data, [own for _, own in batch.members], trains)
+        if not fitted.solvable.all():
+            raise _NotBatched  # a fit that fails in scikit-learn
+        self.n_unconverged += fitted.n_unconverged()
+        self.n_fitted += len(batch.members) * max(1, len(trains))
+        return fitted
 
     def _evaluations(self, scores, split, fit_seconds, start):
         """What `_format_results` takes, for each candidate."""
@@ -279,15 +306,13 @@ class _Search:
             out.append(evaluation if of_train is None else {**evaluation, "train_scores": of_train[i]})
         return out
 
-    def _scores(self, fitted, W, eta, index, X, wrap):
-        """Scores of the models W on the rows at `index`, which are X with logits eta; `wrap` completes a model."""
-        search, y = self.search, _safe_indexing(self.y, index)
+    def _scores(self, fitted, fold, index, X, eta, wrap):
+        """Scores of a fold's models on the rows at `index`, which are X with logits eta; `wrap` completes a model."""
         params = check_method_params(self.X, params=self.routed.scorer.score, indices=index)
-        if self.known:
-            codes = np.searchsorted(fitted.data.classes, np.asarray(y))
-            return known_scores(self.known, fitted.loss, eta, codes, params.get("sample_weight")).tolist()
-        out = []
-        for q in range(len(W)):
-            model = fitted.model(W[q : q + 1], X, None if eta is None else eta[:, q : q + 1])
-            out.append(score_with(wrap(model), X, y, self.scorers, params, search.error_score))
+        if self.by_name:
+            return self.by_name(fitted.loss, eta, self.codes[index], params.get("sample_weight")).tolist()
+        y, out = _safe_indexing(self.y, index), []
+        for q in range(len(fitted.candidates)):
+            model = wrap(fitted.model(q, fold, None if self.opaque else (X, eta[:, q : q + 1])))
+            out.append(score_with(model, X, y, self.scorers, params, self.search.error_score))
         return out

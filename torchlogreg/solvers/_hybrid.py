@@ -17,6 +17,7 @@ from torchlogreg._problem import Problem
 from torchlogreg._rows import Rows
 from torchlogreg.solvers._descent import Metric, of_models
 
+ROUNDING = 1e-12  # of the largest second moment
 UNKNOWNS = 640  # coefficients in the part of the whole Hessian
 
 
@@ -81,7 +82,9 @@ def hybrid(sample, W, r, before=None):
     X = X @ basis.to(X)
     leading, rest = X[:, p - r :], X[:, : p - r].square()
     inside = Rows(leading.contiguous(), rows.y, rows.columns, intercept=intercept, of=rows.of)
-    penalty = Ridge(torch.cat([l2[:, :1].expand(-1, r, -1), l2[:, p:]], dim=1))
+    # What is left of columns that depend on others is rounding, which a factor scaled to a unit diagonal would blow up.
+    floor = ROUNDING * float((curvature * leading.square()).sum(dim=0).max())
+    penalty = Ridge(torch.cat([l2[:, :1].expand(-1, r, -1).clamp(min=floor), l2[:, p:]], dim=1))
     hessian = Problem(inside, loss, penalty, sample.passes).hessian_at(eta)
     classes = torch.linalg.eigh(rows.bring_home(loss.mean_curvature(eta, rows.weight)))[1]  # (B, K, K)
     along = rows.weight[..., None] * loss.curvature_along(eta, classes.to(rows.weight))  # (m, B, K)

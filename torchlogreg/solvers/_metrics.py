@@ -103,16 +103,16 @@ class Metrics:
     def start(self, W):
         """The first point and the metric there: the centre's, or from samples of the rows if W is zero."""
         problem = self.problem
+        self.renewal = SOON if 2 * self._hybrid_rows < self.n else LATE
         if self.centre is not None:
-            self.renewal = SOON if 2 * self._hybrid_rows < self.n else LATE
             together = self.centre.W is not None
             point = problem.smooth(self.centre.W, self.centre.of) if together else problem.smooth(W)
             return point, self.at(point)
         size = _costs.sample_size(self.n, self.d, self.n_logits)
         if W.any() or 2 * size > self.n or self._cost(size) > DEAREST:
-            self.renewal = SOON if 2 * self._hybrid_rows < self.n else LATE
             point = problem.smooth(W)
             return point, self.at(point)
+        self.renewal = math.inf
         sample = newton_on_samples(problem, W, size, self.generator)
         point = problem.smooth(sample.point.W + sample.direction)
         gap = Stand(point, sample.metric, -sample.metric.solve(point.gradient)).gap
