@@ -190,18 +190,18 @@ def _averaged(values, weight):
 
 
 def _columns(data, kinds, trains):
-    """Weights (n, F + 1, V), and `Fitted.solvable`: all rows first, then each fold; a column for each class weight."""
-    counts = [np.bincount(train, minlength=len(data.weight)) for train in trains]
-    weight = data.weight[:, None] * np.column_stack([np.ones(len(data.weight)), *counts])
-    out = np.empty((*weight.shape, len(kinds)))
-    solvable = np.empty(out.shape[1:], dtype=bool)
-    for f, column in enumerate(weight.T):
-        if not column.any():
-            raise ValueError(f"Fold {f - 1} has no training row with a positive weight.")
+    """Weights (F + 1, V, n), all rows first, then each fold, by class weight; and `Fitted.solvable`."""
+    n = len(data.weight)
+    out = np.empty((1 + len(trains), len(kinds), n))
+    solvable = np.empty(out.shape[:2], dtype=bool)
+    for f, train in enumerate([None, *trains]):
+        column = data.weight if train is None else np.bincount(train, minlength=n) * data.weight
         totals = np.bincount(data.codes, weights=column)  # of each class
+        if not totals.any():
+            raise ValueError(f"Fold {f - 1} has no training row with a positive weight.")
         for v, kind in enumerate(kinds):
             factor = 1.0 if kind is None else class_weights(kind, data.classes, data.codes, column)
-            out[:, f, v] = column if kind is None else column * factor[data.codes]
+            out[f, v] = column if kind is None else column * factor[data.codes]
             solvable[f, v] = np.count_nonzero(totals * factor) > 1
     if not solvable[0].all():
         raise ValueError("class_weight leaves rows of a single class; at least two classes need a positive weight.")

@@ -44,18 +44,21 @@ ABSENT = 1e30
 
 
 class Grid:
-    """Candidates on all rows and on every fold; `columns` (n, F + 1, V) are the weights, those of all rows first."""
+    """Candidates on all rows and on every fold; `columns` (F + 1, V, n) are the weights, those of all rows first."""
 
     def __init__(self, rows, loss, columns, candidates, settings, left=None):
-        n, self.n_folds, self.n_columns = columns.shape[0], columns.shape[1] - 1, columns.shape[2]
-        self.rows = rows.reweighted(columns.reshape(n, -1).T.contiguous().T)
+        self.n_folds, self.n_columns = columns.shape[0] - 1, columns.shape[1]
         self.loss, self.candidates, self.settings, self.left = loss, candidates, settings, left
-        d, home = self.rows.shape[1], rows.home
-        self.solver = choose(n, d, loss.n_logits) if settings.solver == "auto" else settings.solver
+        d, home = rows.shape[1], rows.home
+        self.solver = choose(*rows.shape, loss.n_logits) if settings.solver == "auto" else settings.solver
+        # A model for each column, with a unit penalty: the others differ by their strengths.
+        unit = Ridge(torch.ones(columns[..., 0].numel(), d, 1, dtype=home.dtype, device=home.device))
+        self.base = Problem.of(rows.reweighted(columns.flatten(0, 1).T), loss, unit)
+        self.rows = self.base.rows
         self.l2 = candidates.l2[:, None, None].expand(-1, d, 1).clone()  # (Q, d, 1)
         if rows.intercept:
-            total = self.rows.columns[:, : self.n_columns].sum(dim=0)[candidates.column].to(self.l2)
-            self.l2[:, -1, 0] = torch.where(candidates.free, 0.0, ABSENT * total)
+            S = 1.0 / self.base.penalty.l2[candidates.column, -1, 0]
+            self.l2[:, -1, 0] = torch.where(candidates.free, 0.0, ABSENT * S)
         self.start = torch.zeros(len(self.l2), d, loss.n_logits, dtype=home.dtype, device=home.device)
 
     def on_all(self, q=slice(None), W=None, loosely=False):
@@ -84,7 +87,8 @@ class Grid:
         return Results(*(torch.cat(parts) for parts in zip(*results, strict=True)))
 
     def _problem(self, column, q):
-        return Problem.of(self.rows.of_models(column), self.loss, Ridge(self.l2[q]))
+        penalty = Ridge(self.l2[q] * self.base.penalty.l2[column])
+        return Problem(self.rows.of_models(column), self.loss, penalty, self.base.passes)
 
     def _solve(self, problem, W, tol, **options):
         settings = self.settings

@@ -20,7 +20,7 @@ from torchlogreg._penalty import Ridge
 from torchlogreg._rows import ALL
 
 # Bytes of logits that a Point may keep: an eighth of X, and what is small anyway.
-LOGITS_SHARE, LOGITS_BYTES = 1 / 8, 2**25
+LOGITS_SHARE, LOGITS_BYTES = 1 / 8, 2**23
 BEST = 1e-12  # gradient at intercepts that count as best
 CHEAP_READ, DEAR_READ = 2**18, 20  # numbers of X, or reads before it, that make another read cheap
 

@@ -186,7 +186,7 @@ class Rows:
         """Whether `sweep_column` reads these rows for W."""
         n, p = self.X.shape
         as_they_are = self.X.dtype == self.products.dtype and self.X.device.type == "cpu"
-        return as_they_are and self.intercept and W.shape[::2] == (1, 1) and self.of is None and n * p > self._block
+        return as_they_are and self.intercept and W.shape[::2] == (1, 1) and n * p > self._block
 
     def sweep_column(self, W, visit, eta):
         """`sweep` for one model of one logit on the host, without torch's overheads: 12 ms instead of 21.
