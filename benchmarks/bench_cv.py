@@ -4,18 +4,15 @@ Contestants run side by side in this process; ``benchmarks/README.md`` says how 
 """
 
 import argparse
-import os
-import platform
 import warnings
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
 
 import numpy as np
-import sklearn
-import torch
+from bench_fit import describe_machine
 from datasets import correlated, isotropic, mnist
-from measure import alternated, cpu_model, timed
+from measure import alternated, timed
 from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from sklearn.model_selection import GridSearchCV
@@ -23,7 +20,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-import torchlogreg
 from torchlogreg import (
     TorchGridSearchCV,
     TorchLogisticRegression,
@@ -68,9 +64,7 @@ def main():
     parser.add_argument("--rows", help="numbers of the rows to run, such as 3,4 (default: all)")
     arguments = parser.parse_args()
     chosen = range(len(ROWS)) if arguments.rows is None else [int(i) for i in arguments.rows.split(",")]
-    print(f"CPU: {cpu_model()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads;")
-    print(f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, torch {torch.__version__},")
-    print(f"scikit-learn {sklearn.__version__}, NumPy {np.__version__}, torchlogreg {torchlogreg.__version__}\n")
+    describe_machine()
     print("| data | folds x Cs | contestant | seconds | ours is so many times as fast | goal | log loss | its C |")
     print("|---|---|---|---|---|---|---|---|")
     for i in chosen:
@@ -91,15 +85,13 @@ def bench(row):
             seconds[name].append(elapsed)
             found[name] = _found(model)
     per_fit = {name: median(times) for name, times in seconds.items()}
-    ours = {False: "TorchGridSearchCV", True: "Torch...CV"}["Torch...CV" in contestants]
     for name, t in per_fit.items():
         loss, C = found[name]
         kind = name.split(",")[0]
-        goal = row.goals.get(kind)
-        peer = not name.startswith("Torch")
-        own = "TorchGridSearchCV" if kind == GRID and "TorchGridSearchCV" in per_fit else ours
+        peer, goal = not name.startswith("Torch"), row.goals.get(kind)
+        own = "TorchGridSearchCV" if kind == GRID else "Torch...CV"
         ratio = f"{t / per_fit[own]:.1f}" if peer else ""
-        verdict = "" if goal is None or not peer else f"{goal}: " + ("met" if t >= goal * per_fit[own] else "NOT met")
+        verdict = "" if not peer else f"{goal}: " + ("met" if t >= goal * per_fit[own] else "NOT met")
         grid = f"{row.n_folds} x {row.n_Cs}"
         print(f"| {row.name} | {grid} | {name} | {t:.3g} | {ratio} | {verdict} | {loss:.6f} | {C:.3g} |", flush=True)
 

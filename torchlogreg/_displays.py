@@ -7,6 +7,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from torchlogreg._compat import check_matplotlib_support
 from torchlogreg._cv import TorchLogisticRegressionCV, TorchSoftmaxClassifierCV
+from torchlogreg._search import same_value
 
 BY_HAND = "ScorePathDisplay(Cs=..., scores=..., C=...), with scores of shape (n_folds, n_cs)"
 
@@ -286,11 +287,10 @@ def _is_C(name):
 
 
 def _same(name, one, other):
-    """Whether two candidates set a parameter to the same value; values that cannot be compared count as different."""
+    """Whether two candidates set a parameter to the same value."""
     if name not in one or name not in other:
         return name not in one and name not in other
-    a, b = one[name], other[name]
-    return a is b or (type(a) is type(b) and np.isscalar(a) and a == b)
+    return same_value(one[name], other[name])
 
 
 def _named(scoring):

@@ -15,7 +15,7 @@ from torchlogreg._arithmetic import plain_arithmetic
 from torchlogreg._compat import Interval, StrOptions, fit_context
 from torchlogreg._docs import documented
 from torchlogreg._inputs import prediction_rows, rows_of, training_data
-from torchlogreg._losses import Binomial, Multinomial
+from torchlogreg._losses import loss_of
 from torchlogreg._minimise import minimise
 from torchlogreg._penalty import Ridge, strengths
 from torchlogreg._problem import Problem
@@ -91,14 +91,12 @@ class LinearPredictor(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         """transform(loss, logits) of every row, block by block, as NumPy."""
         check_is_fitted(self)
         seen, eta = vars(self).get("_known", (None, None))  # a model in cross-validation has its logits already
+        loss = loss_of(len(self.classes_))
         if seen is not None and X is seen:
-            return transform(Binomial() if eta.shape[2] == 1 else Multinomial(eta.shape[2]), eta)[:, 0].numpy(
-                force=True
-            )
+            return transform(loss, eta)[:, 0].numpy(force=True)
         coef = np.column_stack([self.coef_, self.intercept_])  # (K, p + 1)
         W = torch.from_numpy(coef.T[None].copy())
         rows = prediction_rows(self, X, W.dtype)
-        loss = Binomial() if len(coef) == 1 else Multinomial(len(coef))
         W = W.to(rows.products.device, rows.products.dtype)
         with torch.inference_mode(), plain_arithmetic(rows.X):
             return np.concatenate([transform(loss, b.predict(W))[:, 0].numpy(force=True) for b in rows.blocks()])
@@ -227,7 +225,7 @@ class LinearClassifier(LinearPredictor):
         with torch.inference_mode(False), torch.no_grad():
             data = training_data(self, X, y, sample_weight)
         with torch.inference_mode(False), torch.no_grad(), plain_arithmetic(data.X, one_column=len(data.classes) == 2):
-            loss = Binomial() if len(data.classes) == 2 else Multinomial(len(data.classes))
+            loss = loss_of(len(data.classes))
             W = self._start(data, loss, coef_init, intercept_init)
             train, held_out = self._split(data)
             rows = rows_of(data, loss, train, intercept=self.fit_intercept)

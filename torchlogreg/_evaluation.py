@@ -14,7 +14,7 @@ from torchlogreg._arithmetic import plain_arithmetic
 from torchlogreg._estimators import model_attributes, to_float32
 from torchlogreg._grid import Candidates, Grid, Settings
 from torchlogreg._inputs import TrainingData, class_weights, prediction_rows, rows_of, training_data
-from torchlogreg._losses import Binomial, Multinomial
+from torchlogreg._losses import loss_of
 from torchlogreg._minimise import Results
 from torchlogreg._penalty import strengths
 
@@ -30,9 +30,7 @@ class Fitted(NamedTuple):
     grid: Grid
     on_all: Results  # (Q), approximate if there are folds
     on_folds: Results | None  # (F Q), fold by fold
-    solvable: (
-        np.ndarray
-    )  # (F + 1, V) whether the rows that weigh something are of several classes; or no optimum exists
+    solvable: np.ndarray  # (F + 1, V) whether rows of several classes weigh something; otherwise there is no optimum
     seconds: float
 
     @property
@@ -136,7 +134,7 @@ def as_splits(splits, n):
 def fit_all(estimator, data, candidates, trains, left=None):
     """Fit every candidate, a dict of parameters in BATCHED, on all rows and on the rows of each index in `trains`."""
     start = time.perf_counter()
-    loss = Binomial() if len(data.classes) == 2 else Multinomial(len(data.classes))
+    loss = loss_of(len(data.classes))
     settings = [{**estimator.get_params(deep=False), **candidate} for candidate in candidates]
     with torch.inference_mode(False), torch.no_grad(), plain_arithmetic(data.X):
         rows = rows_of(data, loss, intercept=any(s["fit_intercept"] for s in settings))

@@ -67,6 +67,11 @@ class Loss(ABC):
         """Logarithm of the class probabilities, (n, B, n_classes)."""
 
 
+def loss_of(n_classes):
+    """The loss for that many classes."""
+    return Binomial() if n_classes == 2 else Multinomial(n_classes)
+
+
 class Binomial(Loss):
     """Two classes, one logit: softplus(-y z) with y = -1 or 1."""
 

@@ -181,10 +181,15 @@ def _check_batchable(full, last):
 
 
 def _same(a, b):
-    """Whether two sets of parameters are the same; values that cannot be compared count as different."""
+    """Whether two sets of parameters are the same."""
     if a is None or b is None or a.keys() != b.keys():
         return a is b
-    return all(a[k] is b[k] or (type(a[k]) is type(b[k]) and np.isscalar(a[k]) and a[k] == b[k]) for k in a)
+    return all(same_value(a[k], b[k]) for k in a)
+
+
+def same_value(a, b):
+    """Whether two values of a parameter are the same; those that cannot be compared count as different."""
+    return a is b or (type(a) is type(b) and np.isscalar(a) and a == b)
 
 
 def _weight_alone(fit_params, batches):
