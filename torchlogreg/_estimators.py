@@ -248,7 +248,7 @@ class LinearClassifier(LinearPredictor):
         fitted = {
             **attributes(result.point.W),
             "solver_": solver.name,
-            "device_": str(rows.X.device),
+            "device_": str(rows.device),
             "n_iter_": result.n_iter,
             "converged_": result.converged,
             "objective_": float(result.point.value),

@@ -102,8 +102,7 @@ class Grid:
 
 def _affordable(rows, loss, name):
     """How many models may be solved at a time."""
-    X = rows.X
     numbers = ARRAYS * rows.shape[1] * loss.n_logits
     if name == "newton-cholesky":
         numbers += MATRICES * (rows.shape[1] * loss.n_logits) ** 2
-    return max(1, max(BUDGET, X.element_size() * X.numel()) // (8 * numbers))
+    return max(1, max(BUDGET, rows.n_bytes) // (8 * numbers))

@@ -191,14 +191,14 @@ class Problem:
         logits tell the best intercepts, and one more read the gradient there. Infinite without a penalty, where that
         read would be more than a twentieth of all, and where the best intercepts were not found.
         """
-        p = self.rows.X.shape[1]
+        p = self.rows.n_features
         weakest = self.penalty.l2[:, :p, 0].amin(dim=1)  # (B,)
         nothing = torch.full_like(point.value, math.inf)
         if not weakest.all():
             return nothing
         best = point
         if self.rows.intercept:
-            if point.eta is None or (self.passes.total < DEAR_READ and self.rows.X.numel() > CHEAP_READ):
+            if point.eta is None or (self.passes.total < DEAR_READ and self.rows.n_numbers > CHEAP_READ):
                 return nothing
             shift = self._to_best_intercepts(self.rows.bring_home(point.eta).permute(2, 0, 1), point.gradient[:, p])
             if shift is None:
@@ -269,7 +269,7 @@ class Problem:
 
         # Sums of outer products have threads of their own.
         parts = self.rows.parts(1 if with_hessian else n_readers())
-        starts = accumulate((len(part.X) for part in parts), initial=0)
+        starts = accumulate((part.shape[0] for part in parts), initial=0)
         value, gradient, hessian = map(sum, zip(*in_threads(read, [*zip(parts, starts, strict=False)]), strict=True))
         W = W if of is None else W[of]
         point = Point(W, self.penalty.value(W) + value, self.penalty.gradient(W) + gradient, kept)
@@ -286,18 +286,17 @@ class Problem:
             value += loss
             return residual
 
-        gradient = rows.sweep_column(W, visit, kept[0, 0, start : start + len(rows.X)].numpy())
+        gradient = rows.sweep_column(W, visit, kept[0, 0, start : start + rows.shape[0]].numpy())
         return gradient.new_tensor([value]), gradient, 0.0
 
     def _room_for_logits(self, W):
         n_models, _, n_logits = W.shape
-        X = self.rows.X
-        dtype = self.rows.products.dtype
-        n_bytes = dtype.itemsize * n_models * n_logits * len(X)
-        if n_bytes > max(LOGITS_BYTES, LOGITS_SHARE * X.element_size() * X.numel()):
+        n, dtype = self.rows.shape[0], self.rows.products.dtype
+        n_bytes = dtype.itemsize * n_models * n_logits * n
+        if n_bytes > max(LOGITS_BYTES, LOGITS_SHARE * self.rows.n_bytes):
             return None
         new = torch.empty if self.rows.of is None else torch.zeros  # a model that holds out a block leaves it as it is
-        return new(n_models, n_logits, len(X), dtype=dtype, device=self.rows.products.device)
+        return new(n_models, n_logits, n, dtype=dtype, device=self.rows.products.device)
 
     def _pin(self, hessian, diagonal):
         """Lift the directions in which the softmax is flat, in place: hessian (B, K d, K d), diagonal (B, K, d).

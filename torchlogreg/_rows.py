@@ -89,6 +89,25 @@ class Rows:
         return n, p + self.intercept
 
     @property
+    def n_features(self):
+        return self.X.shape[1]
+
+    @property
+    def n_numbers(self):
+        """How many numbers X holds."""
+        return self.X.numel()
+
+    @property
+    def n_bytes(self):
+        """How many bytes they take."""
+        return self.X.element_size() * self.X.numel()
+
+    @property
+    def device(self):
+        """Where X is."""
+        return self.X.device
+
+    @property
     def is_exact(self):
         return self.products.dtype == self.home.dtype
 

@@ -43,7 +43,7 @@ class Rotated:
         n = len(self.factor)
         if not W.any():
             return W.new_zeros(W.shape[0], self.problem.rows.shape[1], W.shape[2])
-        intercept = W[:, self.original.rows.X.shape[1] :]  # (B, 1 or 0, K)
+        intercept = W[:, self.original.rows.n_features :]  # (B, 1 or 0, K)
         eta = torch.cat([block.predict(W) for block in self.original._blocks()])  # (n, B, K)
         eta = self.original.rows.bring_home(eta).permute(1, 0, 2) - intercept.sum(dim=1, keepdim=True)
         U = torch.linalg.solve_triangular(self.factor.expand(len(W), n, n), eta, upper=False)
@@ -63,9 +63,9 @@ class Rotated:
         W, gradient, start = 0.0, 0.0, 0
         for rows in original._blocks():
             part = slice(start, start + rows.shape[0])
-            W = W + rows.pull(a[:, part].permute(1, 0, 2).to(rows.X.device))
-            gradient = gradient + rows.pull(residual[part].to(rows.X.device))
+            W = W + rows.pull(a[:, part].permute(1, 0, 2).to(rows.device))
+            gradient = gradient + rows.pull(residual[part].to(rows.device))
             start = part.stop
-        W[:, original.rows.X.shape[1] :] = intercept
+        W[:, original.rows.n_features :] = intercept
         value = original.penalty.value(W) + (inside.weight * losses).sum(dim=0)
         return Point(W, value, gradient + original.penalty.gradient(W), eta.permute(1, 2, 0))

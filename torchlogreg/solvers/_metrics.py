@@ -144,7 +144,7 @@ class Metrics:
         elif self._hybrid_pays:
             size = self._hybrid_rows
             sample = draw(problem, size, self.generator)
-            r = leading(size, self.n, sample.rows.X.shape[1], self.n_logits)
+            r = leading(size, self.n, sample.rows.n_features, self.n_logits)
             return hybrid(sample, W, r, before if isinstance(before, Hybrid) else None)
         return Metric.of(problem.diagonal(W))
 

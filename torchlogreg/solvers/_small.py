@@ -26,7 +26,7 @@ def size(n, d, n_logits):
 
 def is_small(problem, W):
     """Whether `problem` is one model's, on the host, and small."""
-    on_host = problem.rows.X.device.type == "cpu"
+    on_host = problem.rows.device.type == "cpu"
     return on_host and len(W) == 1 and size(*problem.rows.shape, W.shape[2]) <= LARGEST
 
 

@@ -89,6 +89,5 @@ class LBFGS(Solver):
 
     def _affordable_pairs(self, problem, W):
         """As many pairs as fit in an eighth of the bytes of X, but ten, and what is small anyway."""
-        X = problem.rows.X
-        budget = max(SMALL_MEMORY, X.element_size() * X.numel() // 8)
+        budget = max(SMALL_MEMORY, problem.rows.n_bytes // 8)
         return max(10, min(self.memory, budget // (2 * W.element_size() * W.numel())))
