@@ -94,9 +94,13 @@ class Problem:
         point = self._read(W, with_hessian=True)
         return point._replace(hessian=self._completed(point.hessian, W.shape[2]))
 
-    def hessian_at(self, eta):
-        """The Hessian (B, 1, K d, K d) where the rows, in one block, have the logits eta (n, B, K)."""
-        return self._completed(self._data_hessian(self.rows, eta), eta.shape[2])
+    def hessian_at(self, eta, index, kind):
+        """The Hessian (B, 1, K d, K d) where the rows, in one block, have the logits eta (n, B, K).
+
+        The sum over the rows is made for the models at `index` only; model b takes number kind[b] of those sums.
+        """
+        data = self._data_hessian(self.rows.of_models(index), eta[:, index])
+        return self._completed(data[kind], eta.shape[2])
 
     def _data_hessian(self, rows, eta):
         """What `rows` add to the Hessian, (B, K d, K d)."""
@@ -279,7 +283,8 @@ class Problem:
             return rows.bring_home(value), gradient, hessian
 
         # Sums of outer products have threads of their own.
-        parts = self.rows.parts(1 if with_hessian else n_readers())
+        n_columns = (len(W) if of is None else len(of)) * W.shape[2]
+        parts = self.rows.parts(1 if with_hessian else n_readers(), n_columns)
         starts = accumulate((part.shape[0] for part in parts), initial=0)
         value, gradient, hessian = map(sum, zip(*in_threads(read, [*zip(parts, starts, strict=False)]), strict=True))
         W = W if of is None else W[of]
