@@ -80,7 +80,7 @@ class Rows:
             index = self.of[index]
         elif self.columns.shape[1] == 1:
             return self
-        return Rows(self.X, self.y, self.columns, intercept=self.intercept, products=self.products, of=index)
+        return type(self)(self.X, self.y, self.columns, intercept=self.intercept, products=self.products, of=index)
 
     @property
     def shape(self):
@@ -102,6 +102,8 @@ class Rows:
         """How many bytes they take."""
         return self.X.element_size() * self.X.numel()
 
+    n_head = 0  # columns that hold most of the numbers, where the others are nearly empty
+
     @property
     def device(self):
         """Where X is."""
@@ -115,7 +117,7 @@ class Rows:
         """The same rows, with products in float64; X itself is not copied."""
         if self.is_exact:
             return self
-        return Rows(self.X, self.y, self.columns, intercept=self.intercept, products=self.home, of=self.of)
+        return type(self)(self.X, self.y, self.columns, intercept=self.intercept, products=self.home, of=self.of)
 
     def reweighted(self, columns):
         """The same rows with other columns of weights."""
@@ -171,7 +173,7 @@ class Rows:
         return CPU_BLOCK if self.X.device.type == "cpu" else ACCELERATOR_BLOCK
 
     def _with(self, X, y, columns):
-        return Rows(X, y, columns, intercept=self.intercept, products=self.products, of=self.of)
+        return type(self)(X, y, columns, intercept=self.intercept, products=self.products, of=self.of)
 
     def predict(self, W):
         """Logits (n, B, K) in X's dtype."""
