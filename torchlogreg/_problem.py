@@ -132,7 +132,7 @@ class Problem:
             own = self.loss.own_curvature(rows.predict(W))
             out = out + rows.gram_diagonal((rows.weight[..., None] * own).flatten(1))
         out = out.view(n_models, n_logits, d) + self.penalty.l2.mT
-        return out.view(n_models, n_logits * d, 1, 1)
+        return out.reshape(n_models, n_logits * d, 1, 1)
 
     def sampled(self, index):
         """The problem estimated on the rows at `index`, with their weights scaled to a sum of one.

@@ -20,6 +20,7 @@ CPU_BLOCK = 440_000
 ACCELERATOR_BLOCK = 2**26
 LOGIT = 8
 ALL, MOST = slice(None), 0.9  # of the models
+GATHERED = 1024  # rows gathered at a time
 FEWEST_BLOCKS = 4  # that are worth a second thread
 
 
@@ -45,6 +46,20 @@ class Home(NamedTuple):
     @classmethod
     def beside(cls, device):
         return cls(torch.device("cpu") if device.type == "mps" else device, torch.float64)
+
+
+class MiniBatch(NamedTuple):
+    """Some rows, gathered for one step of SGD; coefficients are flat here, (K, d)."""
+
+    X: torch.Tensor  # (b, d)
+
+    def logits(self, flat):
+        """(K, b)"""
+        return torch.mm(flat, self.X.T)
+
+    def add_products(self, out, residual, beta, alpha):
+        """out := beta out + alpha residual X, in place, with residual (K, b)."""
+        out.addmm_(residual, self.X, beta=beta, alpha=alpha)
 
 
 class Rows:
@@ -126,6 +141,18 @@ class Rows:
     def take(self, index):
         """The rows at `index`, copied."""
         return self._with(self.X[index], self.y[index], self.columns[index])
+
+    def gathered(self, order, size):
+        """Mini-batches of the rows in `order`, several at a time, the column of ones written out.
+
+        Gathering is bound by memory and gains from threads, unlike the arithmetic of a small batch.
+        """
+        n_gathered = size * max(1, GATHERED // size)
+        buffer = self.X.new_ones(min(n_gathered, len(order)), self.shape[1])
+        for index in order.split(n_gathered):
+            rows = buffer[: len(index)]
+            torch.index_select(self.X, 0, index, out=rows[:, : self.n_features])
+            yield [MiniBatch(X) for X in rows.split(size)]
 
     def blocks(self, n_columns=1):
         """Cache-sized views, one after the other, of rows with so many logits; each holds X as `products` wants it.
