@@ -62,10 +62,11 @@ def in_threads(function, parts):
 def plain_arithmetic(X, *, one_column=False):
     """Products in the dtype of their factors, and on one thread where that is faster.
 
-    Products with one column are NumPy's on a CPU (see `Rows`). It brings its own threads, and torch's would wait for
-    the same cores.
+    Products with one column are NumPy's on a CPU (see `Rows`), those with a sparse X are scipy's. They bring their own
+    threads, and torch's would wait for the same cores.
     """
     on_host = X.device.type == "cpu"
+    one_column = one_column or not isinstance(X, torch.Tensor)
     token = _readers.set(torch.get_num_threads() if on_host else 1)
     with threads_for(0 if one_column and on_host else X.numel()), torch.autocast(X.device.type, enabled=False):
         try:

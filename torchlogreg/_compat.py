@@ -4,6 +4,7 @@ from inspect import signature
 from typing import NamedTuple
 
 from sklearn.base import _fit_context as fit_context
+from sklearn.linear_model._base import SparseCoefMixin
 from sklearn.metrics._scorer import _MultimetricScorer
 from sklearn.model_selection import GridSearchCV
 from sklearn.model_selection._validation import _score as score_with
@@ -15,6 +16,7 @@ from sklearn.utils.validation import _check_method_params as check_method_params
 
 __all__ = [
     "Interval",
+    "SparseCoefMixin",
     "StrOptions",
     "check_matplotlib_support",
     "check_method_params",

@@ -89,7 +89,7 @@ class _LinearClassifierCV(LinearPredictor):
 
         Parameters
         ----------
-        X : array-like or tensor of shape (n_samples, n_features)
+        X : array-like, sparse matrix or tensor of shape (n_samples, n_features)
             Training rows, as for the estimator without cross-validation.
 
         y : array-like of shape (n_samples,)
@@ -177,7 +177,7 @@ class _LinearClassifierCV(LinearPredictor):
 
         Parameters
         ----------
-        X : array-like or tensor of shape (n_samples, n_features)
+        X : array-like, sparse matrix or tensor of shape (n_samples, n_features)
             Test rows.
 
         y : array-like of shape (n_samples,)

@@ -12,9 +12,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from torchlogreg._arithmetic import plain_arithmetic
-from torchlogreg._compat import Interval, StrOptions, fit_context
+from torchlogreg._compat import Interval, SparseCoefMixin, StrOptions, fit_context
 from torchlogreg._docs import documented
-from torchlogreg._inputs import prediction_rows, rows_of, training_data
+from torchlogreg._inputs import dense_coefficients, prediction_rows, rows_of, training_data
 from torchlogreg._losses import loss_of
 from torchlogreg._minimise import minimise
 from torchlogreg._penalty import Ridge, strengths
@@ -22,15 +22,20 @@ from torchlogreg._problem import Problem
 from torchlogreg.solvers import SOLVERS, choose
 
 
-class LinearPredictor(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
+class LinearPredictor(CallbackSupportMixin, SparseCoefMixin, ClassifierMixin, BaseEstimator):
     """What a fitted model does."""
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
 
     def decision_function(self, X):
         """Logits: the log-odds of the second class, or one score a class.
 
         Parameters
         ----------
-        X : array-like or tensor of shape (n_samples, n_features)
+        X : array-like, sparse matrix or tensor of shape (n_samples, n_features)
             Rows to score.
 
         Returns
@@ -46,7 +51,7 @@ class LinearPredictor(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like or tensor of shape (n_samples, n_features)
+        X : array-like, sparse matrix or tensor of shape (n_samples, n_features)
             Rows to classify.
 
         Returns
@@ -62,7 +67,7 @@ class LinearPredictor(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like or tensor of shape (n_samples, n_features)
+        X : array-like, sparse matrix or tensor of shape (n_samples, n_features)
             Rows to classify.
 
         Returns
@@ -77,7 +82,7 @@ class LinearPredictor(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like or tensor of shape (n_samples, n_features)
+        X : array-like, sparse matrix or tensor of shape (n_samples, n_features)
             Rows to classify.
 
         Returns
@@ -94,7 +99,7 @@ class LinearPredictor(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         loss = loss_of(len(self.classes_))
         if seen is not None and X is seen:
             return transform(loss, eta)[:, 0].numpy(force=True)
-        coef = np.column_stack([self.coef_, self.intercept_])  # (K, p + 1)
+        coef = np.column_stack([dense_coefficients(self.coef_), self.intercept_])  # (K, p + 1)
         W = torch.from_numpy(coef.T[None].copy())
         rows = prediction_rows(self, X, W.dtype)
         W = W.to(rows.products.device, rows.products.dtype)
@@ -176,7 +181,7 @@ class LinearClassifier(LinearPredictor):
 
         Parameters
         ----------
-        X : array-like or tensor of shape (n_samples, n_features)
+        X : array-like, sparse matrix or tensor of shape (n_samples, n_features)
             Training rows: a list, NumPy array, pandas or polars frame, or torch tensor. float32 is kept, every other
             type becomes float64 (float16 and bfloat16 tensors become float32).
 
@@ -278,7 +283,7 @@ class LinearClassifier(LinearPredictor):
                     f"{self.classes_.tolist()} and {self.n_features_in_}, now they are {data.classes.tolist()} and "
                     f"{shape[1]}. Set warm_start=False to start afresh."
                 )
-            coef, intercept = self.coef_, self.intercept_
+            coef, intercept = dense_coefficients(self.coef_), self.intercept_
         if coef_init is not None:
             coef = _checked_start(coef_init, shape, "coef_init")
         if intercept_init is not None:
@@ -300,7 +305,7 @@ class LinearClassifier(LinearPredictor):
     def _solver(self, problem, data, held_out):
         """The solver with its settings."""
         n, d = problem.rows.shape
-        name = choose(n, d, problem.loss.n_logits) if self.solver == "auto" else self.solver
+        name = choose(n, d, problem.loss.n_logits, problem.rows.n_numbers) if self.solver == "auto" else self.solver
         if name == "newton-cholesky":
             return SOLVERS[name]()
         # Samples of rows are the same in every fit unless asked otherwise; an order of rows is not.

@@ -50,7 +50,8 @@ class Grid:
         self.n_folds, self.n_columns = columns.shape[0] - 1, columns.shape[1]
         self.loss, self.candidates, self.settings, self.left = loss, candidates, settings, left
         d, home = rows.shape[1], rows.home
-        self.solver = choose(*rows.shape, loss.n_logits) if settings.solver == "auto" else settings.solver
+        auto = settings.solver == "auto"
+        self.solver = choose(*rows.shape, loss.n_logits, rows.n_numbers) if auto else settings.solver
         # A model for each column, with a unit penalty: the others differ by their strengths.
         unit = Ridge(torch.ones(columns[..., 0].numel(), d, 1, dtype=home.dtype, device=home.device))
         self.base = Problem.of(rows.reweighted(columns.flatten(0, 1).T), loss, unit)
@@ -77,7 +78,7 @@ class Grid:
         model = torch.arange(self.n_folds * Q, device=device)
         column = (1 + model // Q) * self.n_columns + self.candidates.column[model % Q]
         around = self._problem(self.candidates.column, slice(None))
-        wide = is_wide(*self.rows.shape)  # then the problem is solved in other coordinates
+        wide = is_wide(*self.rows.shape, self.rows.n_numbers)  # then the problem is solved in other coordinates
         results = []
         for part in model.split(_affordable(self.rows, self.loss, self.solver)):
             q = part % Q

@@ -1,6 +1,7 @@
 """From what users pass to rows on a device: the only file that knows containers.
 
-NumPy arrays, lists, data frames and tensors come in; checked tensors, encoded labels, weights and a device go out.
+NumPy arrays, lists, data frames, sparse matrices and tensors come in; checked tensors (or `Sparse`), encoded labels,
+weights and a device go out.
 Nothing is copied that need not be, and nothing the user owns is written to.
 """
 
@@ -10,12 +11,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from sklearn.utils import check_array
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, column_or_1d, validate_data
 
 from torchlogreg._rows import Home, Rows
+from torchlogreg._sparse import Sparse, SparseRows, pays_dense
 
 # Work (n p K) from which an accelerator is expected to repay the copy of X, for device="auto".
 ACCELERATOR_PAYS = 50_000_000
@@ -24,7 +27,7 @@ ACCELERATOR_PAYS = 50_000_000
 class TrainingData(NamedTuple):
     """What `fit` was given, checked and encoded."""
 
-    X: torch.Tensor  # (n, p) on the device
+    X: torch.Tensor | Sparse  # (n, p) on the device
     codes: np.ndarray  # (n,) index of each row's class
     weight: np.ndarray  # (n,) sample weight times class weight
     classes: np.ndarray
@@ -62,7 +65,7 @@ def rows_of(data, loss, index=None, *, intercept):
         X, codes, weight = X[index.to(X.device)], codes[index], weight[index]
     wide = torch.float32 if X.device.type == "mps" else torch.float64
     y = loss.targets(codes.to(X.device), wide)
-    return Rows(X, y, weight.to(wide).to(X.device)[:, None], intercept=intercept)
+    return _kind(X)(X, y, weight.to(wide).to(X.device)[:, None], intercept=intercept)
 
 
 def prediction_rows(estimator, X, dtype):
@@ -70,12 +73,23 @@ def prediction_rows(estimator, X, dtype):
     X = _checked_rows(estimator, X, reset=False)
     on_host = X.device.type == "cpu"
     device = X.device
-    if on_host and estimator.device != "auto" and estimator.device in available_devices():
+    to_device = estimator.device != "auto" and estimator.device in available_devices()
+    if on_host and to_device and not isinstance(X, Sparse):
         device = torch.device(estimator.device)
     X = _moved(X, device)
-    nothing = X.new_empty(len(X), 0)
+    nothing = torch.empty(len(X), 0, dtype=X.dtype, device=X.device)
     wide = torch.promote_types(X.dtype, dtype) if device.type != "mps" else torch.float32
-    return Rows(X, nothing, nothing, intercept=True, products=Home(device, wide))
+    return _kind(X)(X, nothing, nothing, intercept=True, products=Home(device, wide))
+
+
+def _kind(X):
+    """The class of rows that reads X."""
+    return SparseRows if isinstance(X, Sparse) else Rows
+
+
+def dense_coefficients(coef):
+    """`coef_` as an array, whether or not it was made sparse."""
+    return coef.toarray() if issparse(coef) else coef
 
 
 def available_devices():
@@ -91,7 +105,7 @@ def available_devices():
 def resolve_device(device, X, work):
     """The torch device that a fit of X runs on."""
     if device == "auto":
-        if X.device.type != "cpu" or work < ACCELERATOR_PAYS:
+        if X.device.type != "cpu" or work < ACCELERATOR_PAYS or isinstance(X, Sparse):
             return X.device
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -104,13 +118,16 @@ def resolve_device(device, X, work):
 
 
 def _checked_rows(estimator, X, *, reset):
-    """X as a finite (n, p) tensor of a floating dtype; sets or checks the estimator's feature names and count."""
+    """X as a finite (n, p) tensor or `Sparse` of a floating dtype; sets or checks feature names and their number."""
     if isinstance(X, torch.Tensor) and X.device.type != "cpu":
         return _checked_tensor(estimator, X, reset=reset)
     if isinstance(X, torch.Tensor):
         X = X.detach()
         X = (X.float() if X.dtype in (torch.bfloat16, torch.float16) else X).resolve_conj().resolve_neg().numpy()
-    return _as_tensor(validate_data(estimator, X, reset=reset, dtype=[np.float64, np.float32]))
+    X = validate_data(estimator, X, reset=reset, dtype=[np.float64, np.float32], accept_sparse="csr")
+    if not issparse(X):
+        return _as_tensor(X)
+    return torch.from_numpy(X.toarray()) if pays_dense(X) else Sparse.of(X)
 
 
 def _checked_tensor(estimator, X, *, reset):

@@ -71,6 +71,12 @@ class Problem:
         """The problem of the models at `index` alone."""
         return Problem(self.rows.of_models(index), self.loss, self.penalty.of_models(index), self.passes)
 
+    def of_columns(self, columns):
+        """The problem of the columns at an index alone, the intercept's as last, over dense rows."""
+        p = self.rows.n_features
+        rows = self.rows.dense(columns[columns < p])
+        return Problem(rows, self.loss, Ridge(self.penalty.l2[:, columns]), self.passes)
+
     def exact(self):
         """The same problem, with every product in float64."""
         if self.rows.is_exact:
@@ -130,7 +136,7 @@ class Problem:
             own = self.loss.own_curvature(rows.predict(W))
             out = out + rows.gram_diagonal((rows.weight[..., None] * own).flatten(1))
         out = out.view(n_models, n_logits, d) + self.penalty.l2.mT
-        return out.view(n_models, n_logits * d, 1, 1)
+        return out.reshape(n_models, n_logits * d, 1, 1)
 
     def sampled(self, index):
         """The problem estimated on the rows at `index`, with their weights scaled to a sum of one.

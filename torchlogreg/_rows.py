@@ -20,6 +20,7 @@ CPU_BLOCK = 440_000
 ACCELERATOR_BLOCK = 2**26
 LOGIT = 4
 ALL, MOST = slice(None), 0.9  # of the models
+GATHERED = 1024  # rows gathered at a time
 FEWEST_BLOCKS = 4  # that are worth a second thread
 
 
@@ -45,6 +46,20 @@ class Home(NamedTuple):
     @classmethod
     def beside(cls, device):
         return cls(torch.device("cpu") if device.type == "mps" else device, torch.float64)
+
+
+class MiniBatch(NamedTuple):
+    """Some rows, gathered for one step of SGD; coefficients are flat here, (K, d)."""
+
+    X: torch.Tensor  # (b, d)
+
+    def logits(self, flat):
+        """(K, b)"""
+        return torch.mm(flat, self.X.T)
+
+    def add_products(self, out, residual, beta, alpha):
+        """out := beta out + alpha residual X, in place, with residual (K, b)."""
+        out.addmm_(residual, self.X, beta=beta, alpha=alpha)
 
 
 class Rows:
@@ -80,7 +95,7 @@ class Rows:
             index = self.of[index]
         elif self.columns.shape[1] == 1:
             return self
-        return Rows(self.X, self.y, self.columns, intercept=self.intercept, products=self.products, of=index)
+        return type(self)(self.X, self.y, self.columns, intercept=self.intercept, products=self.products, of=index)
 
     @property
     def shape(self):
@@ -102,6 +117,8 @@ class Rows:
         """How many bytes they take."""
         return self.X.element_size() * self.X.numel()
 
+    n_head = 0  # columns that hold most of the numbers, where the others are nearly empty
+
     @property
     def device(self):
         """Where X is."""
@@ -115,7 +132,7 @@ class Rows:
         """The same rows, with products in float64; X itself is not copied."""
         if self.is_exact:
             return self
-        return Rows(self.X, self.y, self.columns, intercept=self.intercept, products=self.home, of=self.of)
+        return type(self)(self.X, self.y, self.columns, intercept=self.intercept, products=self.home, of=self.of)
 
     def reweighted(self, columns):
         """The same rows with other columns of weights."""
@@ -124,6 +141,18 @@ class Rows:
     def take(self, index):
         """The rows at `index`, copied."""
         return self._with(self.X[index], self.y[index], self.columns[index])
+
+    def gathered(self, order, size):
+        """Mini-batches of the rows in `order`, several at a time, the column of ones written out.
+
+        Gathering is bound by memory and gains from threads, unlike the arithmetic of a small batch.
+        """
+        n_gathered = size * max(1, GATHERED // size)
+        buffer = self.X.new_ones(min(n_gathered, len(order)), self.shape[1])
+        for index in order.split(n_gathered):
+            rows = buffer[: len(index)]
+            torch.index_select(self.X, 0, index, out=rows[:, : self.n_features])
+            yield [MiniBatch(X) for X in rows.split(size)]
 
     def blocks(self, n_columns=1):
         """Cache-sized views, one after the other, of rows with so many logits; each holds X as `products` wants it.
@@ -171,7 +200,7 @@ class Rows:
         return CPU_BLOCK if self.X.device.type == "cpu" else ACCELERATOR_BLOCK
 
     def _with(self, X, y, columns):
-        return Rows(X, y, columns, intercept=self.intercept, products=self.products, of=self.of)
+        return type(self)(X, y, columns, intercept=self.intercept, products=self.products, of=self.of)
 
     def predict(self, W):
         """Logits (n, B, K) in X's dtype."""

@@ -1,5 +1,7 @@
 """Solvers by name, and the one that "auto" stands for. A new solver is one file here and one line in SOLVERS."""
 
+import math
+
 from torchlogreg._wide import is_wide
 from torchlogreg.solvers import _small
 from torchlogreg.solvers.lbfgs import LBFGS
@@ -13,8 +15,8 @@ SOLVERS = {solver.name: solver for solver in (SGD, LBFGS, NewtonCholesky)}
 TINY = 2**16
 
 
-def choose(n, d, n_logits):
-    """The faster solver for n rows and d coefficients for each logit."""
-    if is_wide(n, d):
+def choose(n, d, n_logits, n_numbers=math.inf):
+    """The faster solver for n rows and d coefficients for each logit, and an X of so many numbers."""
+    if is_wide(n, d, n_numbers):
         d = n + 1  # the problem that is solved
     return NewtonCholesky.name if _small.size(n, d, n_logits) <= TINY else LBFGS.name

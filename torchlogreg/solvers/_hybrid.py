@@ -73,16 +73,19 @@ def _times(matrix, W):
     return (matrix @ W.permute(1, 0, 2).reshape(p, B * K)).view(p, B, K).permute(1, 0, 2)
 
 
-def hybrid(sample, W, r, before=None):
+def hybrid(sample, W, r, before=None, eta=None):
     """The metrics of a sample of rows at W (B, d, K), on the basis of earlier ones if those are given.
+
+    `eta` are the logits of those rows, where W and the sample's columns alone do not make them.
 
     All models are seen from one mean and in one basis, of their mean curvature. Any will do, and one that nearly fits
     does nearly as well.
     """
     rows, loss, l2 = sample.rows, sample.loss, sample.penalty.l2.expand(len(W), -1, 1)
     X, intercept, p = rows.X, rows.intercept, rows.X.shape[1]
-    eta = rows.predict(W)  # (m, B, K)
-    sample.passes.n_read += rows.shape[0]
+    if eta is None:
+        eta = rows.predict(W)  # (m, B, K)
+        sample.passes.n_read += rows.shape[0]
     own = rows.weight[..., None] * loss.own_curvature(eta)
     index, kind = alike(own)
     curvature = own.sum(dim=-1).mean(dim=1, keepdim=True)  # (m, 1)

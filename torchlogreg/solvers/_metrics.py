@@ -9,6 +9,7 @@ import torch
 from torchlogreg._problem import Problem
 from torchlogreg.solvers import _costs
 from torchlogreg.solvers._descent import Metric, Stand, of_models, per_model
+from torchlogreg.solvers._head import ROWS_PER_COLUMN, HeadAndTail, columns_of_head
 from torchlogreg.solvers._hybrid import Hybrid, alike, hybrid, leading
 from torchlogreg.solvers._sample import draw, newton_on_samples
 
@@ -56,10 +57,11 @@ class Shared(NamedTuple):
         return self.metric.solve(gradient, self.of)
 
 
-def _hessians(sample, W):
+def _hessians(sample, W, eta=None):
     """Hessians (B, 1, d, d) of models of one logit. Those with nearly the same curvatures share a sum over the rows."""
-    eta = sample.rows.predict(W)
-    sample.passes.n_read += sample.rows.shape[0]
+    if eta is None:
+        eta = sample.rows.predict(W)
+        sample.passes.n_read += sample.rows.shape[0]
     return sample.hessian_at(eta, *alike(sample.rows.weight[..., None] * sample.loss.own_curvature(eta)))
 
 
@@ -128,12 +130,29 @@ class Metrics:
             size = min(self.n, min(len(W), MORE) * _costs.sample_size(self.n, self.d, 1))
             if self._cost(size) <= DEAREST:
                 return Metric.of(_hessians(draw(problem, size, self.generator), W))
-        elif self._hybrid_pays:
+        elif self._hybrid_pays and not problem.rows.n_head:
             size = self._hybrid_rows
             sample = draw(problem, size, self.generator)
             r = leading(size, self.n, sample.rows.n_features, self.n_logits)
             return hybrid(sample, W, r, before if isinstance(before, Hybrid) else None)
-        return Metric.of(problem.diagonal(W))
+        return self._head_and_tail(problem, W, before) if problem.rows.n_head else Metric.of(problem.diagonal(W))
+
+    def _head_and_tail(self, problem, W, before):
+        """The metric of the head as if it were all that there is, on logits to which all columns contribute."""
+        before = before if isinstance(before, HeadAndTail) else HeadAndTail(None, None, None)
+        diagonal = problem.diagonal(W).view(len(W), self.n_logits, self.d).mT  # (B, d, K)
+        columns = columns_of_head(problem, diagonal) if before.columns is None else before.columns
+        several, h = self.n_logits > 1, len(columns)
+        size = min(self.n, max(4000, 5 * h) if several else min(len(W), MORE) * ROWS_PER_COLUMN * h)
+        sample = draw(problem, size, self.generator)
+        eta = sample.rows.predict(W)
+        sample.passes.n_read += sample.rows.shape[0]
+        inside = sample.of_columns(columns)
+        if several:
+            lead = hybrid(inside, W, leading(size, self.n, inside.rows.n_features, self.n_logits), before.lead, eta)
+        else:
+            lead = Metric.of(_hessians(inside, W, eta))
+        return HeadAndTail(columns, lead, torch.where(diagonal > 0, diagonal, 1.0))
 
     def due(self, iteration):
         """Whether the schedule renews the metric now."""

@@ -11,8 +11,6 @@ from torchlogreg._problem import Point
 from torchlogreg.solvers._base import Solver
 from torchlogreg.solvers._rates import Automatic, Constant
 
-GATHERED = 1024  # rows gathered at a time
-
 
 @dataclass(frozen=True)
 class SGD(Solver):
@@ -108,11 +106,11 @@ def _fused_epoch(solver, problem, W, velocity, rate, generator):
     labels = iter(y.index_select(0, order).split(size))
     weights = iter(weight.index_select(0, order).split(size))
     losses, penalties = [], [W.new_zeros(())]
-    for chunk in _gathered(rows.X, order, size, d):
+    for chunk in rows.gathered(order, size):
         with threads_for(size * d):
-            for X in chunk:
-                b = X.shape[0]
-                eta = torch.mm(flat, X.T).T.unsqueeze(1)  # (b, 1, K)
+            for batch in chunk:
+                b = batch.X.shape[0]
+                eta = batch.logits(flat).T.unsqueeze(1)  # (b, 1, K)
                 value, residual = loss.value_and_residual(eta, next(labels))
                 value, residual = value[:, 0], residual[:, 0]
                 if not equal:
@@ -121,11 +119,12 @@ def _fused_epoch(solver, problem, W, velocity, rate, generator):
                 losses.append(value)
                 before = momentum.clone() if solver.nesterov else None
                 if l2 is None:
-                    momentum.addmm_(residual.T, X, beta=solver.momentum, alpha=1.0 / b)
+                    batch.add_products(momentum, residual.T, beta=solver.momentum, alpha=1.0 / b)
                 else:
                     shrinkage = l2 * flat
                     penalties.append(b * (shrinkage * flat).sum())
-                    momentum.mul_(solver.momentum).add_(shrinkage).addmm_(residual.T, X, alpha=1.0 / b)
+                    momentum.mul_(solver.momentum).add_(shrinkage)
+                    batch.add_products(momentum, residual.T, beta=1.0, alpha=1.0 / b)
                 if solver.nesterov:  # gradient + momentum x velocity, the gradient being what the velocity gained
                     gradient = momentum - solver.momentum * before
                     flat.sub_(gradient.add_(momentum, alpha=solver.momentum), alpha=rate)
@@ -133,17 +132,3 @@ def _fused_epoch(solver, problem, W, velocity, rate, generator):
                     flat.sub_(momentum, alpha=rate)
     total = torch.cat(losses).double().sum() + 0.5 * torch.stack(penalties).double().sum()
     return (total / n).view(1)
-
-
-def _gathered(X, order, size, d):
-    """Rows of X in `order` as mini-batches (size, d), several gathered at a time, the column of ones written out.
-
-    Gathering is bound by memory and gains from threads, unlike the arithmetic of a small batch.
-    """
-    p = X.shape[1]
-    n_gathered = size * max(1, GATHERED // size)
-    buffer = X.new_ones(min(n_gathered, len(order)), d)
-    for index in order.split(n_gathered):
-        rows = buffer[: len(index)]
-        torch.index_select(X, 0, index, out=rows[:, :p])
-        yield rows.split(size)

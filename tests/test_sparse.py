@@ -1,0 +1,378 @@
+"""Sparse X: the same answer as the dense array, in whatever format it comes."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from conftest import gradient_norm, objective
+from scipy import sparse
+from sklearn.datasets import load_digits
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+
+import torchlogreg._inputs
+from torchlogreg import (
+    TorchGridSearchCV,
+    TorchLogisticRegression,
+    TorchLogisticRegressionCV,
+    TorchSoftmaxClassifier,
+    TorchSoftmaxClassifierCV,
+)
+from torchlogreg._losses import Binomial, Multinomial, loss_of
+from torchlogreg._penalty import Ridge
+from torchlogreg._problem import Problem
+from torchlogreg._rows import Rows
+from torchlogreg._sparse import DENSE, FULL, Sparse, SparseRows, pays_dense
+from torchlogreg.solvers._metrics import Metrics
+from torchlogreg.solvers.sgd import SGD, _autograd_epoch, _fused_epoch
+
+F64 = torch.float64
+
+
+def text(n=900, p=1400, length=25, n_classes=2, seed=0):
+    """Rows like documents: frequencies by Zipf's law, some rows and columns empty, zeros that are stored."""
+    rng = np.random.default_rng(seed)
+    probability = 1.0 / np.arange(1, p + 1)
+    lengths = rng.poisson(length, n)
+    lengths[:2] = 0
+    words = rng.choice(p, size=lengths.sum(), p=probability / probability.sum())
+    X = sparse.coo_array((np.ones(len(words)), (np.repeat(np.arange(n), lengths), words)), shape=(n, p)).tocsr()
+    X.data = np.log1p(X.data)
+    X.data[::50] = 0.0
+    W = rng.normal(size=(p, n_classes))
+    y = (X @ W + rng.gumbel(size=(n, n_classes))).argmax(axis=1)
+    return X, y
+
+
+@pytest.fixture
+def never_dense(monkeypatch):
+    """Nothing counts as small: the sparse path on data of a test's size."""
+    monkeypatch.setattr(torchlogreg._inputs, "pays_dense", lambda csr: False)
+
+
+def rows_of(X, n_columns=2, intercept=True, n_classes=2):
+    """Sparse and dense rows with the same labels and weights."""
+    n = X.shape[0]
+    rng = np.random.default_rng(1)
+    y = loss_of(n_classes).targets(torch.from_numpy(rng.integers(n_classes, size=n)), F64)
+    weight = torch.from_numpy(rng.uniform(size=(n, n_columns)))
+    return (
+        SparseRows(Sparse.of(X), y, weight, intercept=intercept),
+        Rows(torch.from_numpy(X.toarray()), y, weight, intercept=intercept),
+    )
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize(("B", "K"), [(1, 1), (1, 3), (2, 1), (2, 3)])
+def test_linear_maps_are_those_of_dense_rows(B, K, intercept):
+    rng = np.random.default_rng(0)
+    X, _ = text()
+    ours, dense = rows_of(X, B, intercept)
+    W = torch.from_numpy(rng.normal(size=(B, dense.shape[1], K)))
+    R = torch.from_numpy(rng.normal(size=(len(dense.X), B, K)))
+    close = {"rtol": 1e-11, "atol": 1e-11}
+    torch.testing.assert_close(ours.predict(W), dense.predict(W), **close)
+    torch.testing.assert_close(ours.pull(R), dense.pull(R), **close)
+    torch.testing.assert_close((ours.predict(W) * R).sum(), (ours.pull(R) * W).sum(), **close)
+    torch.testing.assert_close(ours.gram_diagonal(R[..., 0].square()), dense.gram_diagonal(R[..., 0].square()), **close)
+    torch.testing.assert_close(ours.squared_norms(), dense.squared_norms(), **close)
+    torch.testing.assert_close(ours.scatter(), dense.scatter(), **close)
+    torch.testing.assert_close(ours.inner_products(), dense.inner_products(), **close)
+    torch.testing.assert_close(ours.whole.X, dense.whole.X)
+    columns = torch.tensor([3, 0, 1399])
+    torch.testing.assert_close(ours.dense(columns).X, dense.X[:, columns])
+
+
+@pytest.mark.parametrize("thin", [True, False])
+@pytest.mark.parametrize("intercept", [True, False])
+def test_second_moments_are_those_of_dense_rows(intercept, thin, monkeypatch):
+    X, _ = text(p=40, length=3 if thin else 30)
+    ours, dense = rows_of(X, 2, intercept)
+    assert ours._is_thin == thin
+    weight = torch.from_numpy(np.random.default_rng(2).uniform(size=(X.shape[0], 2)))
+    torch.testing.assert_close(ours.gram(weight), dense.gram(weight), rtol=1e-11, atol=1e-11)
+    factor = torch.from_numpy(np.random.default_rng(3).normal(size=(X.shape[0], 2, 3)))
+    torch.testing.assert_close(ours.gram_of_copies(factor), dense.gram_of_copies(factor), rtol=1e-11, atol=1e-11)
+    monkeypatch.setattr(SparseRows, "_rows_in", lambda self, n_numbers, n_columns: 64)  # several pieces
+    torch.testing.assert_close(ours.gram(weight), dense.gram(weight), rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(ours.gram_of_copies(factor), dense.gram_of_copies(factor), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("K", [1, 3])
+def test_blocks_and_threads_change_nothing(K, monkeypatch):
+    X, _ = text()
+    ours, dense = rows_of(X, 1, n_classes=max(2, K))
+    loss = loss_of(max(2, K))
+    penalty = Ridge.of(1.0, X.shape[1], intercept=True, home=ours.home)
+    W = torch.from_numpy(np.random.default_rng(0).normal(size=(1, dense.shape[1], K)))
+    expected = Problem.of(dense, loss, penalty).smooth(W)
+    monkeypatch.setattr(SparseRows, "_rows_in", lambda self, n_numbers, n_columns: 64)
+    monkeypatch.setattr("torchlogreg._sparse.CPU_BLOCK", 500)
+    monkeypatch.setattr("torchlogreg._problem.n_readers", lambda: 3)
+    problem = Problem.of(ours, loss, penalty)
+    parts = problem.rows.parts(3)
+    assert len(parts) == 3
+    assert sum(part.shape[0] for part in parts) == X.shape[0]
+    numbers = [part.n_numbers for part in parts]
+    assert max(numbers) < 1.2 * min(numbers)
+    assert len(problem.rows.blocks()) == -(-X.shape[0] // 64)
+    point = problem.smooth(W)
+    torch.testing.assert_close(point.value, expected.value, rtol=1e-12, atol=0)
+    torch.testing.assert_close(point.gradient, expected.gradient, rtol=1e-11, atol=1e-13)
+    torch.testing.assert_close(point.eta, expected.eta, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("C", [0.01, 1.0, 1e3])
+@pytest.mark.parametrize("solver", ["auto", "lbfgs", "newton-cholesky"])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_coefficients_are_those_of_the_dense_array(n_classes, solver, C, intercept, never_dense):
+    p = 1400 if solver != "newton-cholesky" else 60
+    X, y = text(p=p, n_classes=n_classes)
+    weight = np.random.default_rng(0).integers(0, 3, len(y)).astype(float)
+    model = TorchSoftmaxClassifier(solver=solver, C=C, fit_intercept=intercept, tol=1e-12, max_iter=5000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # 1e-12 may be beyond rounding
+        ours = model.fit(X, y, sample_weight=weight)
+        coef, constant = ours.coef_, ours.intercept_
+        dense = TorchSoftmaxClassifier(
+            solver="newton-cholesky" if p < 100 else "lbfgs", C=C, fit_intercept=intercept, tol=1e-12, max_iter=5000
+        ).fit(X.toarray(), y, sample_weight=weight)
+    np.testing.assert_allclose(coef, dense.coef_, atol=1e-8 * np.abs(dense.coef_).max())
+    np.testing.assert_allclose(constant, dense.intercept_, atol=1e-8)
+    np.testing.assert_allclose(ours.predict_proba(X), dense.predict_proba(X.toarray()), atol=1e-8)
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_scikit_learns_coefficients(n_classes, never_dense):
+    X, y = text(3000, 2000, n_classes=n_classes)
+    ours = TorchSoftmaxClassifier(tol=1e-9, max_iter=1000).fit(X, y)
+    theirs = LogisticRegression(solver="newton-cg", tol=1e-10, max_iter=1000).fit(X, y)
+    np.testing.assert_allclose(ours.coef_, theirs.coef_, atol=1e-6)
+    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), atol=1e-6)
+    assert gradient_norm(ours, X.toarray(), y) <= 1e-9
+    assert ours.objective_ == pytest.approx(objective(ours, X.toarray(), y), rel=1e-12)
+
+
+FORMATS = {
+    "csr array": sparse.csr_array,
+    "csc array": sparse.csc_array,
+    "coo array": sparse.coo_array,
+    "csr matrix": sparse.csr_matrix,
+    "csc matrix": sparse.csc_matrix,
+    "coo matrix": sparse.coo_matrix,
+    "lil": sparse.lil_array,
+    "dok": sparse.dok_array,
+    "bsr": sparse.bsr_array,
+    "float32": lambda X: X.astype(np.float32),
+    "int64 indices": lambda X: with_wide_indices(X),
+    "unsorted": lambda X: shuffled_in_rows(X),
+    "read-only": lambda X: read_only(X),
+    "duplicates": lambda X: doubled(X),
+}
+
+
+def with_wide_indices(X):
+    X = X.copy()
+    X.indices, X.indptr = X.indices.astype(np.int64), X.indptr.astype(np.int64)
+    return X
+
+
+def shuffled_in_rows(X):
+    X = X.copy()
+    for a, b in zip(X.indptr[:-1], X.indptr[1:], strict=True):
+        X.indices[a:b], X.data[a:b] = X.indices[a:b][::-1].copy(), X.data[a:b][::-1].copy()
+    X.has_sorted_indices = False
+    return X
+
+
+def read_only(X):
+    X = X.copy()
+    for array in (X.data, X.indices, X.indptr):
+        array.flags.writeable = False
+    return X
+
+
+def doubled(X):
+    """Every number as the sum of two."""
+    indptr = 2 * X.indptr
+    out = sparse.csr_array((np.repeat(X.data / 2, 2), np.repeat(X.indices, 2), indptr), shape=X.shape)
+    out.has_canonical_format = False
+    return out
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_formats(name, never_dense):
+    X, y = text()
+    data = FORMATS[name](X)
+    before = [np.array(getattr(data, part)) for part in ("data", "indices", "indptr") if name == "duplicates"]
+    model = TorchLogisticRegression(tol=1e-9).fit(data, y)
+    expected = TorchLogisticRegression(tol=1e-9).fit(X.toarray(), y)
+    loose = 1e-4 if name == "float32" else 1e-7
+    np.testing.assert_allclose(model.coef_, expected.coef_, atol=loose)
+    np.testing.assert_allclose(model.predict_proba(data), expected.predict_proba(X.toarray()), atol=loose)
+    assert model.coef_.dtype == (np.float32 if name == "float32" else np.float64)
+    for old, part in zip(before, ("data", "indices", "indptr"), strict=False):
+        np.testing.assert_array_equal(getattr(data, part), old)  # what the user owns is as it was
+
+
+def test_what_is_small_or_full_is_stored_dense():
+    n = 2 * int(DENSE**0.5)
+    assert pays_dense(sparse.csr_array((DENSE // 100, 100)))
+    assert not pays_dense(sparse.csr_array((n, n)))
+    assert pays_dense(sparse.random_array((n, n), density=1.01 * FULL, format="csr"))
+    assert not pays_dense(sparse.random_array((n, n), density=0.9 * FULL, format="csr"))
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.1])
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("batch_size", [7, None])
+@pytest.mark.parametrize("loss", [Binomial(), Multinomial(3)], ids=["binomial", "multinomial"])
+def test_sgd_takes_the_steps_that_it_takes_on_dense_rows(loss, batch_size, nesterov, penalty):
+    X, _ = text(50, 80, 6)
+    problems = [
+        Problem.of(rows, loss, Ridge.of(penalty, 80, intercept=True, home=rows.home))
+        for rows in rows_of(X, 1, n_classes=max(2, loss.n_logits))
+    ]
+    solver = SGD(batch_size=batch_size, nesterov=nesterov)
+    found = []
+    for problem, epoch in zip(problems, (_fused_epoch, _autograd_epoch), strict=True):
+        W = torch.zeros(1, loss.n_logits, 81, dtype=F64).mT
+        velocity, generator = torch.zeros_like(W), torch.Generator().manual_seed(0)
+        values = [epoch(solver, problem, W, velocity, 0.05, generator) for _ in range(3)]
+        found.append((W, velocity, torch.stack(values)))
+    for ours, dense in zip(*found, strict=True):
+        torch.testing.assert_close(ours, dense, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("learning_rate", ["auto", 0.1])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_sgd_fits(n_classes, learning_rate, never_dense):
+    X, y = text(n_classes=n_classes)
+    settings = {"solver": "sgd", "learning_rate": learning_rate, "random_state": 0, "max_iter": 20, "tol": 0}
+    ours = TorchSoftmaxClassifier(**settings).fit(X, y)
+    dense = TorchSoftmaxClassifier(**settings).fit(X.toarray(), y)
+    np.testing.assert_allclose(ours.coef_, dense.coef_, atol=1e-8)
+    early = TorchSoftmaxClassifier(**settings, early_stopping=True)
+    np.testing.assert_allclose(early.fit(X, y).coef_, early.fit(X.toarray(), y).coef_, atol=1e-8)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_metric_is_the_hessian_of_the_head_and_the_diagonal_of_the_tail(n_classes, monkeypatch):
+    X, _ = text(400, 600)
+    ours, dense = rows_of(X, 1, n_classes=n_classes)
+    loss = loss_of(n_classes)
+    K, d = loss.n_logits, dense.shape[1]
+    monkeypatch.setattr("torchlogreg.solvers._metrics.DEAREST", 0)
+    problem = Problem.of(ours, loss, Ridge.of(1.0, 600, intercept=True, home=ours.home))
+    W = torch.from_numpy(np.random.default_rng(0).normal(size=(1, d, K)))
+    metric = Metrics(problem, K, seed=0).at(problem.smooth(W))
+    head, n_head = metric.columns, ours.n_head
+    assert len(head) == n_head + 1 < d
+    assert head[-1] == 600
+    hessian = Problem.of(dense, loss, problem.penalty).second_order(W).hessian[0, 0]
+    whole = Problem.of(dense, loss, Ridge.of(1.0, 600, intercept=True, home=ours.home)).second_order(W).hessian[0, 0]
+    del hessian
+    tail = np.setdiff1d(np.arange(600), head)
+    expected = whole.diagonal().view(K, d)[:, tail]
+    if K > 1:
+        expected = expected  # the pinned direction lies in the intercept's row alone
+    torch.testing.assert_close(metric.diagonal[0, tail].T, expected, rtol=1e-9, atol=1e-12)
+    # The head's columns are those of the largest curvature.
+    own = (whole.diagonal().view(K, d)[:, :600] - problem.penalty.l2[0, :600, 0]).sum(dim=0)
+    assert float(own[head[:-1]].min()) >= float(own[tail].max()) - 1e-12
+    if K == 1:  # all 400 rows are in the sample
+        g = torch.from_numpy(np.random.default_rng(1).normal(size=(1, d, K)))
+        block = whole[head][:, head]
+        torch.testing.assert_close(metric.solve(g)[0, head, 0], torch.linalg.solve(block, g[0, head, 0]))
+        torch.testing.assert_close(metric.solve(g)[0, tail, 0], g[0, tail, 0] / expected[0])
+
+
+@pytest.mark.parametrize("kind", [TorchLogisticRegressionCV, TorchSoftmaxClassifierCV])
+def test_cross_validation(kind, never_dense):
+    X, y = text(n_classes=2 if kind is TorchLogisticRegressionCV else 3)
+    settings = {"Cs": [0.1, 1.0, 10.0], "cv": 3, "tol": 1e-8, "max_iter": 1000}
+    ours, dense = kind(**settings).fit(X, y), kind(**settings).fit(X.toarray(), y)
+    np.testing.assert_allclose(ours.scores_, dense.scores_, atol=1e-6)
+    np.testing.assert_allclose(ours.coefs_paths_, dense.coefs_paths_, atol=1e-5)
+    assert ours.C_ == dense.C_
+    by_metric = kind(**settings, scoring="f1_macro").fit(sparse.coo_array(X), y)
+    np.testing.assert_allclose(by_metric.scores_, kind(**settings, scoring="f1_macro").fit(X.toarray(), y).scores_)
+
+
+@pytest.mark.parametrize("scoring", ["accuracy", "f1_macro"])
+def test_grid_search(scoring, never_dense):
+    X, y = text(n_classes=3)
+    grid = {"C": [0.1, 1.0, 10.0], "fit_intercept": [True, False]}
+    model = TorchSoftmaxClassifier(tol=1e-7, max_iter=1000)
+    ours = TorchGridSearchCV(model, grid, cv=3, scoring=scoring).fit(X, y)
+    theirs = GridSearchCV(model, grid, cv=3, scoring=scoring).fit(X, y)
+    np.testing.assert_allclose(ours.cv_results_["mean_test_score"], theirs.cv_results_["mean_test_score"], atol=1e-12)
+    assert ours.best_params_ == theirs.best_params_
+    np.testing.assert_array_equal(ours.predict(X), theirs.predict(X))
+
+
+@pytest.mark.parametrize("estimator", [TorchSoftmaxClassifier, TorchSoftmaxClassifierCV])
+def test_sparse_coefficients(estimator):
+    X, y = load_digits(return_X_y=True)
+    options = {"cv": 3, "Cs": 2} if estimator is TorchSoftmaxClassifierCV else {"warm_start": True}
+    model = estimator(**options).fit(X / 16, y)
+    coef, proba = model.coef_.copy(), model.predict_proba(X / 16)
+    assert model.sparsify() is model
+    assert sparse.issparse(model.coef_)
+    np.testing.assert_array_equal(model.predict_proba(X / 16), proba)
+    np.testing.assert_array_equal(model.predict_proba(sparse.csr_array(X / 16)), proba)
+    assert isinstance(model.densify().coef_, np.ndarray)
+    np.testing.assert_array_equal(model.coef_, coef)
+    if estimator is TorchSoftmaxClassifier:
+        assert model.sparsify().fit(X / 16, y).n_iter_ <= 1  # starts where it was
+
+
+def test_wide_rows(never_dense):
+    """Few long rows are seen by their inner products, many numbers or few."""
+    X, y = text(150, 5000, 300)
+    for n_numbers in (X.nnz, 10**9):
+        model = TorchLogisticRegression(tol=1e-10, max_iter=1000).fit(X, y)
+        dense = TorchLogisticRegression(tol=1e-10, max_iter=1000).fit(X.toarray(), y)
+        np.testing.assert_allclose(model.coef_, dense.coef_, atol=1e-8)
+        assert n_numbers
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e8])
+def test_units(scale, never_dense):
+    X, y = text()
+    X = X * scale
+    model = TorchLogisticRegression(C=1 / scale**2, tol=1e-9 * max(1.0, scale), max_iter=1000).fit(X, y)
+    plain = TorchLogisticRegression(tol=1e-10, max_iter=1000).fit(X / scale, y)
+    np.testing.assert_allclose(model.coef_ * scale, plain.coef_, atol=1e-6)
+
+
+def test_without_penalty(never_dense):
+    """Empty columns have no curvature at all."""
+    X, y = text(3000, 60, 10)
+    X = sparse.hstack([X, sparse.csr_array((3000, 5))], format="csr")
+    ours = TorchLogisticRegression(C=np.inf, tol=1e-8, max_iter=1000).fit(X, y)
+    dense = TorchLogisticRegression(C=np.inf, tol=1e-8, max_iter=1000).fit(X.toarray(), y)
+    assert ours.converged_
+    np.testing.assert_allclose(ours.coef_, dense.coef_, atol=1e-5)
+    assert not ours.coef_[0, 60:].any()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_not_finite(bad):
+    X, y = text()
+    X.data[7] = bad
+    with pytest.raises(ValueError, match=r"NaN|infinity"):
+        TorchLogisticRegression().fit(X, y)
+
+
+def test_an_accelerator_is_refused(never_dense, monkeypatch):
+    X, y = text()
+    monkeypatch.setattr(torchlogreg._inputs, "available_devices", lambda: ["cpu", "cuda"])
+    with pytest.raises(ValueError, match="Sparse X is read on the CPU"):
+        TorchLogisticRegression(device="cuda").fit(X, y)
+    model = TorchLogisticRegression().fit(X, y)
+    model.device = "cuda"
+    assert model.predict(X).shape == y.shape
