@@ -13,8 +13,8 @@ SOLVERS = {solver.name: solver for solver in (SGD, LBFGS, NewtonCholesky)}
 TINY = 2**16
 
 
-def choose(n, d, n_logits):
+def choose(n, d, n_logits, *, in_memory=True):
     """The faster solver for n rows and d coefficients for each logit."""
-    if is_wide(n, d):
+    if is_wide(n, d) and in_memory:
         d = n + 1  # the problem that is solved
     return NewtonCholesky.name if _small.size(n, d, n_logits) <= TINY else LBFGS.name
