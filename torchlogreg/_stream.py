@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from sklearn import config_context, get_config
 
+from torchlogreg._arithmetic import threads_for
 from torchlogreg._rows import Home, Rows
 
-SAMPLE_BYTES = 2**26  # that the sample of rows may take, or as much as a block if that is more
+SAMPLE_BYTES = 2**25  # that the sample of rows may take, or as much as a block if that is more
 SMALL_BLOCK = 2**19  # numbers up to which blocks are joined: each costs a fifth of a millisecond
-MAPPED_BLOCK = 2**24  # bytes of a memory-mapped file that make a block
+MAPPED_BLOCK = 2**25  # bytes of a memory-mapped file that make a block
 _PATTERNS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -32,16 +33,6 @@ class Block(NamedTuple):
     classes: np.ndarray  # the labels that occur
     codes: np.ndarray  # (m,) index of each row's label among them
     weight: np.ndarray | None  # (m,) sample weights, all one if None
-
-
-class Fingerprint(NamedTuple):
-    """What two reads of the same rows have in common, whatever their order: counts, and sums of bit patterns."""
-
-    rows: int
-    features: tuple
-    labels: tuple
-    pairs: int  # of labels and the numbers in one column
-    weights: int
 
 
 def _bits(pattern):
@@ -66,9 +57,10 @@ class _Tally:
         self.n_rows += m
         pattern = block.X.view(_PATTERNS[size])
         self.features[size] = (self.features[size] + _bits(pattern)) % 2 ** (8 * size)
-        key = np.array([crc32(repr(label).encode()) for label in block.classes.tolist()])
-        column = pattern[:, block.X.shape[1] // 2].numpy(force=True).astype(np.int64)
-        self.link = (self.link + int((column * key[block.codes]).sum())) % 2**64
+        key = np.array([crc32(repr(label).encode()) for label in block.classes.tolist()], dtype=np.uint32)
+        column = pattern[:, pattern.shape[1] // 2].numpy(force=True)
+        pairs = key.view(np.int32).take(block.codes) * column
+        self.link = (self.link + int(pairs.sum(dtype=pairs.dtype))) % 2 ** (8 * pairs.itemsize)
         counts = np.bincount(block.codes, minlength=len(block.classes))
         mass, peak = counts, np.ones(len(counts))
         if block.weight is not None:
@@ -83,8 +75,13 @@ class _Tally:
 
     @property
     def fingerprint(self):
-        labels = tuple(sorted(self.counts.items(), key=str))
-        return Fingerprint(self.n_rows, tuple(self.features.values()), labels, self.link, self.weights)
+        """What two reads of the same rows have in common, whatever their order: counts, and sums of bit patterns."""
+        return {
+            "labels": self.counts,
+            "features": self.features,
+            "pairs of features and labels": self.link,
+            "weights": self.weights,
+        }
 
 
 class _Sample:
@@ -105,24 +102,31 @@ class _Sample:
             # Up to twice as many are held, and up to thrice for a moment.
             self.most = max(1, n_bytes // (3 * block.X.shape[1] * block.X.element_size()))
         keys = self.random.random(len(block.codes))
-        weight = np.ones(len(keys)) if block.weight is None else block.weight
+        index = np.flatnonzero(keys < self.bound)
         light = np.array([label in self.weightless for label in block.classes.tolist()])
-        index = np.flatnonzero((keys < self.bound) & (weight > 0) & ~light[block.codes])
+        if light.any():
+            index = index[~light[block.codes[index]]]
+        if block.weight is not None:
+            index = index[block.weight[index] > 0]
         if len(index) > self.most:
             index = index[np.argpartition(keys[index], self.most - 1)[: self.most]]
             self.bound = keys[index].max()
         if not len(index):
             return
         X = block.X[torch.from_numpy(index).to(block.X.device)]
-        self.parts.append((keys[index], X, block.classes[block.codes[index]], weight[index]))
+        weight = np.ones(len(index)) if block.weight is None else block.weight[index]
+        self.parts.append((keys[index], X, block.classes[block.codes[index]], weight))
         self.n_held += len(index)
         if self.n_held > 2 * self.most:
             self._cut()
 
     def _cut(self):
         keys, X, labels, weight = self._joined()
-        index = np.argsort(keys)[: self.most]  # random keys make a random order
-        self.bound = keys[index[-1]] if len(index) == self.most else self.bound
+        index = np.argpartition(keys, self.most - 1)[: self.most]
+        self.bound = keys[index].max()
+        self._keep(index, keys, X, labels, weight)
+
+    def _keep(self, index, keys, X, labels, weight):
         self.parts = [(keys[index], X[torch.from_numpy(index).to(X.device)], labels[index], weight[index])]
         self.n_held = len(index)
 
@@ -134,9 +138,11 @@ class _Sample:
         """X, labels and weights in random order, and whether there are no other rows that weigh something."""
         if not self.parts:
             return None
-        whole = self.bound > 1 and self.n_held <= self.most
-        self._cut()
-        return (*self.parts[0][1:], whole)
+        if self.n_held > self.most:
+            self._cut()
+        keys, *values = self._joined()
+        self._keep(np.argsort(keys), keys, *values)
+        return (*self.parts[0][1:], self.bound > 1)
 
 
 def prefetched(iterator):
@@ -168,7 +174,8 @@ class Opened:
         tally, sample = _Tally(), _Sample(n_sampled_bytes, seed, set(weightless))
         labels, dtypes, self.n_block_bytes, self._fingerprint = [], set(), 0, None
         for block in prefetched(self._read(tally)):
-            sample.add(block)
+            with threads_for(0):  # there is little to compute
+                sample.add(block)
             labels.append(block.classes)
             if len(labels) > 100:
                 labels = [_distinct(labels)]
@@ -182,7 +189,8 @@ class Opened:
         self.classes = _distinct(labels)
         self.mass, self.peak = (np.array([of[c] for c in self.classes.tolist()]) for of in (tally.mass, tally.peak))
         self.factor = np.ones(len(self.classes))  # the classes' weights
-        self._fingerprint, self._drawn = tally.fingerprint, sample.drawn()
+        with threads_for(0):
+            self._fingerprint, self._drawn = tally.fingerprint, sample.drawn()
 
     def numel(self):
         return self.shape[0] * self.shape[1]
@@ -214,10 +222,11 @@ class Opened:
             if n_waiting:
                 waiting = [(X[m:].clone(), codes[m:].copy(), None if weight is None else weight[m:].copy())]
             del X, codes, weight
-        for name, before, now in zip(Fingerprint._fields, self._fingerprint, tally.fingerprint, strict=True):
-            if before != now:
-                what = f"{before} rows before and {now} now" if name == "rows" else f"other {name} than before"
-                raise _changed(what)
+        if tally.n_rows != self.shape[0]:
+            raise _changed(f"{tally.n_rows} rows, and had {self.shape[0]} before")
+        for name, now in tally.fingerprint.items():
+            if now != self._fingerprint[name]:
+                raise _changed(f"other {name} than before")
         if waiting:
             yield _joined(waiting)
 
