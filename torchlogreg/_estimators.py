@@ -14,8 +14,9 @@ from sklearn.utils.validation import check_is_fitted
 from torchlogreg._arithmetic import plain_arithmetic
 from torchlogreg._compat import Interval, SparseCoefMixin, StrOptions, fit_context
 from torchlogreg._docs import documented
-from torchlogreg._inputs import dense_coefficients, prediction_rows, rows_of, training_data
+from torchlogreg._inputs import dense_coefficients, fit_data, prediction_parts, rows_of
 from torchlogreg._losses import loss_of
+from torchlogreg._memory import translated, with_room
 from torchlogreg._minimise import minimise
 from torchlogreg._penalty import Ridge, strengths
 from torchlogreg._problem import Problem
@@ -43,7 +44,7 @@ class LinearPredictor(CallbackSupportMixin, SparseCoefMixin, ClassifierMixin, Ba
         scores : ndarray of shape (n_samples,) or (n_samples, n_classes)
             One column for two classes, where a positive value predicts ``classes_[1]``.
         """
-        scores = self._predict(X, lambda _, eta: eta)
+        scores = self._predict(X, lambda _, eta: eta[:, 0])
         return scores[:, 0] if scores.shape[1] == 1 else scores
 
     def predict(self, X):
@@ -59,8 +60,7 @@ class LinearPredictor(CallbackSupportMixin, SparseCoefMixin, ClassifierMixin, Ba
         labels : ndarray of shape (n_samples,)
             Labels from ``classes_``.
         """
-        scores = self.decision_function(X)
-        return self.classes_[(scores > 0).astype(np.intp) if scores.ndim == 1 else scores.argmax(axis=1)]
+        return self._predict(X, lambda _, eta: self.classes_[_most_probable(eta[:, 0]).numpy(force=True)])
 
     def predict_proba(self, X):
         """Probability of each class.
@@ -75,7 +75,7 @@ class LinearPredictor(CallbackSupportMixin, SparseCoefMixin, ClassifierMixin, Ba
         proba : ndarray of shape (n_samples, n_classes)
             Rows sum to one; columns are ordered as ``classes_``.
         """
-        return self._predict(X, lambda loss, eta: loss.log_proba(eta).exp_())
+        return self._predict(X, lambda loss, eta: loss.log_proba(eta)[:, 0].exp_())
 
     def predict_log_proba(self, X):
         """Logarithm of the probability of each class, accurate where the probability itself underflows.
@@ -90,21 +90,41 @@ class LinearPredictor(CallbackSupportMixin, SparseCoefMixin, ClassifierMixin, Ba
         log_proba : ndarray of shape (n_samples, n_classes)
             Columns are ordered as ``classes_``.
         """
-        return self._predict(X, lambda loss, eta: loss.log_proba(eta))
+        return self._predict(X, lambda loss, eta: loss.log_proba(eta)[:, 0])
 
     def _predict(self, X, transform):
-        """transform(loss, logits) of every row, block by block, as NumPy."""
+        """transform(loss, logits) of every row, block by block, as one NumPy array."""
         check_is_fitted(self)
         seen, eta = vars(self).get("_known", (None, None))  # a model in cross-validation has its logits already
         loss = loss_of(len(self.classes_))
         if seen is not None and X is seen:
-            return transform(loss, eta)[:, 0].numpy(force=True)
+            return _as_array(transform(loss, eta))
         coef = np.column_stack([dense_coefficients(self.coef_), self.intercept_])  # (K, p + 1)
         W = torch.from_numpy(coef.T[None].copy())
-        rows = prediction_rows(self, X, W.dtype)
-        W = W.to(rows.products.device, rows.products.dtype)
-        with torch.inference_mode(), plain_arithmetic(rows.X):
-            return np.concatenate([transform(loss, b.predict(W))[:, 0].numpy(force=True) for b in rows.blocks()])
+
+        def work():
+            n_rows, parts = prediction_parts(self, X, W.dtype)
+            out, start = None, 0
+            for rows in parts:
+                with torch.inference_mode(), plain_arithmetic(rows.X):
+                    V = W.to(rows.products.device, rows.products.dtype)
+                    for block in rows.blocks(loss.n_logits):
+                        piece = _as_array(transform(loss, block.predict(V)))
+                        out = np.empty((n_rows, *piece.shape[1:]), piece.dtype) if out is None else out
+                        out[start : start + len(piece)] = piece
+                        start += len(piece)
+            return out
+
+        return with_room(work)
+
+
+def _as_array(piece):
+    return piece.numpy(force=True) if isinstance(piece, torch.Tensor) else piece
+
+
+def _most_probable(eta):
+    """Codes (n,) of the classes with the largest logits (n, K)."""
+    return (eta[:, 0] > 0).long() if eta.shape[1] == 1 else eta.argmax(dim=1)
 
 
 class LinearClassifier(LinearPredictor):
@@ -176,7 +196,7 @@ class LinearClassifier(LinearPredictor):
         self.device = device
 
     @fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, sample_weight=None, *, coef_init=None, intercept_init=None):
+    def fit(self, X, y=None, sample_weight=None, *, coef_init=None, intercept_init=None):
         """Fit the model to training data.
 
         Parameters
@@ -228,10 +248,25 @@ class LinearClassifier(LinearPredictor):
         context.call_on_fit_task_begin(estimator=self, X=X, y=y, metadata=metadata)
 
         with torch.inference_mode(False), torch.no_grad():
-            data = training_data(self, X, y, sample_weight)
-        with torch.inference_mode(False), torch.no_grad(), plain_arithmetic(data.X, one_column=len(data.classes) == 2):
+            with translated():
+                data = fit_data(self, X, y, sample_weight)
             loss = loss_of(len(data.classes))
             W = self._start(data, loss, coef_init, intercept_init)
+            observer = partial(_Callbacks, self, context, arguments={"X": X, "y": y, "metadata": metadata})
+            fitted = with_room(partial(self._fitted, data, loss, W, observer))
+        before = dict(vars(self))
+        self.__dict__.pop("feature_names_in_", None)
+        vars(self).update(fitted)
+        try:
+            context.call_on_fit_task_end(estimator=self, X=X, y=y, metadata=metadata, reconstruction_attributes={})
+        except BaseException:  # a callback's error must not leave half a model behind
+            self.__dict__ = before
+            raise
+        return self
+
+    def _fitted(self, data, loss, W, observer):
+        """The attributes of the model that minimises the objective."""
+        with plain_arithmetic(data.X, one_column=len(data.classes) == 2):
             train, held_out = self._split(data)
             rows = rows_of(data, loss, train, intercept=self.fit_intercept)
             strength = strengths(self.C, self.l1_ratio)
@@ -246,11 +281,11 @@ class LinearClassifier(LinearPredictor):
                 tol=self.tol,
                 max_iter=self.max_iter,
                 store=to_float32 if data.dtype == np.float32 else None,
-                observer=_Callbacks(self, context, solver, attributes, X, y, metadata),
+                observer=observer(solver, attributes),
                 verbose=self.verbose,
             )
             bound = problem.optimality_bound(result.point)
-        fitted = {
+        return {
             **attributes(result.point.W),
             "solver_": solver.name,
             "device_": str(rows.device),
@@ -262,15 +297,6 @@ class LinearClassifier(LinearPredictor):
             "n_passes_": problem.passes.total,
             "loss_curve_": result.loss_curve[:, 0],
         }
-        before = dict(vars(self))
-        self.__dict__.pop("feature_names_in_", None)
-        vars(self).update(fitted)
-        try:
-            context.call_on_fit_task_end(estimator=self, X=X, y=y, metadata=metadata, reconstruction_attributes={})
-        except BaseException:  # a callback's error must not leave half a model behind
-            self.__dict__ = before
-            raise
-        return self
 
     def _start(self, data, loss, coef_init, intercept_init):
         """The coefficients to start from, (1, d, K) in float64."""
@@ -304,8 +330,7 @@ class LinearClassifier(LinearPredictor):
 
     def _solver(self, problem, data, held_out):
         """The solver with its settings."""
-        n, d = problem.rows.shape
-        name = choose(n, d, problem.loss.n_logits, problem.rows.n_numbers) if self.solver == "auto" else self.solver
+        name = choose(problem.rows, problem.loss.n_logits) if self.solver == "auto" else self.solver
         if name == "newton-cholesky":
             return SOLVERS[name]()
         # Samples of rows are the same in every fit unless asked otherwise; an order of rows is not.
@@ -334,9 +359,9 @@ class LinearClassifier(LinearPredictor):
 class _Callbacks:
     """The observer that runs scikit-learn's callbacks, one task an iteration."""
 
-    def __init__(self, estimator, context, solver, attributes, X, y, metadata):
+    def __init__(self, estimator, context, solver, attributes, *, arguments):
         self.estimator, self.context, self.attributes = estimator, context, attributes
-        self.arguments = {"estimator": estimator, "X": X, "y": y, "metadata": metadata}
+        self.arguments = {"estimator": estimator, **arguments}
         self.task_name = "epoch" if solver.stochastic else "iteration"
         self.active = hasattr(estimator, "_skl_callbacks")
         self.task = None
@@ -376,7 +401,7 @@ def to_float32(W):
 def _accuracy(rows, codes, W):
     """Weighted accuracy of W on `rows`, as `score` computes it."""
     eta = torch.cat([block.predict(W)[:, 0] for block in rows.blocks()]).cpu()
-    predicted = (eta[:, 0] > 0).long() if eta.shape[1] == 1 else eta.argmax(dim=1)
+    predicted = _most_probable(eta)
     weight = rows.weight[:, 0].cpu()
     return float((weight * (predicted == codes)).sum() / weight.sum())
 

@@ -51,7 +51,7 @@ class Grid:
         self.loss, self.candidates, self.settings, self.left = loss, candidates, settings, left
         d, home = rows.shape[1], rows.home
         auto = settings.solver == "auto"
-        self.solver = choose(*rows.shape, loss.n_logits, rows.n_numbers) if auto else settings.solver
+        self.solver = choose(rows, loss.n_logits) if auto else settings.solver
         # A model for each column, with a unit penalty: the others differ by their strengths.
         unit = Ridge(torch.ones(columns[..., 0].numel(), d, 1, dtype=home.dtype, device=home.device))
         self.base = Problem.of(rows.reweighted(columns.flatten(0, 1).T), loss, unit)
@@ -78,7 +78,7 @@ class Grid:
         model = torch.arange(self.n_folds * Q, device=device)
         column = (1 + model // Q) * self.n_columns + self.candidates.column[model % Q]
         around = self._problem(self.candidates.column, slice(None))
-        wide = is_wide(*self.rows.shape, self.rows.n_numbers)  # then the problem is solved in other coordinates
+        wide = is_wide(self.rows)  # then the problem is solved in other coordinates
         results = []
         for part in model.split(_affordable(self.rows, self.loss, self.solver)):
             q = part % Q

@@ -1,49 +1,167 @@
 """From what users pass to rows on a device: the only file that knows containers.
 
-NumPy arrays, lists, data frames, sparse matrices and tensors come in; checked tensors (or `Sparse`), encoded labels,
-weights and a device go out.
+NumPy arrays, lists, data frames, sparse matrices, tensors and streams come in; checked tensors (or what stands for them),
+encoded labels, weights and a device go out.
 Nothing is copied that need not be, and nothing the user owns is written to.
 """
 
 import copy
 import numbers
+import warnings
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy.sparse import issparse
-from sklearn.utils import check_array
+from sklearn import config_context, get_config
+from sklearn.utils import check_array, check_random_state
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, column_or_1d, validate_data
 
+from torchlogreg._memory import ran_out
 from torchlogreg._rows import Home, Rows
 from torchlogreg._sparse import Sparse, SparseRows, pays_dense
+from torchlogreg._stream import SAMPLE_BYTES, Block, Opened, Slices
+from torchlogreg._wide import is_wide_table
 
 # Work (n p K) from which an accelerator is expected to repay the copy of X, for device="auto".
 ACCELERATOR_PAYS = 50_000_000
+LARGE_FILE = 2**26  # bytes of a memory-mapped array from which it is read block by block
+TABLES = ("shape", "__array__", "__array_interface__", "__dataframe__", "__dlpack__")  # what has one of them is one
+CAST_BY_BLOCK = [np.float64, np.float32, np.float16, np.int8, np.uint8, np.int16, np.int32, np.int64, np.bool_]
 
 
 class TrainingData(NamedTuple):
     """What `fit` was given, checked and encoded."""
 
-    X: torch.Tensor | Sparse  # (n, p) on the device
-    codes: np.ndarray  # (n,) index of each row's class
-    weight: np.ndarray  # (n,) sample weight times class weight
+    X: torch.Tensor | Sparse | Opened  # (n, p) on the device
+    codes: np.ndarray | None  # (n,) index of each row's class; None for a stream
+    weight: np.ndarray | None  # (n,) sample weight times class weight; None for a stream
     classes: np.ndarray
     schema: dict  # n_features_in_ and, for frames, feature_names_in_
     dtype: np.dtype  # of the coefficients
 
 
+def fit_data(estimator, X, y, sample_weight):
+    """What `training_data` returns, or a stream: of blocks, or of a file in memory-mapped form."""
+    if y is None and is_stream(X):
+        if sample_weight is not None:
+            raise ValueError("A stream brings its weights itself: let it yield (X, y, sample_weight).")
+        return _streamed(estimator, X)
+    stochastic = estimator.solver == "sgd"  # which reads rows in random order, a page each
+    if y is not None and _is_large_file(X) and not stochastic and not is_wide_table(*X.shape):
+        return _streamed(estimator, Slices(X, *_slicable(X, y, sample_weight)))
+    try:
+        return training_data(estimator, X, y, sample_weight)
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not ran_out(error) or stochastic or (isinstance(X, torch.Tensor) and X.device.type != "cpu"):
+            raise
+    warnings.warn(
+        "X does not fit in the memory of the device: reading it block by block.", RuntimeWarning, stacklevel=4
+    )
+    stand_in = copy.copy(estimator)
+    checked = _checked_rows(stand_in, X, reset=True).numpy()
+    data = _streamed(estimator, Slices(checked, *_slicable(checked, y, sample_weight)))
+    return data._replace(schema=_schema(stand_in))
+
+
+def is_stream(X):
+    """Whether X is something to iterate over that is no table of numbers."""
+    return hasattr(X, "__iter__") and not any(hasattr(X, name) for name in TABLES)
+
+
+def _is_large_file(X):
+    return isinstance(X, np.memmap) and X.ndim == 2 and X.nbytes >= LARGE_FILE and X.dtype.kind in "fiub"
+
+
+def _slicable(X, y, sample_weight):
+    """Labels and weights as arrays."""
+    y = _as_column(y)
+    check_consistent_length(X, y)
+    return y, None if sample_weight is None else _checked_weights(sample_weight, len(y))
+
+
+def _streamed(estimator, source):
+    """Open a stream of blocks, which reads it once."""
+    if hasattr(source, "__next__"):
+        raise ValueError(
+            f"A fit reads its stream several times, but {type(source).__name__} can be read only once: pass a list, a "
+            "torch DataLoader, or an object whose __iter__ starts afresh each time."
+        )
+    if estimator.solver == "sgd" and (estimator.early_stopping or estimator.batch_size is None):
+        raise ValueError(
+            "On a stream solver='sgd' takes its mini-batches as they come: it needs early_stopping=False and a "
+            "batch_size other than None."
+        )
+    stand_in = copy.copy(estimator)
+    read = _BlockReader(stand_in)
+    given = estimator.class_weight
+    opened = Opened(
+        source,
+        read,
+        n_sampled_bytes=SAMPLE_BYTES if estimator.solver in ("auto", "lbfgs") else 0,
+        seed=check_random_state(0 if estimator.random_state is None else estimator.random_state).randint(2**31 - 1),
+        weightless=[label for label, value in given.items() if value == 0] if isinstance(given, dict) else (),
+    )
+    classes = opened.classes
+    if not np.isfinite(opened.mass.sum()):
+        raise ValueError("The sum of the sample weights overflows. Scale them down.")
+    if not opened.mass.any():
+        raise ValueError(WEIGHTLESS)
+    if given is not None:
+        opened.factor = class_weights(given, classes, np.arange(len(classes)), opened.mass)
+    _check_classes(estimator, classes, opened.mass * opened.factor)
+    n_logits = 1 if len(classes) == 2 else len(classes)
+    like = torch.empty(0, dtype=opened.dtype, device=opened.device)
+    opened.device = resolve_device(estimator.device, like, work=opened.numel() * n_logits)
+    dtype = np.dtype(np.float32 if opened.dtype == torch.float32 else np.float64)
+    if opened.device.type == "mps":
+        opened.dtype = torch.float32
+    return TrainingData(opened, None, None, classes, _schema(stand_in), dtype)
+
+
+class _BlockReader:
+    """From a block as the user yields it to a checked `Block`; the first one tells the names and number of features."""
+
+    def __init__(self, stand_in):
+        self.stand_in, self.first = stand_in, True
+
+    def __call__(self, block, checked):
+        if not isinstance(block, (tuple, list)) or len(block) not in (2, 3) or block[1] is None:
+            raise ValueError(
+                "A stream must yield tuples (X, y) or (X, y, sample_weight). For a single table, fit requires y to be "
+                "passed, but the target y is None."
+            )
+        X, y, weight = (*block, None)[:3]
+        if hasattr(X, "shape") and len(X.shape) == 2 and not X.shape[0]:
+            return None
+        with config_context(assume_finite=checked or get_config()["assume_finite"]):
+            X = _checked_rows(self.stand_in, X.toarray() if issparse(X) else X, reset=self.first)
+        self.first = False
+        y = _checked_labels(y)
+        check_consistent_length(X, y)
+        weight = None if weight is None else _checked_weights(weight, len(y), all_zero=True)
+        return Block(X, *_encoded(y), weight)
+
+
+def _schema(stand_in):
+    return {name: value for name, value in vars(stand_in).items() if name in ("n_features_in_", "feature_names_in_")}
+
+
 def training_data(estimator, X, y, sample_weight):
     """Check the arguments of `fit` without touching the estimator."""
+    if is_stream(X) and (y is None or not isinstance(X, (list, tuple))):
+        raise ValueError(
+            "A stream of blocks is fitted by TorchLogisticRegression and TorchSoftmaxClassifier alone, which take its "
+            "labels from the blocks: fit(stream), without y."
+        )
     if y is None:
         raise ValueError(
             f"This {type(estimator).__name__} estimator requires y to be passed, but the target y is None."
         )
     stand_in = copy.copy(estimator)  # takes the attributes that validate_data sets
     X = _checked_rows(stand_in, X, reset=True)
-    schema = {name: value for name, value in vars(stand_in).items() if name in ("n_features_in_", "feature_names_in_")}
     y = _checked_labels(y)
     check_consistent_length(X, y)
     classes, codes = _encoded(y)
@@ -54,11 +172,13 @@ def training_data(estimator, X, y, sample_weight):
     n_logits = 1 if len(classes) == 2 else len(classes)
     dtype = np.dtype(np.float32 if X.dtype in (torch.float32, torch.float16, torch.bfloat16) else np.float64)
     device = resolve_device(estimator.device, X, work=X.numel() * n_logits)
-    return TrainingData(_moved(X, device), codes, weight, classes, schema, dtype)
+    return TrainingData(_moved(X, device), codes, weight, classes, _schema(stand_in), dtype)
 
 
 def rows_of(data, loss, index=None, *, intercept):
     """Rows for a loss, of all data or of those at `index`."""
+    if data.codes is None:
+        return data.X.rows(loss, intercept=intercept)
     X, codes, weight = data.X, _as_tensor(data.codes), _as_tensor(data.weight)
     if index is not None:
         index = torch.from_numpy(index)
@@ -69,16 +189,21 @@ def rows_of(data, loss, index=None, *, intercept):
 
 
 def prediction_rows(estimator, X, dtype):
-    """Rows without labels for the methods that predict, with products in `dtype` or wider."""
-    X = _checked_rows(estimator, X, reset=False)
-    on_host = X.device.type == "cpu"
+    """Rows without labels for the methods that predict, with products in `dtype` or wider.
+
+    X stays where it is, in its own dtype: it is cast, and moved to the device, block by block.
+    """
+    if is_stream(X) and not isinstance(X, (list, tuple)):
+        raise ValueError("Predict the blocks of a stream one by one: for X, *_ in stream: model.predict(X).")
+    exact = torch.float64 if getattr(X, "dtype", None) == np.float16 else None  # as in `fit`
+    X = _checked_rows(estimator, X, reset=False, dtypes=CAST_BY_BLOCK)
     device = X.device
     to_device = estimator.device != "auto" and estimator.device in available_devices()
-    if on_host and to_device and not isinstance(X, Sparse):
+    if device.type == "cpu" and to_device and not isinstance(X, Sparse):
         device = torch.device(estimator.device)
-    X = _moved(X, device)
-    nothing = torch.empty(len(X), 0, dtype=X.dtype, device=X.device)
-    wide = torch.promote_types(X.dtype, dtype) if device.type != "mps" else torch.float32
+    nothing = torch.empty(len(X), 0, device=X.device)
+    wide = torch.promote_types(X.dtype if X.dtype.is_floating_point else torch.float64, exact or dtype)
+    wide = torch.promote_types(wide, dtype) if device.type != "mps" else torch.float32
     return _kind(X)(X, nothing, nothing, intercept=True, products=Home(device, wide))
 
 
@@ -90,6 +215,14 @@ def _kind(X):
 def dense_coefficients(coef):
     """`coef_` as an array, whether or not it was made sparse."""
     return coef.toarray() if issparse(coef) else coef
+
+
+def prediction_parts(estimator, X, dtype):
+    """How many rows there are, and their `prediction_rows`; a large file comes in parts, whose pages are given back."""
+    if _is_large_file(X):
+        return len(X), (prediction_rows(estimator, part, dtype) for part, *_ in Slices(X))
+    rows = prediction_rows(estimator, X, dtype)
+    return rows.shape[0], (rows,)
 
 
 def available_devices():
@@ -117,14 +250,15 @@ def resolve_device(device, X, work):
     return torch.device(device)
 
 
-def _checked_rows(estimator, X, *, reset):
-    """X as a finite (n, p) tensor or `Sparse` of a floating dtype; sets or checks feature names and their number."""
+def _checked_rows(estimator, X, *, reset, dtypes=(np.float64, np.float32)):
+    """X as a finite (n, p) tensor of one of `dtypes`, or `Sparse`; sets or checks feature names and their number."""
     if isinstance(X, torch.Tensor) and X.device.type != "cpu":
         return _checked_tensor(estimator, X, reset=reset)
     if isinstance(X, torch.Tensor):
         X = X.detach()
         X = (X.float() if X.dtype in (torch.bfloat16, torch.float16) else X).resolve_conj().resolve_neg().numpy()
-    X = validate_data(estimator, X, reset=reset, dtype=[np.float64, np.float32], accept_sparse="csr")
+    dtypes = [np.float64, np.float32] if issparse(X) else list(dtypes)
+    X = validate_data(estimator, X, reset=reset, dtype=dtypes, accept_sparse="csr")
     if not issparse(X):
         return _as_tensor(X)
     return torch.from_numpy(X.toarray()) if pays_dense(X) else Sparse.of(X)
@@ -168,15 +302,20 @@ def _moved(X, device):
 
 def _checked_labels(y):
     """Labels as a 1-d NumPy array of a kind that classifiers accept."""
-    if isinstance(y, torch.Tensor):
-        y = y.detach().cpu()
-        y = y.double() if y.is_floating_point() else y
-    y = column_or_1d(y, warn=True)
+    y = _as_column(y)
     if y.dtype.kind not in "biuSU":  # those are class labels whatever they hold
         if y.dtype.kind == "f" and not np.isfinite(y).all():
             raise ValueError("Input y contains NaN or infinity.")
         check_classification_targets(y)
     return y
+
+
+def _as_column(y):
+    """Labels as a 1-d NumPy array of whatever kind."""
+    if isinstance(y, torch.Tensor):
+        y = y.detach().cpu()
+        y = y.double() if y.is_floating_point() else y
+    return column_or_1d(y, warn=True)
 
 
 def _encoded(y):
@@ -193,8 +332,11 @@ def _encoded(y):
     return classes, (np.cumsum(present) - 1)[numbers - lowest]
 
 
-def _checked_weights(sample_weight, n):
-    """Sample weights as float64 (n,)."""
+WEIGHTLESS = "All sample weights are zero; at least one weight must be positive."
+
+
+def _checked_weights(sample_weight, n, *, all_zero=False):
+    """Sample weights as float64 (n,); all of them may be zero if `all_zero`."""
     if sample_weight is None:
         return np.ones(n)
     if isinstance(sample_weight, (numbers.Real, np.ndarray)) and np.ndim(sample_weight) == 0:
@@ -206,8 +348,8 @@ def _checked_weights(sample_weight, n):
         raise ValueError(f"sample_weight has shape {weight.shape}; expected one weight for each row, ({n},).")
     if (weight < 0).any():
         raise ValueError("Negative values in sample_weight: weights must be zero or positive.")
-    if not weight.any():
-        raise ValueError("All sample weights are zero; at least one weight must be positive.")
+    if not all_zero and not weight.any():
+        raise ValueError(WEIGHTLESS)
     return weight
 
 

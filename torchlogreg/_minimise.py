@@ -120,7 +120,7 @@ def minimise(problem, solver, W, *, tol, max_iter, store=None, observer=None, ve
     history = _History(solver, max_iter, verbose)
     stop = solver.stopping(tol)
     observer = observer or Silent()
-    wide = is_wide(*problem.rows.shape, problem.rows.n_numbers) and not solver.stochastic
+    wide = is_wide(problem.rows) and not solver.stochastic
     run = (_draw_rotated if wide else _draw)(problem, solver, W, stop, history, observer)
     point = _stored(problem, run, store)
     unfinished = run.ended == "precision" or (run.ended == "converged" and float(point.gradient_norm.max()) > tol)
@@ -142,7 +142,7 @@ def minimise(problem, solver, W, *, tol, max_iter, store=None, observer=None, ve
             f"{float(point.value.max()):.6g} and max|gradient| is {float(point.gradient_norm.max()):.3g} "
             f"(tol={tol:g}). {remedy}",
             ConvergenceWarning,
-            stacklevel=4,
+            stacklevel=6,
         )
     certified = float(point.gradient_norm.max()) <= tol
     converged = not remedy and (certified or (solver.stochastic and run.ended == "converged"))
@@ -165,7 +165,7 @@ def minimise_all(problem, solver, W, *, tol, max_iter, store=None, left=None):
     `left(k)` is told that k models have.
     """
     stop, left = solver.stopping(tol), left or _ignore
-    wide = is_wide(*problem.rows.shape, problem.rows.n_numbers)
+    wide = is_wide(problem.rows)
     if wide:
         rotated = Rotated(problem)
         ends = _draw_all(rotated.problem, solver, rotated.enter(W), stop, max_iter, left)

@@ -43,8 +43,8 @@ class Point(NamedTuple):
 class Passes:
     """How often the rows were read, in full reads: a read of a tenth of them counts 0.1."""
 
-    def __init__(self, n_rows):
-        self.n_rows, self.n_read = n_rows, 0
+    def __init__(self, n_rows, n_before=0):
+        self.n_rows, self.n_read = n_rows, n_before * n_rows
 
     @property
     def total(self):
@@ -60,12 +60,12 @@ class Problem:
     @classmethod
     def of(cls, rows, loss, penalty):
         """The problem for raw weights and strengths."""
-        largest = rows.columns.amax(dim=0)  # divided out first, lest S overflow
-        columns = rows.columns / largest
-        total = columns.sum(dim=0)  # (V,)
-        rows = rows.reweighted(columns / total)
+        largest = rows.largest_weight()
+        rows = rows.divided(largest)  # first, lest S overflow
+        total = rows.total_weight()  # (V,)
+        rows = rows.divided(total)
         S = total * largest if rows.of is None else (total * largest)[rows.of]
-        return cls(rows, loss, penalty.divided(rows.bring_home(S)), Passes(rows.shape[0]))
+        return cls(rows, loss, penalty.divided(rows.bring_home(S)), Passes(rows.shape[0], rows.n_scanned))
 
     def of_models(self, index):
         """The problem of the models at `index` alone."""
@@ -263,9 +263,9 @@ class Problem:
         kept = self._room_for_logits(W) if of is None else None
 
         def read(part):
-            if not with_hessian and kept is not None and self.rows.is_column(W):
-                return self._read_column(W, part, kept)
             rows, start = part
+            if not with_hessian and of is None and rows.is_column(W):
+                return self._read_column(W, rows, None if kept is None else kept[0, 0, start : start + rows.shape[0]])
             value = rows.columns.new_zeros(len(W) if of is None else len(of))
             hessian = W.new_zeros(len(W), *2 * [W.shape[1] * W.shape[2]]) if with_hessian else 0.0
 
@@ -288,18 +288,21 @@ class Problem:
             gradient = rows.sweep(W, visit, of)
             return rows.bring_home(value), gradient, hessian
 
-        # Sums of outer products have threads of their own.
         n_columns = (len(W) if of is None else len(of)) * W.shape[2]
-        parts = self.rows.parts(1 if with_hessian else n_readers(), n_columns)
-        starts = accumulate((part.shape[0] for part in parts), initial=0)
-        value, gradient, hessian = map(sum, zip(*in_threads(read, [*zip(parts, starts, strict=False)]), strict=True))
+        total = [0.0, 0.0, 0.0]
+        for chunk in self.rows.chunks():
+            # Sums of outer products have threads of their own.
+            parts = chunk.parts(1 if with_hessian else n_readers(), n_columns)
+            starts = accumulate((part.shape[0] for part in parts), initial=0)
+            sums = in_threads(read, [*zip(parts, starts, strict=False)])
+            total = list(map(sum, zip(total, *sums, strict=True)))
+        value, gradient, hessian = total
         W = W if of is None else W[of]
         point = Point(W, self.penalty.value(W) + value, self.penalty.gradient(W) + gradient, kept)
         return point._replace(hessian=hessian) if with_hessian else point
 
-    def _read_column(self, W, part, kept):
-        """Value and gradient of a part of the rows for one logit of one model."""
-        rows, start = part
+    def _read_column(self, W, rows, eta):
+        """Value and gradient of some rows for one logit of one model; their logits go to `eta` if there is one."""
         value = 0.0
 
         def visit(eta, y, weight):
@@ -308,14 +311,14 @@ class Problem:
             value += loss
             return residual
 
-        gradient = rows.sweep_column(W, visit, kept[0, 0, start : start + rows.shape[0]].numpy())
+        gradient = rows.sweep_column(W, visit, None if eta is None else eta.numpy())
         return gradient.new_tensor([value]), gradient, 0.0
 
     def _room_for_logits(self, W):
         n_models, _, n_logits = W.shape
         n, dtype = self.rows.shape[0], self.rows.products.dtype
         n_bytes = dtype.itemsize * n_models * n_logits * n
-        if n_bytes > max(LOGITS_BYTES, LOGITS_SHARE * self.rows.n_bytes):
+        if not self.rows.in_memory or n_bytes > max(LOGITS_BYTES, LOGITS_SHARE * self.rows.n_bytes):
             return None
         new = torch.empty if self.rows.of is None else torch.zeros  # a model that holds out a block leaves it as it is
         return new(n_models, n_logits, n, dtype=dtype, device=self.rows.products.device)

@@ -5,6 +5,7 @@ without the intercept; its column of ones is written out in blocks only.
 Shapes: X (n, p), d = p + intercept, W (B, d, K) with the intercept as last row, eta (n, B, K).
 """
 
+from contextvars import ContextVar
 from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
@@ -19,6 +20,7 @@ import torch
 CPU_BLOCK = 440_000
 ACCELERATOR_BLOCK = 2**26
 LOGIT = 4
+divisor = ContextVar("divisor", default=1)  # of the sizes of blocks, where memory is short
 ALL, MOST = slice(None), 0.9  # of the models
 GATHERED = 1024  # rows gathered at a time
 FEWEST_BLOCKS = 4  # that are worth a second thread
@@ -68,6 +70,9 @@ class Rows:
     Model b weighs the rows by column `of[b]`; by column b without `of`, or by the only one there is.
     Products with X run in X's own dtype (`exact` lifts each block to float64); everything around them is float64.
     """
+
+    in_memory = True  # `Stream` is not
+    n_scanned = 0  # reads before the first one of the fit
 
     def __init__(self, X, y, columns, *, intercept, products=None, of=None):
         self.X, self.y, self.columns, self.intercept, self.of = X, y, columns, intercept, of
@@ -138,6 +143,36 @@ class Rows:
         """The same rows with other columns of weights."""
         return self._with(self.X, self.y, columns)
 
+    def largest_weight(self):
+        """The largest weight of each column, (V,)."""
+        return self.columns.amax(dim=0)
+
+    def total_weight(self):
+        """The sum of each column, (V,)."""
+        return self.columns.sum(dim=0)
+
+    def divided(self, by):
+        """The same rows with their weights divided by `by` (V,)."""
+        return self.reweighted(self.columns / by)
+
+    @property
+    def n_drawable(self):
+        """How many rows `draw` can find."""
+        return self.shape[0]
+
+    def draw(self, size, generator):
+        """Index of `size` random rows that have a weight; with replacement, which is cheaper than a permutation."""
+        weight = self.columns.amax(dim=1)
+        if bool(weight.all()):
+            return torch.randint(len(weight), (size,), generator=generator, device="cpu").to(weight.device)
+        present = torch.nonzero(weight).flatten()
+        drawn = torch.randint(len(present), (size,), generator=generator, device="cpu")
+        return present[drawn.to(present.device)]
+
+    def chunks(self, size=1):  # noqa: ARG002 - one chunk is all rows
+        """The rows as they are at hand, which is at once."""
+        return (self,)
+
     def take(self, index):
         """The rows at `index`, copied."""
         return self._with(self.X[index], self.y[index], self.columns[index])
@@ -197,7 +232,7 @@ class Rows:
 
     @property
     def _block(self):
-        return CPU_BLOCK if self.X.device.type == "cpu" else ACCELERATOR_BLOCK
+        return (CPU_BLOCK if self.products.device.type == "cpu" else ACCELERATOR_BLOCK) // divisor.get()
 
     def _with(self, X, y, columns):
         return type(self)(X, y, columns, intercept=self.intercept, products=self.products, of=self.of)
@@ -240,7 +275,7 @@ class Rows:
         """`sweep` for one model of one logit on the host, without torch's overheads: 12 ms instead of 21.
 
         `visit` takes logits (n,), labels and weights of a block in NumPy and returns its residual (n,). The logits are
-        left in `eta` (n,).
+        left in `eta` (n,) if there is one.
         """
         n, p = self.X.shape
         X, y, weight = self.X.numpy(), self.y.numpy(), self.weight[:, 0].numpy()
@@ -250,7 +285,7 @@ class Rows:
         with np.errstate(over="ignore", invalid="ignore"):  # as in `_dot`
             for start in range(0, n, size):
                 part = slice(start, start + size)
-                logits = np.dot(X[part], w[:p], out=eta[part])
+                logits = np.dot(X[part], w[:p], out=None if eta is None else eta[part])
                 logits += w[p]
                 residual = visit(logits, y[part], weight[part])
                 total[:p] += np.dot(residual, X[part])

@@ -6,8 +6,6 @@ place of X (Hastie and Tibshirani 2004, doi:10.1093/biostatistics/kxh010). X is 
 gradient.
 """
 
-import math
-
 import torch
 
 from torchlogreg._cholesky import scaled_cholesky
@@ -19,9 +17,14 @@ LARGEST = 4096  # rows up to which X X' and its factor repay their arithmetic
 FILLED = 16  # numbers of X X' for each of X up to which a sparse X is not read sooner itself
 
 
-def is_wide(n, d, n_numbers=math.inf):
-    """Whether n rows of d coefficients are better seen by their inner products, and not by a few numbers in X."""
-    return d > 2 * n and n <= LARGEST and n * n <= FILLED * n_numbers
+def is_wide(rows):
+    """Whether rows are better seen by their inner products."""
+    return rows.in_memory and is_wide_table(*rows.shape) and rows.shape[0] ** 2 <= FILLED * rows.n_numbers
+
+
+def is_wide_table(n, d):
+    """Whether n rows of d coefficients, hardly any of them zero, are."""
+    return d > 2 * n and n <= LARGEST
 
 
 class Rotated:

@@ -1,7 +1,5 @@
 """Solvers by name, and the one that "auto" stands for. A new solver is one file here and one line in SOLVERS."""
 
-import math
-
 from torchlogreg._wide import is_wide
 from torchlogreg.solvers import _small
 from torchlogreg.solvers.lbfgs import LBFGS
@@ -15,8 +13,9 @@ SOLVERS = {solver.name: solver for solver in (SGD, LBFGS, NewtonCholesky)}
 TINY = 2**16
 
 
-def choose(n, d, n_logits, n_numbers=math.inf):
-    """The faster solver for n rows and d coefficients for each logit, and an X of so many numbers."""
-    if is_wide(n, d, n_numbers):
+def choose(rows, n_logits):
+    """The faster solver for these rows and so many logits."""
+    n, d = rows.shape
+    if is_wide(rows):
         d = n + 1  # the problem that is solved
     return NewtonCholesky.name if _small.size(n, d, n_logits) <= TINY else LBFGS.name

@@ -97,8 +97,8 @@ class Metrics:
             together = self.centre.W is not None
             point = problem.smooth(self.centre.W, self.centre.of) if together else problem.smooth(W)
             return point, self.at(point)
-        size = _costs.sample_size(self.n, self.d, self.n_logits)
-        if W.any() or 2 * size > self.n or self._cost(size) > DEAREST:
+        size = self._sample_size()
+        if W.any() or 2 * size > self.n or not self._pays(size):
             point = problem.smooth(W)
             return point, self.at(point)
         self.renewal = math.inf
@@ -127,8 +127,8 @@ class Metrics:
     def _affordable(self, problem, W, before):
         if self.n_logits == 1:
             # A metric of B models that repays its cost earlier is worth a larger sample.
-            size = min(self.n, min(len(W), MORE) * _costs.sample_size(self.n, self.d, 1))
-            if self._cost(size) <= DEAREST:
+            size = self._sample_size(min(len(W), MORE))
+            if self._pays(size):
                 return Metric.of(_hessians(draw(problem, size, self.generator), W))
         elif self._hybrid_pays and not problem.rows.n_head:
             size = self._hybrid_rows
@@ -185,10 +185,21 @@ class Metrics:
         left = (self.gaps[-1] - math.log(GOAL)) / fall if fall > 0 else math.inf
         return min(left, MOST_READS) > 0.5 * cost + 1
 
+    def _sample_size(self, factor=1):
+        """Rows of a sample for the whole Hessian."""
+        most = min(self.n, self.problem.rows.n_drawable)
+        return min(most, factor * _costs.sample_size(self.n, self.d, self.n_logits))
+
+    def _pays(self, size):
+        """Whether the whole Hessian on a sample of that many rows is affordable, and they are enough for it."""
+        enough = min(self.n, min(_costs.ROWS_PER_UNKNOWN) * self.n_logits * self.d)
+        return size >= enough and self._cost(size) <= DEAREST
+
     @property
     def _hybrid_pays(self):
         """Whether eigenvectors of (d, d) are found in the time of some reads, and the other parts are small."""
-        return self.d**2 <= min(64 * self.n * self.n_logits, LARGEST) and (2 * self.n_logits) ** 2 <= LARGEST
+        affordable = self.d**2 <= min(64 * self.n * self.n_logits, LARGEST) and (2 * self.n_logits) ** 2 <= LARGEST
+        return affordable and self._hybrid_rows <= self.problem.rows.n_drawable
 
     @property
     def _hybrid_rows(self):

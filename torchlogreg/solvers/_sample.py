@@ -2,8 +2,6 @@
 
 from itertools import islice
 
-import torch
-
 from torchlogreg.solvers._descent import Stand
 from torchlogreg.solvers.newton import descend
 
@@ -15,18 +13,12 @@ NEAR = 4.0  # Newton's last step on a sample starts where its gap is this many t
 def draw(problem, size, generator):
     """The problem on `size` random rows that have a weight; on all rows if there are no more.
 
-    Rows are drawn with replacement, which is cheaper than a permutation. Never strided: sorted or periodic rows would
-    make a biased sample.
+    Never strided: sorted or periodic rows would make a biased sample.
     """
-    n = problem.rows.shape[0]
-    if size >= n:
+    rows = problem.rows
+    if rows.in_memory and size >= rows.shape[0]:
         return problem
-    weight = problem.rows.columns.amax(dim=1)
-    if bool(weight.all()):
-        return problem.sampled(torch.randint(n, (size,), generator=generator, device="cpu").to(weight.device))
-    present = torch.nonzero(weight).flatten()
-    drawn = torch.randint(len(present), (size,), generator=generator, device="cpu")
-    return problem.sampled(present[drawn.to(present.device)])
+    return problem.sampled(rows.draw(size, generator))
 
 
 def newton_on_samples(problem, W, size, generator) -> Stand:

@@ -25,9 +25,9 @@ def size(n, d, n_logits):
 
 
 def is_small(problem, W):
-    """Whether `problem` is one model's, on the host, and small."""
-    on_host = problem.rows.device.type == "cpu"
-    return on_host and len(W) == 1 and size(*problem.rows.shape, W.shape[2]) <= LARGEST
+    """Whether `problem` is one model's, in memory on the host, and small."""
+    at_hand = problem.rows.in_memory and problem.rows.device.type == "cpu"
+    return at_hand and len(W) == 1 and size(*problem.rows.shape, W.shape[2]) <= LARGEST
 
 
 def iterates(problem, W):
