@@ -169,11 +169,17 @@ def test_verbose_prints_a_line_an_iteration_and_silence_is_the_default(capsys):
 
 
 def test_auto_picks_by_size():
+    import torch
+
+    from torchlogreg._rows import Rows
     from torchlogreg.solvers import choose
 
-    assert choose(150, 5, 3) == "newton-cholesky"
-    assert choose(2000, 11, 1) == "newton-cholesky"
-    assert choose(100_000, 20, 1) == "lbfgs"
-    assert choose(1797, 65, 10) == "lbfgs"
-    assert choose(60_000, 785, 10) == "lbfgs"
-    assert choose(500, 20_001, 1) == "lbfgs"
+    def rows(n, d):
+        return Rows(torch.zeros(1).expand(n, d - 1), None, None, intercept=True)
+
+    assert choose(rows(150, 5), 3) == "newton-cholesky"
+    assert choose(rows(2000, 11), 1) == "newton-cholesky"
+    assert choose(rows(100_000, 20), 1) == "lbfgs"
+    assert choose(rows(1797, 65), 10) == "lbfgs"
+    assert choose(rows(60_000, 785), 10) == "lbfgs"
+    assert choose(rows(500, 20_001), 1) == "lbfgs"

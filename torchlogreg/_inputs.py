@@ -1,6 +1,6 @@
 """From what users pass to rows on a device: the only file that knows containers.
 
-NumPy arrays, lists, data frames, sparse matrices, tensors and streams come in; checked tensors (or what stands for them),
+NumPy arrays, lists, data frames, sparse matrices, tensors and streams come in; checked tensors (or their stand-ins),
 encoded labels, weights and a device go out.
 Nothing is copied that need not be, and nothing the user owns is written to.
 """
