@@ -12,7 +12,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from torchlogreg._arithmetic import plain_arithmetic
-from torchlogreg._compat import Interval, StrOptions, fit_context
+from torchlogreg._arrays import Space, numpy_of
+from torchlogreg._compat import Interval, StrOptions, check_same_namespace, fit_context
 from torchlogreg._docs import documented
 from torchlogreg._inputs import prediction_rows, rows_of, training_data
 from torchlogreg._losses import loss_of
@@ -38,8 +39,7 @@ class LinearPredictor(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         scores : ndarray of shape (n_samples,) or (n_samples, n_classes)
             One column for two classes, where a positive value predicts ``classes_[1]``.
         """
-        scores = self._predict(X, lambda _, eta: eta)
-        return scores[:, 0] if scores.shape[1] == 1 else scores
+        return self._predict(X, "decision_function", lambda _, eta: eta.squeeze(-1))
 
     def predict(self, X):
         """The most probable class of each row.
@@ -54,8 +54,7 @@ class LinearPredictor(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         labels : ndarray of shape (n_samples,)
             Labels from ``classes_``.
         """
-        scores = self.decision_function(X)
-        return self.classes_[(scores > 0).astype(np.intp) if scores.ndim == 1 else scores.argmax(axis=1)]
+        return self._predict(X, "predict", lambda loss, eta: loss.choice(eta), indices=True)
 
     def predict_proba(self, X):
         """Probability of each class.
@@ -70,7 +69,7 @@ class LinearPredictor(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         proba : ndarray of shape (n_samples, n_classes)
             Rows sum to one; columns are ordered as ``classes_``.
         """
-        return self._predict(X, lambda loss, eta: loss.log_proba(eta).exp_())
+        return self._predict(X, "predict_proba", lambda loss, eta: loss.log_proba(eta).exp_())
 
     def predict_log_proba(self, X):
         """Logarithm of the probability of each class, accurate where the probability itself underflows.
@@ -85,21 +84,50 @@ class LinearPredictor(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         log_proba : ndarray of shape (n_samples, n_classes)
             Columns are ordered as ``classes_``.
         """
-        return self._predict(X, lambda loss, eta: loss.log_proba(eta))
+        return self._predict(X, "predict_log_proba", lambda loss, eta: loss.log_proba(eta))
 
-    def _predict(self, X, transform):
-        """transform(loss, logits) of every row, block by block, as NumPy."""
+    def score(self, X, y, sample_weight=None):
+        """Accuracy on the given rows.
+
+        Parameters
+        ----------
+        X : array-like or tensor of shape (n_samples, n_features)
+            Test rows.
+
+        y : array-like of shape (n_samples,)
+            True labels.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weight of each row.
+
+        Returns
+        -------
+        score : float
+            Share of the rows, by weight, that `predict` is right about.
+        """
+        return super().score(X, numpy_of(y), numpy_of(sample_weight))
+
+    def _predict(self, X, method, transform, *, indices=False):
+        """transform(loss, logits (n, 1, K))[:, 0] of every row, block by block; the classes at those `indices`."""
         check_is_fitted(self)
+        check_same_namespace(X, self, attribute="coef_", method=method)
+        space, classes = Space.of(X), numpy_of(self.classes_)
+        loss, labels = loss_of(len(classes)), classes if indices else None
         seen, eta = vars(self).get("_known", (None, None))  # a model in cross-validation has its logits already
-        loss = loss_of(len(self.classes_))
         if seen is not None and X is seen:
-            return transform(loss, eta)[:, 0].numpy(force=True)
-        coef = np.column_stack([self.coef_, self.intercept_])  # (K, p + 1)
+            return space.joined([transform(loss, eta)[:, 0]], labels)
+        coef = np.column_stack([numpy_of(self.coef_), numpy_of(self.intercept_)])  # (K, p + 1)
         W = torch.from_numpy(coef.T[None].copy())
-        rows = prediction_rows(self, X, W.dtype)
-        W = W.to(rows.products.device, rows.products.dtype)
-        with torch.inference_mode(), plain_arithmetic(rows.X):
-            return np.concatenate([transform(loss, b.predict(W))[:, 0].numpy(force=True) for b in rows.blocks()])
+        with torch.inference_mode(False), torch.no_grad():  # a tensor that is an answer may meet autograd later
+            rows = prediction_rows(self, X, W.dtype)
+            W = W.to(rows.products.device, rows.products.dtype)
+            with plain_arithmetic(rows.X):
+                return space.joined((transform(loss, b.predict(W))[:, 0] for b in rows.blocks()), labels)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.array_api_support = True
+        return tags
 
 
 class LinearClassifier(LinearPredictor):
@@ -255,7 +283,7 @@ class LinearClassifier(LinearPredictor):
             "gradient_norm_": float(result.point.gradient_norm),
             "optimality_gap_": float(bound),
             "n_passes_": problem.passes.total,
-            "loss_curve_": result.loss_curve[:, 0],
+            "loss_curve_": data.space.array(result.loss_curve[:, 0]),
         }
         before = dict(vars(self))
         self.__dict__.pop("feature_names_in_", None)
@@ -272,13 +300,13 @@ class LinearClassifier(LinearPredictor):
         shape = (loss.n_logits, data.X.shape[1])
         coef, intercept = np.zeros(shape), np.zeros(shape[0])
         if self.warm_start and hasattr(self, "coef_"):
-            if self.coef_.shape != shape or not np.array_equal(self.classes_, data.classes):
+            coef, intercept, classes = map(numpy_of, (self.coef_, self.intercept_, self.classes_))
+            if coef.shape != shape or not np.array_equal(classes, data.classes):
                 raise ValueError(
                     f"warm_start=True needs the classes and the number of features of the previous fit: they were "
-                    f"{self.classes_.tolist()} and {self.n_features_in_}, now they are {data.classes.tolist()} and "
+                    f"{classes.tolist()} and {self.n_features_in_}, now they are {data.classes.tolist()} and "
                     f"{shape[1]}. Set warm_start=False to start afresh."
                 )
-            coef, intercept = self.coef_, self.intercept_
         if coef_init is not None:
             coef = _checked_start(coef_init, shape, "coef_init")
         if intercept_init is not None:
@@ -311,7 +339,7 @@ class LinearClassifier(LinearPredictor):
         score = None
         if held_out is not None:
             rows = rows_of(data, problem.loss, held_out, intercept=self.fit_intercept)
-            score = partial(_accuracy, rows, torch.from_numpy(data.codes[held_out]))
+            score = partial(_accuracy, rows, problem.loss, torch.from_numpy(data.codes[held_out]))
         return SOLVERS[name](
             learning_rate=self.learning_rate,
             momentum=self.momentum,
@@ -358,9 +386,8 @@ def model_attributes(W, data, intercept):
     n_features = data.X.shape[1]
     return {
         **data.schema,
-        "classes_": data.classes,
-        "coef_": np.ascontiguousarray(coef[:, :n_features]),
-        "intercept_": coef[:, -1].copy() if intercept else np.zeros(len(coef), data.dtype),
+        "coef_": data.space.array(np.ascontiguousarray(coef[:, :n_features])),
+        "intercept_": data.space.array(coef[:, -1].copy() if intercept else np.zeros(len(coef), data.dtype)),
     }
 
 
@@ -368,16 +395,15 @@ def to_float32(W):
     return W.float().to(W.dtype)
 
 
-def _accuracy(rows, codes, W):
+def _accuracy(rows, loss, codes, W):
     """Weighted accuracy of W on `rows`, as `score` computes it."""
-    eta = torch.cat([block.predict(W)[:, 0] for block in rows.blocks()]).cpu()
-    predicted = (eta[:, 0] > 0).long() if eta.shape[1] == 1 else eta.argmax(dim=1)
+    predicted = torch.cat([loss.choice(block.predict(W))[:, 0] for block in rows.blocks()]).cpu()
     weight = rows.weight[:, 0].cpu()
     return float((weight * (predicted == codes)).sum() / weight.sum())
 
 
 def _checked_start(value, shape, name):
-    value = np.asarray(value, dtype=np.float64)
+    value = np.asarray(numpy_of(value), dtype=np.float64)
     if value.shape != shape and not (shape[0] == 1 and value.shape == shape[1:]):
         raise ValueError(f"{name} has shape {value.shape}; expected {shape}.")
     if not np.isfinite(value).all():

@@ -15,10 +15,12 @@ from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, column_or_1d, validate_data
 
-from torchlogreg._rows import Home, Rows
+from torchlogreg._arrays import Space, numpy_of, tensor_of
+from torchlogreg._rows import Home, Rows, product_dtype
 
 # Work (n p K) from which an accelerator is expected to repay the copy of X, for device="auto".
 ACCELERATOR_PAYS = 50_000_000
+CHECKED = 2**22  # numbers of a tensor that are looked at together
 
 
 class TrainingData(NamedTuple):
@@ -28,8 +30,9 @@ class TrainingData(NamedTuple):
     codes: np.ndarray  # (n,) index of each row's class
     weight: np.ndarray  # (n,) sample weight times class weight
     classes: np.ndarray
-    schema: dict  # n_features_in_ and, for frames, feature_names_in_
+    schema: dict  # classes_ where y is, n_features_in_ and, for frames, feature_names_in_
     dtype: np.dtype  # of the coefficients
+    space: Space  # of the other fitted arrays
 
 
 def training_data(estimator, X, y, sample_weight):
@@ -38,20 +41,22 @@ def training_data(estimator, X, y, sample_weight):
         raise ValueError(
             f"This {type(estimator).__name__} estimator requires y to be passed, but the target y is None."
         )
+    space, space_of_y = Space.of(X), Space.of(y)
     stand_in = copy.copy(estimator)  # takes the attributes that validate_data sets
     X = _checked_rows(stand_in, X, reset=True)
     schema = {name: value for name, value in vars(stand_in).items() if name in ("n_features_in_", "feature_names_in_")}
     y = _checked_labels(y)
     check_consistent_length(X, y)
     classes, codes = _encoded(y)
+    schema["classes_"] = space_of_y.array(classes)
     weight = _checked_weights(sample_weight, len(y))
     if estimator.class_weight is not None:
         weight = weight * class_weights(estimator.class_weight, classes, codes, weight)[codes]
     _check_classes(estimator, classes, np.bincount(codes, weights=weight, minlength=len(classes)))
     n_logits = 1 if len(classes) == 2 else len(classes)
-    dtype = np.dtype(np.float32 if X.dtype in (torch.float32, torch.float16, torch.bfloat16) else np.float64)
+    dtype = np.dtype(np.float32 if X.is_floating_point() and X.dtype != torch.float64 else np.float64)
     device = resolve_device(estimator.device, X, work=X.numel() * n_logits)
-    return TrainingData(_moved(X, device), codes, weight, classes, schema, dtype)
+    return TrainingData(_moved(X, device), codes, weight, classes, schema, dtype, space)
 
 
 def rows_of(data, loss, index=None, *, intercept):
@@ -74,7 +79,7 @@ def prediction_rows(estimator, X, dtype):
         device = torch.device(estimator.device)
     X = _moved(X, device)
     nothing = X.new_empty(len(X), 0)
-    wide = torch.promote_types(X.dtype, dtype) if device.type != "mps" else torch.float32
+    wide = torch.promote_types(product_dtype(X), dtype) if device.type != "mps" else torch.float32
     return Rows(X, nothing, nothing, intercept=True, products=Home(device, wide))
 
 
@@ -104,29 +109,44 @@ def resolve_device(device, X, work):
 
 
 def _checked_rows(estimator, X, *, reset):
-    """X as a finite (n, p) tensor of a floating dtype; sets or checks the estimator's feature names and count."""
-    if isinstance(X, torch.Tensor) and X.device.type != "cpu":
-        return _checked_tensor(estimator, X, reset=reset)
-    if isinstance(X, torch.Tensor):
-        X = X.detach()
-        X = (X.float() if X.dtype in (torch.bfloat16, torch.float16) else X).resolve_conj().resolve_neg().numpy()
+    """X as a finite (n, p) tensor; sets or checks the estimator's feature names and count."""
+    tensor = tensor_of(X)
+    if tensor is not None:
+        return _checked_tensor(estimator, tensor, reset=reset)
     return _as_tensor(validate_data(estimator, X, reset=reset, dtype=[np.float64, np.float32]))
 
 
 def _checked_tensor(estimator, X, *, reset):
-    """The checks of validate_data for a tensor on an accelerator, made there."""
-    X = X.detach()
-    validate_data(estimator, X, reset=reset, skip_check_array=True)
-    if X.ndim != 2 or 0 in X.shape:
-        raise ValueError(f"Expected a 2D tensor with at least one row and one column, got shape {tuple(X.shape)}.")
+    """The checks of validate_data for a tensor, made where it is.
+
+    What is narrower than the dtype of products with it, half precision and small integers, stays as it is, for `Rows`
+    lifts it block by block.
+    """
+    if X.layout != torch.strided or X.is_quantized:
+        raise TypeError(
+            f"X is a tensor of layout {X.layout} and dtype {X.dtype}; pass a dense one (X.to_dense(), X.dequantize())."
+        )
+    if X.device.type == "meta":
+        raise ValueError("X is on the meta device, where tensors have a shape but no values. Move X to a real device.")
+    if X.ndim != 2:
+        raise ValueError(
+            f"Expected 2D array, got a tensor of shape {tuple(X.shape)} instead. Reshape it to (n_samples, n_features)."
+        )
+    for count, what in zip(X.shape, ("sample(s)", "feature(s)"), strict=True):
+        if not count:
+            raise ValueError(f"Found array with 0 {what} (shape={tuple(X.shape)}) while a minimum of 1 is required.")
     if X.is_complex():
-        raise ValueError("Complex data not supported")
-    if X.dtype in (torch.bfloat16, torch.float16):
-        X = X.float()
-    if not X.is_floating_point():
-        X = X.to(torch.float32 if X.device.type == "mps" else torch.float64)
-    if not bool(torch.isfinite(X).all()):
-        raise ValueError("Input X contains NaN or infinity. Impute or remove those rows first.")
+        raise ValueError("Complex data not supported: pass the real and the imaginary parts as features.")
+    validate_data(estimator, X, reset=reset, skip_check_array=True)
+    X = X.resolve_neg()
+    wide = product_dtype(X)
+    if X.element_size() >= wide.itemsize:
+        X = X.to(wide)
+    for block in X.split(max(1, CHECKED // X.shape[1])) if X.is_floating_point() else ():
+        block = block.to(wide)
+        if not bool(torch.isfinite(block.sum())) and not bool(torch.isfinite(block).all()):  # a sum may overflow
+            what = "NaN" if bool(block.isnan().any()) else "infinity"
+            raise ValueError(f"Input X contains {what}. Impute or remove those rows first.")
     return X
 
 
@@ -151,10 +171,7 @@ def _moved(X, device):
 
 def _checked_labels(y):
     """Labels as a 1-d NumPy array of a kind that classifiers accept."""
-    if isinstance(y, torch.Tensor):
-        y = y.detach().cpu()
-        y = y.double() if y.is_floating_point() else y
-    y = column_or_1d(y, warn=True)
+    y = column_or_1d(numpy_of(y), warn=True)
     if y.dtype.kind not in "biuSU":  # those are class labels whatever they hold
         if y.dtype.kind == "f" and not np.isfinite(y).all():
             raise ValueError("Input y contains NaN or infinity.")
@@ -182,9 +199,7 @@ def _checked_weights(sample_weight, n):
         return np.ones(n)
     if isinstance(sample_weight, (numbers.Real, np.ndarray)) and np.ndim(sample_weight) == 0:
         sample_weight = np.full(n, sample_weight, dtype=np.float64)
-    if isinstance(sample_weight, torch.Tensor):
-        sample_weight = sample_weight.detach().cpu().double()
-    weight = check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
+    weight = check_array(numpy_of(sample_weight), ensure_2d=False, dtype=np.float64, input_name="sample_weight")
     if weight.shape != (n,):
         raise ValueError(f"sample_weight has shape {weight.shape}; expected one weight for each row, ({n},).")
     if (weight < 0).any():

@@ -77,6 +77,10 @@ class Problem:
             return self
         return Problem(self.rows.exact(), self.loss, self.penalty, self.passes)
 
+    def lifted(self):
+        """The same problem, with X in a dtype that is multiplied as it is."""
+        return Problem(self.rows.lifted(), self.loss, self.penalty, self.passes)
+
     def smooth(self, W, of=None):
         """Value and gradient at W, in one read; at W[of] if `of` (B,) is given, where models share coefficients."""
         return self._read(W, of=of)
@@ -131,12 +135,12 @@ class Problem:
     def sampled(self, index):
         """The problem estimated on the rows at `index`, with their weights scaled to a sum of one.
 
-        It is the problem itself if those rows weigh nothing in one of the models.
+        It is the whole problem if those rows weigh nothing in one of the models.
         """
         rows = self.rows.take(index)
         total = rows.columns.sum(dim=0)
         if not total.all():
-            return self
+            return self.lifted()
         return Problem(rows.reweighted(rows.columns / total), self.loss, self.penalty, self.passes)
 
     def scatter(self):

@@ -21,6 +21,7 @@ ACCELERATOR_BLOCK = 2**26
 LOGIT = 8
 ALL, MOST = slice(None), 0.9  # of the models
 FEWEST_BLOCKS = 4  # that are worth a second thread
+FACTORS = torch.float32, torch.float64  # dtypes that are multiplied as they are; X of others is lifted block by block
 
 
 def _dot(a, b):
@@ -34,6 +35,13 @@ def _times_own_transpose(matrix):
         return matrix.T @ matrix
     array = matrix.numpy()
     return torch.from_numpy(_dot(array.T, array))
+
+
+def product_dtype(X):
+    """The dtype of products with X: its own, or for half precision float32 and for integers float64."""
+    if X.dtype in FACTORS:
+        return X.dtype
+    return torch.float32 if X.is_floating_point() or X.device.type == "mps" else torch.float64
 
 
 class Home(NamedTuple):
@@ -51,13 +59,14 @@ class Rows:
     """n rows with their labels `y` (n,) and columns of weights (n, V).
 
     Model b weighs the rows by column `of[b]`; by column b without `of`, or by the only one there is.
-    Products with X run in X's own dtype (`exact` lifts each block to float64); everything around them is float64.
+    Products with X run in `product_dtype`, X's own where it is float32 or float64 (`exact` lifts each block to float64);
+    everything around them is float64.
     """
 
     def __init__(self, X, y, columns, *, intercept, products=None, of=None):
         self.X, self.y, self.columns, self.intercept, self.of = X, y, columns, intercept, of
         self.home = Home.beside(X.device)
-        self.products = products or Home(X.device, X.dtype)
+        self.products = products or Home(X.device, product_dtype(X))
         self._views, self._parts = (0, ()), ()
 
     @property
@@ -122,8 +131,14 @@ class Rows:
         return self._with(self.X, self.y, columns)
 
     def take(self, index):
-        """The rows at `index`, copied."""
-        return self._with(self.X[index], self.y[index], self.columns[index])
+        """The rows at `index`, copied and ready for products."""
+        return self._with(self.X[index], self.y[index], self.columns[index]).lifted()
+
+    def lifted(self):
+        """The same rows, with X in a dtype that is multiplied as it is."""
+        if self.X.dtype in FACTORS:
+            return self
+        return self._with(self.X.to(self.products.dtype), self.y, self.columns)
 
     def blocks(self, n_columns=1):
         """Cache-sized views, one after the other, of rows with so many logits; each holds X as `products` wants it.

@@ -20,7 +20,7 @@ def draw(problem, size, generator):
     """
     n = problem.rows.shape[0]
     if size >= n:
-        return problem
+        return problem.lifted()
     weight = problem.rows.columns.amax(dim=1)
     if bool(weight.all()):
         return problem.sampled(torch.randint(n, (size,), generator=generator, device="cpu").to(weight.device))

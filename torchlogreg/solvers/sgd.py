@@ -18,7 +18,7 @@ GATHERED = 1024  # rows gathered at a time
 class SGD(Solver):
     """Mini-batch SGD: the update of `torch.optim.SGD`, the data kept on its device, no DataLoader.
 
-    An iteration is one epoch. Coefficients have the dtype of X, as they have in a hand-written loop.
+    An iteration is one epoch. Coefficients have the dtype of products with X, as they have in a hand-written loop.
     """
 
     learning_rate: float | str = "auto"
@@ -42,25 +42,30 @@ class SGD(Solver):
         return lambda step: step.settled or (step.score is not None and improvement(step))
 
     def iterates(self, problem, W):
-        X = problem.rows.X
-        generator = torch.Generator(X.device).manual_seed(self.seed)
-        # Class-major in memory: products with a mini-batch are then several times as fast.
-        W = W.to(device=X.device, dtype=X.dtype).mT.clone(memory_format=torch.contiguous_format).mT
+        generator = torch.Generator(problem.rows.device).manual_seed(self.seed)
+        W = class_major(W, problem.rows)
         velocity = torch.zeros_like(W)  # preserves the layout
         yield Step(Point(W.clone(), None, None))
         schedule = Automatic(self, problem, W) if self.learning_rate == "auto" else Constant(self.learning_rate)
-        epoch = _fused_epoch if len(W) == 1 else _autograd_epoch
         while True:
-            start = W.clone(), velocity.clone()
-            value = epoch(self, problem, W, velocity, schedule.rate, generator)
-            problem.passes.n_read += len(X)
+            start = W.clone()
+            value = self.epoch(problem, W, velocity, schedule.rate, generator)
             if not schedule.accepts(W):
-                W.copy_(start[0])
+                W.copy_(start)
                 velocity.zero_()
                 value = torch.full_like(value, schedule.ceiling / len(value))
             kept = W.clone()
             score = self.score and self.score(kept)
             yield Step(Point(kept, value, None), score=score, settled=schedule.settled)
+
+    def epoch(self, problem, W, velocity, rate, generator):
+        """One sweep over the rows that updates W and velocity (B, d, K), class-major, in place.
+
+        Returns the mean over its mini-batches of the objective as each update found it, (B,).
+        """
+        problem.passes.n_read += problem.rows.shape[0]
+        sweep = _fused_epoch if len(W) == 1 else _autograd_epoch
+        return sweep(self, problem, W, velocity, rate, generator)
 
     def _size(self, problem):
         n = problem.rows.shape[0]
@@ -68,13 +73,19 @@ class SGD(Solver):
 
     def _order(self, problem, generator):
         """The order of the rows in an epoch."""
-        n, device = problem.rows.shape[0], problem.rows.X.device
+        n, device = problem.rows.shape[0], problem.rows.device
         shuffled = self.shuffle and self._size(problem) < n
         return torch.randperm(n, generator=generator, device=device) if shuffled else torch.arange(n, device=device)
 
 
+def class_major(W, rows):
+    """W (B, d, K) where mini-batches of the rows are multiplied; class-major in memory, which is several times as fast."""
+    W = W.to(device=rows.products.device, dtype=rows.products.dtype)
+    return W.mT.clone(memory_format=torch.contiguous_format).mT
+
+
 def _autograd_epoch(solver, problem, W, velocity, rate, generator):
-    """One sweep over the rows, updating W and velocity (B, d, K) in place; the mean objective of its batches, (B,).
+    """`SGD.epoch` by autograd.
 
     It serves several models at once, and is what the tests hold the fused epoch to.
     """
@@ -101,14 +112,14 @@ def _fused_epoch(solver, problem, W, velocity, rate, generator):
     flat, momentum = W[0].mT, velocity[0].mT  # (K, d), contiguous
     y = rows.y.to(W.dtype) if rows.y.is_floating_point() else rows.y
     weight = (n * rows.weight).to(W.dtype)
-    equal = bool((rows.weight == rows.weight[0]).all())
+    equal = bool((rows.weight == 1.0 / n).all())
     l2 = problem.penalty.l2[0].mT.to(W) if problem.penalty.l2.any() else None  # (1, d)
     size = solver._size(problem)
     order = solver._order(problem, generator)
     labels = iter(y.index_select(0, order).split(size))
     weights = iter(weight.index_select(0, order).split(size))
     losses, penalties = [], [W.new_zeros(())]
-    for chunk in _gathered(rows.X, order, size, d):
+    for chunk in _gathered(rows.X, order, size, d, W.dtype):
         with threads_for(size * d):
             for X in chunk:
                 b = X.shape[0]
@@ -135,15 +146,18 @@ def _fused_epoch(solver, problem, W, velocity, rate, generator):
     return (total / n).view(1)
 
 
-def _gathered(X, order, size, d):
+def _gathered(X, order, size, d, dtype):
     """Rows of X in `order` as mini-batches (size, d), several gathered at a time, the column of ones written out.
 
     Gathering is bound by memory and gains from threads, unlike the arithmetic of a small batch.
     """
     p = X.shape[1]
     n_gathered = size * max(1, GATHERED // size)
-    buffer = X.new_ones(min(n_gathered, len(order)), d)
+    buffer = torch.ones(min(n_gathered, len(order)), d, dtype=dtype, device=X.device)
     for index in order.split(n_gathered):
         rows = buffer[: len(index)]
-        torch.index_select(X, 0, index, out=rows[:, :p])
+        if X.dtype == dtype:
+            torch.index_select(X, 0, index, out=rows[:, :p])
+        else:
+            rows[:, :p] = X.index_select(0, index)
         yield rows.split(size)

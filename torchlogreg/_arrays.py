@@ -1,0 +1,80 @@
+"""Arrays of other libraries: into torch without a copy, and answers in the library that X came from."""
+
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from torchlogreg._compat import (
+    get_namespace_and_device,
+    is_namespace,
+    is_numpy_namespace,
+    max_precision_float_dtype,
+    move_to,
+    np_compat,
+)
+
+NUMERIC = "biufc"  # kinds of NumPy's dtypes that other libraries have, too
+
+
+def tensor_of(array):
+    """A tensor over the memory of a tensor or of another library's array; None for NumPy's and for all else."""
+    if isinstance(array, torch.Tensor):
+        return array.detach().as_subclass(torch.Tensor)
+    if isinstance(array, np.ndarray) or not hasattr(array, "__dlpack__"):
+        return None
+    try:
+        return torch.from_dlpack(array)
+    except (BufferError, RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError):
+        return None  # NumPy may know better
+
+
+def numpy_of(array):
+    """Labels, weights or coefficients as NumPy has them, on the host; what is no array of a library stays as it is."""
+    tensor = tensor_of(array)
+    if tensor is None:
+        # What torch cannot take, such as text, NumPy can.
+        return move_to(array, xp=np_compat, device="cpu") if hasattr(array, "__array_namespace__") else array
+    narrow = tensor.is_floating_point() and tensor.element_size() < 4  # bfloat16 is not among NumPy's types
+    return (tensor.double() if narrow else tensor).numpy(force=True)
+
+
+class Space(NamedTuple):
+    """The library and the device that answers go to: NumPy's unless scikit-learn's `array_api_dispatch` is on."""
+
+    xp: ModuleType | None = None  # None for NumPy
+    device: object = None
+
+    @classmethod
+    def of(cls, array):
+        """That of X, or of the labels."""
+        xp, _, device = get_namespace_and_device(array)
+        return cls() if is_numpy_namespace(xp) else cls(xp, device)
+
+    def array(self, value):
+        """A tensor or NumPy array as an array of this space; text stays NumPy's, for the others have none."""
+        if self.xp is None:
+            return value.numpy(force=True) if isinstance(value, torch.Tensor) else value
+        if isinstance(value, np.ndarray) and value.dtype.kind not in NUMERIC:
+            return value
+        tensor = value if isinstance(value, torch.Tensor) else torch.tensor(value, device="cpu")
+        if tensor.dtype == torch.float64 and max_precision_float_dtype(self.xp, self.device) == self.xp.float32:
+            tensor = tensor.float()
+        if is_namespace(self.xp, "torch"):
+            return tensor.to(self.device)
+        if tensor.device.type != "cpu":
+            return self.xp.from_dlpack(tensor)  # where X is
+        return self.xp.asarray(tensor.numpy(), device=self.device)
+
+    def joined(self, pieces, classes=None):
+        """Tensors one after the other as one array; if they are indices of `classes` (NumPy), the classes."""
+        if self.xp is None:
+            out = np.concatenate([piece.numpy(force=True) for piece in pieces])
+            return out if classes is None else classes[out]
+        out = torch.cat(list(pieces))
+        if classes is None:
+            return self.array(out)
+        if classes.dtype.kind not in NUMERIC:
+            return classes[out.numpy(force=True)]
+        return self.array(torch.tensor(classes, device=out.device)[out])
