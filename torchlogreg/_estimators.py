@@ -15,12 +15,14 @@ from torchlogreg._arithmetic import plain_arithmetic
 from torchlogreg._arrays import Space, numpy_of
 from torchlogreg._compat import Interval, StrOptions, check_same_namespace, fit_context
 from torchlogreg._docs import documented
-from torchlogreg._inputs import prediction_rows, rows_of, training_data
+from torchlogreg._incremental import Stream, advance
+from torchlogreg._inputs import block_data, prediction_rows, rows_of, training_data
 from torchlogreg._losses import loss_of
 from torchlogreg._minimise import minimise
 from torchlogreg._penalty import Ridge, strengths
 from torchlogreg._problem import Problem
 from torchlogreg.solvers import SOLVERS, choose
+from torchlogreg.solvers.sgd import SGD
 
 
 class LinearPredictor(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
@@ -239,13 +241,7 @@ class LinearClassifier(LinearPredictor):
         ConvergenceWarning
             If the solver ended before it met `tol`; the message says why, and what to do.
         """
-        if self.nesterov and not self.momentum:
-            raise ValueError("nesterov=True needs a momentum greater than 0.")
-        if self.l1_ratio != 0:
-            raise NotImplementedError(
-                f"l1_ratio={self.l1_ratio} is not supported yet: use l1_ratio=0 (the L2 penalty), with C=np.inf for no "
-                "penalty at all."
-            )
+        self._check_combination()
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}
         context = self._init_callback_context(max_subtasks=self.max_iter or None)
         context.call_on_fit_task_begin(estimator=self, X=X, y=y, metadata=metadata)
@@ -254,7 +250,7 @@ class LinearClassifier(LinearPredictor):
             data = training_data(self, X, y, sample_weight)
         with torch.inference_mode(False), torch.no_grad(), plain_arithmetic(data.X, one_column=len(data.classes) == 2):
             loss = loss_of(len(data.classes))
-            W = self._start(data, loss, coef_init, intercept_init)
+            W = self._start(data, loss, coef_init, intercept_init, go_on=self.warm_start)
             train, held_out = self._split(data)
             rows = rows_of(data, loss, train, intercept=self.fit_intercept)
             strength = strengths(self.C, self.l1_ratio)
@@ -287,7 +283,7 @@ class LinearClassifier(LinearPredictor):
         }
         before = dict(vars(self))
         self.__dict__.pop("feature_names_in_", None)
-        vars(self).update(fitted)
+        vars(self).update(fitted, _stream=Stream.after(data)._asdict())
         try:
             context.call_on_fit_task_end(estimator=self, X=X, y=y, metadata=metadata, reconstruction_attributes={})
         except BaseException:  # a callback's error must not leave half a model behind
@@ -295,11 +291,95 @@ class LinearClassifier(LinearPredictor):
             raise
         return self
 
-    def _start(self, data, loss, coef_init, intercept_init):
-        """The coefficients to start from, (1, d, K) in float64."""
+    @fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y, classes=None, sample_weight=None):
+        """Go on with one epoch of mini-batch SGD over some rows.
+
+        Whatever `solver` says, `partial_fit` steps as ``'sgd'`` does, with its parameters (`learning_rate`, `momentum`,
+        `nesterov`, `batch_size`, `shuffle`) and the momentum of the call before; `tol` and `max_iter` have no effect,
+        and callbacks are not run. It continues from whatever the model is, be it from a `fit`. The penalty is divided
+        by the weight of the rows so far, as in `fit` on all of them; once the block of the first call comes again, a
+        new pass over the same rows begins, which adds nothing to that weight.
+
+        With ``learning_rate='auto'`` the rate is the largest that is stable on the blocks so far, and falls as
+        ``1 / sqrt(1 + t / 1000)`` in the number t of mini-batches; an epoch that raised the objective is undone and run
+        again at half of it. A number is a constant rate, for streams that drift.
+
+        Parameters
+        ----------
+        X : array-like or tensor of shape (n_samples, n_features)
+            Some rows, as for `fit`.
+
+        y : array-like of shape (n_samples,)
+            Their labels. Not every class need be among them.
+
+        classes : array-like of shape (n_classes,), default=None
+            All classes that the stream will hold. Required in the first call unless the model is fitted.
+
+        sample_weight : array-like of shape (n_samples,) or float, default=None
+            Weight of each row, zero or positive.
+
+        Returns
+        -------
+        self : object
+            The estimator. ``n_iter_`` counts the calls, ``loss_curve_`` has F of each, as its updates found it, after
+            those of a `fit` that came before. ``converged_`` is False; ``objective_``, ``gradient_norm_``,
+            ``optimality_gap_`` and ``n_passes_``, which would take all rows, are absent.
+
+        Raises
+        ------
+        ValueError
+            If the data or a parameter is invalid, `classes` is missing in the first call or another one later, or the
+            objective overflows. The estimator then is as it was before the call.
+        NotImplementedError
+            If ``l1_ratio`` is not 0.
+        """
+        self._check_combination()
+        if self.early_stopping:
+            raise ValueError("partial_fit holds out no rows: set early_stopping=False.")
+        before = Stream(**self._stream) if hasattr(self, "_stream") else None
+        with torch.inference_mode(False), torch.no_grad():
+            data = block_data(self, X, y, classes, sample_weight)
+        with torch.inference_mode(False), torch.no_grad(), plain_arithmetic(data.X, one_column=len(data.classes) == 2):
+            loss = loss_of(len(data.classes))
+            rows = rows_of(data, loss, intercept=self.fit_intercept)
+            n_iter = 1 + (0 if before is None else self.n_iter_)
+            seed = check_random_state(self.random_state).randint(2**31 - 1) + n_iter  # another order in every call
+            W = rows.bring_home(self._start(data, loss, go_on=True))
+            l2 = strengths(self.C, self.l1_ratio).l2
+            step = advance(self._sgd(seed), rows, loss, l2, W, Stream.after(data, before))
+            found = model_attributes(step.W, data, self.fit_intercept)
+        curve = np.append([] if before is None else numpy_of(self.loss_curve_), step.value)
+        if self.verbose:
+            print(f"partial_fit {n_iter:>4}  objective {step.value:.8g}  learning rate {step.rate:.3g}")
+        for name in ("objective_", "gradient_norm_", "optimality_gap_", "n_passes_"):
+            self.__dict__.pop(name, None)
+        vars(self).update(
+            found,
+            solver_="sgd",
+            device_=str(rows.device),
+            n_iter_=n_iter,
+            converged_=False,
+            loss_curve_=data.space.array(curve),
+            _stream=step.stream._asdict(),
+        )
+        return self
+
+    def _check_combination(self):
+        """Raise for parameters that do not go together."""
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov=True needs a momentum greater than 0.")
+        if self.l1_ratio != 0:
+            raise NotImplementedError(
+                f"l1_ratio={self.l1_ratio} is not supported yet: use l1_ratio=0 (the L2 penalty), with C=np.inf for no "
+                "penalty at all."
+            )
+
+    def _start(self, data, loss, coef_init=None, intercept_init=None, *, go_on):
+        """The coefficients to start from, (1, d, K) in float64; to `go_on`, the fitted ones."""
         shape = (loss.n_logits, data.X.shape[1])
         coef, intercept = np.zeros(shape), np.zeros(shape[0])
-        if self.warm_start and hasattr(self, "coef_"):
+        if go_on and hasattr(self, "coef_"):
             coef, intercept, classes = map(numpy_of, (self.coef_, self.intercept_, self.classes_))
             if coef.shape != shape or not np.array_equal(classes, data.classes):
                 raise ValueError(
@@ -340,7 +420,11 @@ class LinearClassifier(LinearPredictor):
         if held_out is not None:
             rows = rows_of(data, problem.loss, held_out, intercept=self.fit_intercept)
             score = partial(_accuracy, rows, problem.loss, torch.from_numpy(data.codes[held_out]))
-        return SOLVERS[name](
+        return self._sgd(seed, score)
+
+    def _sgd(self, seed, score=None):
+        """The solver "sgd" with its settings."""
+        return SGD(
             learning_rate=self.learning_rate,
             momentum=self.momentum,
             nesterov=self.nesterov,

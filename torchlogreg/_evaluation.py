@@ -11,7 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
 from torchlogreg._arithmetic import plain_arithmetic
-from torchlogreg._arrays import numpy_of
+from torchlogreg._arrays import Space, numpy_of
 from torchlogreg._estimators import model_attributes, to_float32
 from torchlogreg._grid import Candidates, Grid, Settings
 from torchlogreg._inputs import TrainingData, class_weights, prediction_rows, rows_of, training_data
@@ -70,12 +70,16 @@ class Fitted(NamedTuple):
             return torch.cat([block.predict(W) for block in rows.blocks(W.shape[0] * W.shape[2])])
 
     def model(self, q, fold=None, known=None):
-        """Candidate q as a fitted estimator; `known` are an X and its logits (m, 1, K), for predictions of that X."""
-        found = self.found(fold)
+        """Candidate q as a fitted estimator; `known` are an X and its logits (m, 1, K), for predictions of that X.
+
+        Its attributes are NumPy's whatever X is, for most scorers know no other: score it without array API dispatch.
+        """
+        found, data = self.found(fold), self.data
+        data = data._replace(space=Space(), schema={**data.schema, "classes_": data.classes})
         model = copy.copy(self.estimator)
         vars(model).update(
             self.candidates[q],
-            **model_attributes(found.W[q : q + 1], self.data, self.intercept),
+            **model_attributes(found.W[q : q + 1], data, self.intercept),
             solver_=self.grid.solver,
             device_=str(self.data.X.device),
             n_iter_=int(found.n_iter[q]),

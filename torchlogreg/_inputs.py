@@ -37,22 +37,70 @@ class TrainingData(NamedTuple):
 
 def training_data(estimator, X, y, sample_weight):
     """Check the arguments of `fit` without touching the estimator."""
+    space = Space.of(X)
+    X, labels, schema = _checked_pair(estimator, X, y, reset=True)
+    classes, codes = _encoded(labels)
+    schema["classes_"] = Space.of(y).array(classes)
+    weight = _checked_weights(sample_weight, len(codes))
+    if estimator.class_weight is not None:
+        weight = weight * class_weights(estimator.class_weight, classes, codes, weight)[codes]
+    _check_number_of_classes(estimator, classes)
+    _check_presence(classes, np.bincount(codes, weights=weight, minlength=len(classes)))
+    return _on_device(estimator, X, codes, weight, classes, schema, space)
+
+
+def block_data(estimator, X, y, classes, sample_weight):
+    """Check the arguments of `partial_fit` without touching the estimator."""
+    if estimator.class_weight == "balanced":
+        raise ValueError(
+            "class_weight='balanced' is not supported for partial_fit, which does not see all rows. Compute the "
+            "weights, sklearn.utils.class_weight.compute_class_weight('balanced', classes=classes, y=y), from a sample "
+            "of the labels and pass them as a dict."
+        )
+    space, known = Space.of(X), numpy_of(getattr(estimator, "classes_", None))
+    if classes is None and known is None:
+        raise ValueError("classes must be passed on the first call to partial_fit.")
+    given = known if classes is None else np.unique(_checked_labels(classes))
+    if known is not None and not np.array_equal(given, known):
+        raise ValueError(f"`classes={classes!r}` is not the same as on last call to partial_fit, was: {known!r}")
+    _check_number_of_classes(estimator, given)
+    if len(given) < 2:
+        raise ValueError(f"A classifier needs at least two classes; classes holds {given.tolist()}.")
+    X, labels, schema = _checked_pair(estimator, X, y, reset=known is None)
+    schema["classes_"] = Space.of(classes).array(given) if known is None else estimator.classes_
+    present, index = _encoded(labels)
+    places = {label: code for code, label in enumerate(given.tolist())}
+    unknown = [label for label in present.tolist() if label not in places]
+    if unknown:
+        raise ValueError(
+            f"y holds labels that are not among the classes {given.tolist()}: {unknown}. Name all classes that the "
+            "stream will hold in the first call to partial_fit."
+        )
+    codes = np.array([places[label] for label in present.tolist()], dtype=np.int64)[index]
+    weight = _checked_weights(sample_weight, len(codes))
+    if estimator.class_weight is not None:
+        weight = weight * class_weights(estimator.class_weight, given, codes, weight)[codes]
+    if not weight.any():
+        raise ValueError("class_weight leaves no row of this block; at least one weight must be positive.")
+    return _on_device(estimator, X, codes, weight, given, schema, space)
+
+
+def _checked_pair(estimator, X, y, *, reset):
+    """Checked rows and labels, and what they tell about the features, by attribute name."""
     if y is None:
         raise ValueError(
             f"This {type(estimator).__name__} estimator requires y to be passed, but the target y is None."
         )
-    space, space_of_y = Space.of(X), Space.of(y)
     stand_in = copy.copy(estimator)  # takes the attributes that validate_data sets
-    X = _checked_rows(stand_in, X, reset=True)
+    X = _checked_rows(stand_in, X, reset=reset)
     schema = {name: value for name, value in vars(stand_in).items() if name in ("n_features_in_", "feature_names_in_")}
     y = _checked_labels(y)
     check_consistent_length(X, y)
-    classes, codes = _encoded(y)
-    schema["classes_"] = space_of_y.array(classes)
-    weight = _checked_weights(sample_weight, len(y))
-    if estimator.class_weight is not None:
-        weight = weight * class_weights(estimator.class_weight, classes, codes, weight)[codes]
-    _check_classes(estimator, classes, np.bincount(codes, weights=weight, minlength=len(classes)))
+    return X, y, schema
+
+
+def _on_device(estimator, X, codes, weight, classes, schema, space):
+    """The data where the fit runs."""
     n_logits = 1 if len(classes) == 2 else len(classes)
     dtype = np.dtype(np.float32 if X.is_floating_point() and X.dtype != torch.float64 else np.float64)
     device = resolve_device(estimator.device, X, work=X.numel() * n_logits)
@@ -220,13 +268,17 @@ def class_weights(class_weight, classes, codes, weight):
     return out
 
 
-def _check_classes(estimator, classes, weight_of_class):
-    """Raise unless the estimator can tell these classes apart."""
+def _check_number_of_classes(estimator, classes):
+    """Raise if the estimator knows no more than two classes and there are more."""
     if len(classes) > 2 and not estimator.__sklearn_tags__().classifier_tags.multi_class:
         raise ValueError(
             f"Only binary classification is supported. y holds {len(classes)} classes: use TorchSoftmaxClassifier, "
             "or wrap this estimator in OneVsRestClassifier."
         )
+
+
+def _check_presence(classes, weight_of_class):
+    """Raise unless two classes weigh something."""
     present = classes[weight_of_class > 0]
     if len(present) < 2:
         raise ValueError(

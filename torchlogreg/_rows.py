@@ -59,8 +59,8 @@ class Rows:
     """n rows with their labels `y` (n,) and columns of weights (n, V).
 
     Model b weighs the rows by column `of[b]`; by column b without `of`, or by the only one there is.
-    Products with X run in `product_dtype`, X's own where it is float32 or float64 (`exact` lifts each block to float64);
-    everything around them is float64.
+    Products with X run in X's own dtype; blocks of half precision or integers are lifted to a wider one, as `exact`
+    lifts them to float64. Everything around them is float64.
     """
 
     def __init__(self, X, y, columns, *, intercept, products=None, of=None):

@@ -79,7 +79,7 @@ class SGD(Solver):
 
 
 def class_major(W, rows):
-    """W (B, d, K) where mini-batches of the rows are multiplied; class-major in memory, which is several times as fast."""
+    """A copy of W (B, d, K) beside the rows; class-major, for products with a mini-batch are several times as fast."""
     W = W.to(device=rows.products.device, dtype=rows.products.dtype)
     return W.mT.clone(memory_format=torch.contiguous_format).mT
 
