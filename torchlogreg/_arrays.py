@@ -21,7 +21,8 @@ NUMERIC = "biufc"  # kinds of NumPy's dtypes that other libraries have, too
 def tensor_of(array):
     """A tensor over the memory of a tensor or of another library's array; None for NumPy's and for all else."""
     if isinstance(array, torch.Tensor):
-        return array.detach().as_subclass(torch.Tensor)
+        array = array.detach()
+        return array if type(array) is torch.Tensor else array.as_subclass(torch.Tensor)
     if isinstance(array, np.ndarray) or not hasattr(array, "__dlpack__"):
         return None
     try:

@@ -301,8 +301,8 @@ class LinearClassifier(LinearPredictor):
         by the weight of the rows so far, as in `fit` on all of them; once the block of the first call comes again, a
         new pass over the same rows begins, which adds nothing to that weight.
 
-        With ``learning_rate='auto'`` the rate is the largest that is stable on the blocks so far, and falls as
-        ``1 / sqrt(1 + t / 1000)`` in the number t of mini-batches; an epoch that raised the objective is undone and run
+        With ``learning_rate='auto'`` the rate is half the largest one that is stable on the blocks so far, and falls as
+        ``1 / sqrt(1 + t / 100)`` in the number t of mini-batches; an epoch that raised the objective is undone and run
         again at half of it. A number is a constant rate, for streams that drift.
 
         Parameters

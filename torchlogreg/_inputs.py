@@ -161,7 +161,30 @@ def _checked_rows(estimator, X, *, reset):
     tensor = tensor_of(X)
     if tensor is not None:
         return _checked_tensor(estimator, tensor, reset=reset)
+    _check_columns(X)
     return _as_tensor(validate_data(estimator, X, reset=reset, dtype=[np.float64, np.float32]))
+
+
+def _check_columns(X):
+    """Raise for columns of a frame that NumPy would make numbers of though they are none, or that it has no number for.
+
+    A column of Python objects may hold numbers; NumPy says so if it does not.
+    """
+
+    def is_number(dtype):
+        kind = getattr(dtype, "kind", None)  # pandas
+        if kind is not None:
+            return kind in "biufc" or dtype == object
+        return not hasattr(dtype, "is_numeric") or dtype.is_numeric() or str(dtype) == "Boolean"  # polars
+
+    columns, dtypes = getattr(X, "columns", ()), getattr(X, "dtypes", ())
+    odd = [name for name, dtype in zip(columns, dtypes, strict=False) if not is_number(dtype)]
+    if odd:
+        names = ", ".join(map(repr, odd[:10])) + (", ..." if len(odd) > 10 else "")
+        raise ValueError(
+            f"Columns that are no numbers: {names}. Encode them, with sklearn.preprocessing.OneHotEncoder in a "
+            "ColumnTransformer for example, or leave them out."
+        )
 
 
 def _checked_tensor(estimator, X, *, reset):
