@@ -1,6 +1,8 @@
 """Data and helpers that several test files share."""
 
 import os
+
+os.environ.setdefault("SCIPY_ARRAY_API", "1")  # before SciPy is imported: `array_api_dispatch` asks for it
 from functools import cache
 
 import numpy as np

@@ -214,8 +214,8 @@ def test_a_tensor_on_an_accelerator_is_checked_there():
     assert _checked_tensor(model, torch.tensor([[1, 2]]), reset=True).dtype == torch.float64
     assert model.n_features_in_ == 2
     for tensor, message in (
-        (torch.tensor([[1.0, torch.nan]]), "NaN or infinity"),
-        (torch.ones(2), "Expected 2D|2D tensor"),
+        (torch.tensor([[1.0, torch.nan]]), "Input X contains NaN"),
+        (torch.ones(2), "Expected 2D array"),
         (torch.ones(1, 2) * 1j, "Complex"),
     ):
         with pytest.raises(ValueError, match=message):

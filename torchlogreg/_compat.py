@@ -8,6 +8,10 @@ from sklearn.linear_model._base import SparseCoefMixin
 from sklearn.metrics._scorer import _MultimetricScorer
 from sklearn.model_selection import GridSearchCV
 from sklearn.model_selection._validation import _score as score_with
+from sklearn.utils._array_api import _is_numpy_namespace as is_numpy_namespace
+from sklearn.utils._array_api import _is_xp_namespace as is_namespace
+from sklearn.utils._array_api import _max_precision_float_dtype as max_precision_float_dtype
+from sklearn.utils._array_api import check_same_namespace, get_namespace_and_device, move_to, np_compat
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metadata_routing import _raise_for_params as raise_for_params
@@ -20,9 +24,16 @@ __all__ = [
     "StrOptions",
     "check_matplotlib_support",
     "check_method_params",
+    "check_same_namespace",
     "fit_context",
     "format_results",
+    "get_namespace_and_device",
     "is_multimetric",
+    "is_namespace",
+    "is_numpy_namespace",
+    "max_precision_float_dtype",
+    "move_to",
+    "np_compat",
     "raise_for_params",
     "routing_enabled",
     "score_with",

@@ -1,14 +1,17 @@
 """The cross-validation estimators: folds times values of C in one batch."""
 
 import time
+from copy import copy
 from numbers import Integral
 
 import numpy as np
+from sklearn import config_context
 from sklearn.metrics import get_scorer, get_scorer_names, make_scorer
 from sklearn.model_selection import check_cv
 from sklearn.utils import _safe_indexing
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 
+from torchlogreg._arrays import numpy_of
 from torchlogreg._compat import (
     Interval,
     StrOptions,
@@ -124,6 +127,7 @@ class _LinearClassifierCV(LinearPredictor):
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}
         plain = self._single(solver=self.solver, **{name: getattr(self, name) for name in PLAIN})
         data = unweighted_data(plain, X, y, sample_weight)
+        y, sample_weight = numpy_of(y), numpy_of(sample_weight)
         splits, score_params = self._splits(X, y, data, sample_weight, params)
         F, Q = len(splits), len(Cs)
         progress = Progress(self, X, y, metadata, (F + 1) * Q + self.refit)
@@ -150,12 +154,12 @@ class _LinearClassifierCV(LinearPredictor):
         attributes |= {
             **model_attributes(chosen, data, fitted.intercept),
             "C_": C,
-            "Cs_": Cs,
+            "Cs_": data.space.array(Cs),
             "l1_ratio_": 0.0,
-            "l1_ratios_": np.zeros(1),
-            "scores_": scores[:, None],
-            "coefs_paths_": np.ascontiguousarray(W.mT.numpy(force=True)[:, None].astype(data.dtype)),
-            "n_iter_": n_iter[:, None].astype(np.int32),
+            "l1_ratios_": data.space.array(np.zeros(1)),
+            "scores_": data.space.array(scores[:, None]),
+            "coefs_paths_": data.space.array(np.ascontiguousarray(W.mT.numpy(force=True)[:, None].astype(data.dtype))),
+            "n_iter_": data.space.array(n_iter[:, None].astype(np.int32)),
             "cv_results_": format_results(fitted.candidates, scores, fitted.seconds / fitted.n_models, seconds),
             "converged_": converged,
             "solver_": fitted.grid.solver,
@@ -196,10 +200,13 @@ class _LinearClassifierCV(LinearPredictor):
         """
         raise_for_params(params, self, "score")
         if sample_weight is not None:
-            params["sample_weight"] = sample_weight
+            params["sample_weight"] = numpy_of(sample_weight)
         if routing_enabled():
             params = process_routing(self, "score", **params).scorer.score
-        return get_scorer(self.scoring or "accuracy")(self, X, y, **params)
+        model = copy(self)
+        model.classes_ = numpy_of(self.classes_)
+        with config_context(array_api_dispatch=False):  # most scorers know NumPy only
+            return get_scorer(self.scoring or "accuracy")(model, X, numpy_of(y), **params)
 
     def get_metadata_routing(self):
         """How metadata is routed.
@@ -256,7 +263,8 @@ class _LinearClassifierCV(LinearPredictor):
         scorer = _with_labels(get_scorer(scoring), fitted.data.classes)
         opaque = scorer_parts(scorer) is None  # a function that may do more with a model than predict X
         models = (fitted.model(q, f, None if opaque else (X, eta[:, q : q + 1])) for q in range(eta.shape[1]))
-        return np.array([scorer(model, X, y, **params) for model in models])
+        with config_context(array_api_dispatch=False):
+            return np.array([scorer(model, X, y, **params) for model in models])
 
 
 def _with_labels(scorer, classes):

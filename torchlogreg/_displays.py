@@ -5,6 +5,7 @@ from sklearn.linear_model import LogisticRegressionCV
 from sklearn.model_selection import GridSearchCV
 from sklearn.utils.validation import check_is_fitted
 
+from torchlogreg._arrays import numpy_of
 from torchlogreg._compat import check_matplotlib_support
 from torchlogreg._cv import TorchLogisticRegressionCV, TorchSoftmaxClassifierCV
 from torchlogreg._search import same_value
@@ -249,7 +250,7 @@ def _curve_of_cv(model):
             f"Draw one of them, with its scores estimator.scores_[:, i]: {BY_HAND}."
         )
     unset = model.scoring is None or model.scoring == "warn"  # scikit-learn 1.9 announces a new default by "warn"
-    return model.Cs_, model.scores_[:, 0], model.C_, "accuracy" if unset else model.scoring
+    return numpy_of(model.Cs_), numpy_of(model.scores_)[:, 0], model.C_, "accuracy" if unset else model.scoring
 
 
 def _curve_of_search(search):

@@ -12,24 +12,22 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from torchlogreg._arithmetic import plain_arithmetic
-from torchlogreg._compat import Interval, SparseCoefMixin, StrOptions, fit_context
+from torchlogreg._arrays import Space, numpy_of
+from torchlogreg._compat import Interval, SparseCoefMixin, StrOptions, check_same_namespace, fit_context
 from torchlogreg._docs import documented
-from torchlogreg._inputs import dense_coefficients, fit_data, prediction_parts, rows_of
+from torchlogreg._incremental import Seen, advance
+from torchlogreg._inputs import block_data, dense_coefficients, fit_data, prediction_parts, rows_of
 from torchlogreg._losses import loss_of
 from torchlogreg._memory import translated, with_room
 from torchlogreg._minimise import minimise
 from torchlogreg._penalty import Ridge, strengths
 from torchlogreg._problem import Problem
 from torchlogreg.solvers import SOLVERS, choose
+from torchlogreg.solvers.sgd import SGD
 
 
 class LinearPredictor(CallbackSupportMixin, SparseCoefMixin, ClassifierMixin, BaseEstimator):
     """What a fitted model does."""
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
-        return tags
 
     def decision_function(self, X):
         """Logits: the log-odds of the second class, or one score a class.
@@ -44,8 +42,7 @@ class LinearPredictor(CallbackSupportMixin, SparseCoefMixin, ClassifierMixin, Ba
         scores : ndarray of shape (n_samples,) or (n_samples, n_classes)
             One column for two classes, where a positive value predicts ``classes_[1]``.
         """
-        scores = self._predict(X, lambda _, eta: eta[:, 0])
-        return scores[:, 0] if scores.shape[1] == 1 else scores
+        return self._predict(X, "decision_function", lambda _, eta: eta.squeeze(-1))
 
     def predict(self, X):
         """The most probable class of each row.
@@ -60,7 +57,7 @@ class LinearPredictor(CallbackSupportMixin, SparseCoefMixin, ClassifierMixin, Ba
         labels : ndarray of shape (n_samples,)
             Labels from ``classes_``.
         """
-        return self._predict(X, lambda _, eta: self.classes_[_most_probable(eta[:, 0]).numpy(force=True)])
+        return self._predict(X, "predict", lambda loss, eta: loss.choice(eta), indices=True)
 
     def predict_proba(self, X):
         """Probability of each class.
@@ -75,7 +72,7 @@ class LinearPredictor(CallbackSupportMixin, SparseCoefMixin, ClassifierMixin, Ba
         proba : ndarray of shape (n_samples, n_classes)
             Rows sum to one; columns are ordered as ``classes_``.
         """
-        return self._predict(X, lambda loss, eta: loss.log_proba(eta)[:, 0].exp_())
+        return self._predict(X, "predict_proba", lambda loss, eta: loss.log_proba(eta).exp_())
 
     def predict_log_proba(self, X):
         """Logarithm of the probability of each class, accurate where the probability itself underflows.
@@ -90,41 +87,62 @@ class LinearPredictor(CallbackSupportMixin, SparseCoefMixin, ClassifierMixin, Ba
         log_proba : ndarray of shape (n_samples, n_classes)
             Columns are ordered as ``classes_``.
         """
-        return self._predict(X, lambda loss, eta: loss.log_proba(eta)[:, 0])
+        return self._predict(X, "predict_log_proba", lambda loss, eta: loss.log_proba(eta))
 
-    def _predict(self, X, transform):
-        """transform(loss, logits) of every row, block by block, as one NumPy array."""
+    def score(self, X, y, sample_weight=None):
+        """Accuracy on the given rows.
+
+        Parameters
+        ----------
+        X : array-like or tensor of shape (n_samples, n_features)
+            Test rows.
+
+        y : array-like of shape (n_samples,)
+            True labels.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weight of each row.
+
+        Returns
+        -------
+        score : float
+            Share of the rows, by weight, that `predict` is right about.
+        """
+        return super().score(X, numpy_of(y), numpy_of(sample_weight))
+
+    def _predict(self, X, method, transform, *, indices=False):
+        """transform(loss, logits (n, 1, K))[:, 0] of every row, block by block; the classes at those `indices`."""
         check_is_fitted(self)
+        check_same_namespace(X, self, attribute="coef_", method=method)
+        space, classes = Space.of(X), numpy_of(self.classes_)
+        loss, labels = loss_of(len(classes)), classes if indices else None
         seen, eta = vars(self).get("_known", (None, None))  # a model in cross-validation has its logits already
-        loss = loss_of(len(self.classes_))
         if seen is not None and X is seen:
-            return _as_array(transform(loss, eta))
-        coef = np.column_stack([dense_coefficients(self.coef_), self.intercept_])  # (K, p + 1)
+            return space.joined([transform(loss, eta)[:, 0]], len(eta), labels)
+        coef = np.column_stack([dense_coefficients(self.coef_), numpy_of(self.intercept_)])  # (K, p + 1)
         W = torch.from_numpy(coef.T[None].copy())
 
         def work():
             n_rows, parts = prediction_parts(self, X, W.dtype)
-            out, start = None, 0
-            for rows in parts:
-                with torch.inference_mode(), plain_arithmetic(rows.X):
-                    V = W.to(rows.products.device, rows.products.dtype)
-                    for block in rows.blocks(loss.n_logits):
-                        piece = _as_array(transform(loss, block.predict(V)))
-                        out = np.empty((n_rows, *piece.shape[1:]), piece.dtype) if out is None else out
-                        out[start : start + len(piece)] = piece
-                        start += len(piece)
-            return out
+            return space.joined(_pieces(parts, W, partial(transform, loss)), n_rows, labels)
 
-        return with_room(work)
+        with torch.inference_mode(False), torch.no_grad():  # a tensor that is an answer may meet autograd later
+            return with_room(work)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.array_api_support = True
+        return tags
 
 
-def _as_array(piece):
-    return piece.numpy(force=True) if isinstance(piece, torch.Tensor) else piece
-
-
-def _most_probable(eta):
-    """Codes (n,) of the classes with the largest logits (n, K)."""
-    return (eta[:, 0] > 0).long() if eta.shape[1] == 1 else eta.argmax(dim=1)
+def _pieces(parts, W, transform):
+    """transform(logits) of several rows, block by block."""
+    for rows in parts:
+        with plain_arithmetic(rows.X):
+            V = W.to(rows.products.device, rows.products.dtype)
+            for block in rows.blocks(W.shape[2]):
+                yield transform(block.predict(V))[:, 0]
 
 
 class LinearClassifier(LinearPredictor):
@@ -236,13 +254,7 @@ class LinearClassifier(LinearPredictor):
         ConvergenceWarning
             If the solver ended before it met `tol`; the message says why, and what to do.
         """
-        if self.nesterov and not self.momentum:
-            raise ValueError("nesterov=True needs a momentum greater than 0.")
-        if self.l1_ratio != 0:
-            raise NotImplementedError(
-                f"l1_ratio={self.l1_ratio} is not supported yet: use l1_ratio=0 (the L2 penalty), with C=np.inf for no "
-                "penalty at all."
-            )
+        self._check_combination()
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}
         context = self._init_callback_context(max_subtasks=self.max_iter or None)
         context.call_on_fit_task_begin(estimator=self, X=X, y=y, metadata=metadata)
@@ -251,12 +263,12 @@ class LinearClassifier(LinearPredictor):
             with translated():
                 data = fit_data(self, X, y, sample_weight)
             loss = loss_of(len(data.classes))
-            W = self._start(data, loss, coef_init, intercept_init)
+            W = self._start(data, loss, coef_init, intercept_init, go_on=self.warm_start)
             observer = partial(_Callbacks, self, context, arguments={"X": X, "y": y, "metadata": metadata})
             fitted = with_room(partial(self._fitted, data, loss, W, observer))
         before = dict(vars(self))
         self.__dict__.pop("feature_names_in_", None)
-        vars(self).update(fitted)
+        vars(self).update(fitted, _seen=Seen.after(data)._asdict())
         try:
             context.call_on_fit_task_end(estimator=self, X=X, y=y, metadata=metadata, reconstruction_attributes={})
         except BaseException:  # a callback's error must not leave half a model behind
@@ -295,21 +307,105 @@ class LinearClassifier(LinearPredictor):
             "gradient_norm_": float(result.point.gradient_norm),
             "optimality_gap_": float(bound),
             "n_passes_": problem.passes.total,
-            "loss_curve_": result.loss_curve[:, 0],
+            "loss_curve_": data.space.array(result.loss_curve[:, 0]),
         }
 
-    def _start(self, data, loss, coef_init, intercept_init):
-        """The coefficients to start from, (1, d, K) in float64."""
+    @fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y, classes=None, sample_weight=None):
+        """Go on with one epoch of mini-batch SGD over some rows.
+
+        Whatever `solver` says, `partial_fit` steps as ``'sgd'`` does, with its parameters (`learning_rate`, `momentum`,
+        `nesterov`, `batch_size`, `shuffle`) and the momentum of the call before; `tol` and `max_iter` have no effect,
+        and callbacks are not run. It continues from whatever the model is, be it from a `fit`. The penalty is divided
+        by the weight of the rows so far, as in `fit` on all of them; once the block of the first call comes again, a
+        new pass over the same rows begins, which adds nothing to that weight.
+
+        With ``learning_rate='auto'`` the rate is half the largest one that is stable on the blocks so far, and falls as
+        ``1 / sqrt(1 + t / 100)`` in the number t of mini-batches; an epoch that raised the objective is undone and run
+        again at half of it. A number is a constant rate, for streams that drift.
+
+        Parameters
+        ----------
+        X : array-like or tensor of shape (n_samples, n_features)
+            Some rows, as for `fit`.
+
+        y : array-like of shape (n_samples,)
+            Their labels. Not every class need be among them.
+
+        classes : array-like of shape (n_classes,), default=None
+            All classes that the stream will hold. Required in the first call unless the model is fitted.
+
+        sample_weight : array-like of shape (n_samples,) or float, default=None
+            Weight of each row, zero or positive.
+
+        Returns
+        -------
+        self : object
+            The estimator. ``n_iter_`` counts the calls, ``loss_curve_`` has F of each, as its updates found it, after
+            those of a `fit` that came before. ``converged_`` is False; ``objective_``, ``gradient_norm_``,
+            ``optimality_gap_`` and ``n_passes_``, which would take all rows, are absent.
+
+        Raises
+        ------
+        ValueError
+            If the data or a parameter is invalid, `classes` is missing in the first call or another one later, or the
+            objective overflows. The estimator then is as it was before the call.
+        NotImplementedError
+            If ``l1_ratio`` is not 0.
+        """
+        self._check_combination()
+        if self.early_stopping:
+            raise ValueError("partial_fit holds out no rows: set early_stopping=False.")
+        before = Seen(**self._seen) if hasattr(self, "_seen") else None
+        with torch.inference_mode(False), torch.no_grad():
+            data = block_data(self, X, y, classes, sample_weight)
+        with torch.inference_mode(False), torch.no_grad(), plain_arithmetic(data.X, one_column=len(data.classes) == 2):
+            loss = loss_of(len(data.classes))
+            rows = rows_of(data, loss, intercept=self.fit_intercept)
+            n_iter = 1 + (0 if before is None else self.n_iter_)
+            seed = check_random_state(self.random_state).randint(2**31 - 1) + n_iter  # another order in every call
+            W = rows.bring_home(self._start(data, loss, go_on=True))
+            l2 = strengths(self.C, self.l1_ratio).l2
+            step = advance(self._sgd(seed), rows, loss, l2, W, Seen.after(data, before))
+            found = model_attributes(step.W, data, self.fit_intercept)
+        curve = np.append([] if before is None else numpy_of(self.loss_curve_), step.value)
+        if self.verbose:
+            print(f"partial_fit {n_iter:>4}  objective {step.value:.8g}  learning rate {step.rate:.3g}")
+        for name in ("objective_", "gradient_norm_", "optimality_gap_", "n_passes_"):
+            self.__dict__.pop(name, None)
+        vars(self).update(
+            found,
+            solver_="sgd",
+            device_=str(rows.device),
+            n_iter_=n_iter,
+            converged_=False,
+            loss_curve_=data.space.array(curve),
+            _seen=step.stream._asdict(),
+        )
+        return self
+
+    def _check_combination(self):
+        """Raise for parameters that do not go together."""
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov=True needs a momentum greater than 0.")
+        if self.l1_ratio != 0:
+            raise NotImplementedError(
+                f"l1_ratio={self.l1_ratio} is not supported yet: use l1_ratio=0 (the L2 penalty), with C=np.inf for no "
+                "penalty at all."
+            )
+
+    def _start(self, data, loss, coef_init=None, intercept_init=None, *, go_on):
+        """The coefficients to start from, (1, d, K) in float64; to `go_on`, the fitted ones."""
         shape = (loss.n_logits, data.X.shape[1])
         coef, intercept = np.zeros(shape), np.zeros(shape[0])
-        if self.warm_start and hasattr(self, "coef_"):
-            if self.coef_.shape != shape or not np.array_equal(self.classes_, data.classes):
+        if go_on and hasattr(self, "coef_"):
+            coef, intercept, classes = map(dense_coefficients, (self.coef_, self.intercept_, self.classes_))
+            if coef.shape != shape or not np.array_equal(classes, data.classes):
                 raise ValueError(
                     f"warm_start=True needs the classes and the number of features of the previous fit: they were "
-                    f"{self.classes_.tolist()} and {self.n_features_in_}, now they are {data.classes.tolist()} and "
+                    f"{classes.tolist()} and {self.n_features_in_}, now they are {data.classes.tolist()} and "
                     f"{shape[1]}. Set warm_start=False to start afresh."
                 )
-            coef, intercept = dense_coefficients(self.coef_), self.intercept_
         if coef_init is not None:
             coef = _checked_start(coef_init, shape, "coef_init")
         if intercept_init is not None:
@@ -341,8 +437,12 @@ class LinearClassifier(LinearPredictor):
         score = None
         if held_out is not None:
             rows = rows_of(data, problem.loss, held_out, intercept=self.fit_intercept)
-            score = partial(_accuracy, rows, torch.from_numpy(data.codes[held_out]))
-        return SOLVERS[name](
+            score = partial(_accuracy, rows, problem.loss, torch.from_numpy(data.codes[held_out]))
+        return self._sgd(seed, score)
+
+    def _sgd(self, seed, score=None):
+        """The solver "sgd" with its settings."""
+        return SGD(
             learning_rate=self.learning_rate,
             momentum=self.momentum,
             nesterov=self.nesterov,
@@ -388,9 +488,8 @@ def model_attributes(W, data, intercept):
     n_features = data.X.shape[1]
     return {
         **data.schema,
-        "classes_": data.classes,
-        "coef_": np.ascontiguousarray(coef[:, :n_features]),
-        "intercept_": coef[:, -1].copy() if intercept else np.zeros(len(coef), data.dtype),
+        "coef_": data.space.array(np.ascontiguousarray(coef[:, :n_features])),
+        "intercept_": data.space.array(coef[:, -1].copy() if intercept else np.zeros(len(coef), data.dtype)),
     }
 
 
@@ -398,16 +497,15 @@ def to_float32(W):
     return W.float().to(W.dtype)
 
 
-def _accuracy(rows, codes, W):
+def _accuracy(rows, loss, codes, W):
     """Weighted accuracy of W on `rows`, as `score` computes it."""
-    eta = torch.cat([block.predict(W)[:, 0] for block in rows.blocks()]).cpu()
-    predicted = _most_probable(eta)
+    predicted = torch.cat([loss.choice(block.predict(W))[:, 0] for block in rows.blocks()]).cpu()
     weight = rows.weight[:, 0].cpu()
     return float((weight * (predicted == codes)).sum() / weight.sum())
 
 
 def _checked_start(value, shape, name):
-    value = np.asarray(value, dtype=np.float64)
+    value = np.asarray(numpy_of(value), dtype=np.float64)
     if value.shape != shape and not (shape[0] == 1 and value.shape == shape[1:]):
         raise ValueError(f"{name} has shape {value.shape}; expected {shape}.")
     if not np.isfinite(value).all():

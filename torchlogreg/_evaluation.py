@@ -11,6 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
 from torchlogreg._arithmetic import plain_arithmetic
+from torchlogreg._arrays import Space, numpy_of
 from torchlogreg._estimators import model_attributes, to_float32
 from torchlogreg._grid import Candidates, Grid, Settings
 from torchlogreg._inputs import TrainingData, class_weights, prediction_rows, rows_of, training_data
@@ -69,12 +70,16 @@ class Fitted(NamedTuple):
             return torch.cat([block.predict(W) for block in rows.blocks(W.shape[0] * W.shape[2])])
 
     def model(self, q, fold=None, known=None):
-        """Candidate q as a fitted estimator; `known` are an X and its logits (m, 1, K), for predictions of that X."""
-        found = self.found(fold)
+        """Candidate q as a fitted estimator; `known` are an X and its logits (m, 1, K), for predictions of that X.
+
+        Its attributes are NumPy's whatever X is, for most scorers know no other: score it without array API dispatch.
+        """
+        found, data = self.found(fold), self.data
+        data = data._replace(space=Space(), schema={**data.schema, "classes_": data.classes})
         model = copy.copy(self.estimator)
         vars(model).update(
             self.candidates[q],
-            **model_attributes(found.W[q : q + 1], self.data, self.intercept),
+            **model_attributes(found.W[q : q + 1], data, self.intercept),
             solver_=self.grid.solver,
             device_=str(self.data.X.device),
             n_iter_=int(found.n_iter[q]),
@@ -170,10 +175,9 @@ def neg_log_loss(loss, eta, codes, weight):
     return _averaged(own, weight)
 
 
-def accuracy(loss, eta, codes, weight):  # noqa: ARG001 - one signature for all
+def accuracy(loss, eta, codes, weight):
     """`sklearn.metrics.accuracy_score` for each of Q models: (Q,)."""
-    predicted = (eta[..., 0] > 0).long() if eta.shape[2] == 1 else eta.argmax(dim=2)
-    return _averaged((predicted == torch.from_numpy(codes).to(eta.device)[:, None]).double(), weight)
+    return _averaged((loss.choice(eta) == torch.from_numpy(codes).to(eta.device)[:, None]).double(), weight)
 
 
 # Scores that are computed from the logits of all models at once, in a fraction of the time of scikit-learn's.
@@ -183,7 +187,7 @@ FROM_LOGITS = {"neg_log_loss": neg_log_loss, "accuracy": accuracy}
 def _averaged(values, weight):
     if weight is None:
         return values.mean(dim=0).numpy(force=True)
-    weight = torch.from_numpy(np.array(weight, dtype=np.float64)).to(values)
+    weight = torch.from_numpy(np.array(numpy_of(weight), dtype=np.float64)).to(values)
     return ((weight @ values) / weight.sum()).numpy(force=True)
 
 

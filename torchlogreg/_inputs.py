@@ -19,8 +19,9 @@ from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, column_or_1d, validate_data
 
+from torchlogreg._arrays import Space, numpy_of, tensor_of
 from torchlogreg._memory import ran_out
-from torchlogreg._rows import Home, Rows
+from torchlogreg._rows import Home, Rows, product_dtype
 from torchlogreg._sparse import Sparse, SparseRows, pays_dense
 from torchlogreg._stream import SAMPLE_BYTES, Block, Opened, Slices
 from torchlogreg._wide import is_wide_table
@@ -30,6 +31,7 @@ ACCELERATOR_PAYS = 50_000_000
 LARGE_FILE = 2**26  # bytes of a memory-mapped array from which it is read block by block
 TABLES = ("shape", "__array__", "__array_interface__", "__dataframe__", "__dlpack__")  # what has one of them is one
 CAST_BY_BLOCK = [np.float64, np.float32, np.float16, np.int8, np.uint8, np.int16, np.int32, np.int64, np.bool_]
+CHECKED = 2**22  # numbers of a tensor that are looked at together
 
 
 class TrainingData(NamedTuple):
@@ -39,8 +41,9 @@ class TrainingData(NamedTuple):
     codes: np.ndarray | None  # (n,) index of each row's class; None for a stream
     weight: np.ndarray | None  # (n,) sample weight times class weight; None for a stream
     classes: np.ndarray
-    schema: dict  # n_features_in_ and, for frames, feature_names_in_
+    schema: dict  # classes_ where y is, n_features_in_ and, for frames, feature_names_in_
     dtype: np.dtype  # of the coefficients
+    space: Space  # of the other fitted arrays
 
 
 def fit_data(estimator, X, y, sample_weight):
@@ -63,7 +66,7 @@ def fit_data(estimator, X, y, sample_weight):
     stand_in = copy.copy(estimator)
     checked = _checked_rows(stand_in, X, reset=True).numpy()
     data = _streamed(estimator, Slices(checked, *_slicable(checked, y, sample_weight)))
-    return data._replace(schema=_schema(stand_in))
+    return data._replace(schema={**data.schema, **_schema(stand_in)})
 
 
 def is_stream(X):
@@ -111,14 +114,16 @@ def _streamed(estimator, source):
         raise ValueError(WEIGHTLESS)
     if given is not None:
         opened.factor = class_weights(given, classes, np.arange(len(classes)), opened.mass)
-    _check_classes(estimator, classes, opened.mass * opened.factor)
+    _check_number_of_classes(estimator, classes)
+    _check_presence(classes, opened.mass * opened.factor)
     n_logits = 1 if len(classes) == 2 else len(classes)
     like = torch.empty(0, dtype=opened.dtype, device=opened.device)
     opened.device = resolve_device(estimator.device, like, work=opened.numel() * n_logits)
     dtype = np.dtype(np.float32 if opened.dtype == torch.float32 else np.float64)
     if opened.device.type == "mps":
         opened.dtype = torch.float32
-    return TrainingData(opened, None, None, classes, _schema(stand_in), dtype)
+    schema = {**_schema(stand_in), "classes_": classes}
+    return TrainingData(opened, None, None, classes, schema, dtype, Space())
 
 
 class _BlockReader:
@@ -146,6 +151,7 @@ class _BlockReader:
 
 
 def _schema(stand_in):
+    """What validate_data found about the features, by attribute name."""
     return {name: value for name, value in vars(stand_in).items() if name in ("n_features_in_", "feature_names_in_")}
 
 
@@ -156,23 +162,73 @@ def training_data(estimator, X, y, sample_weight):
             "A stream of blocks is fitted by TorchLogisticRegression and TorchSoftmaxClassifier alone, which take its "
             "labels from the blocks: fit(stream), without y."
         )
+    space = Space.of(X)
+    X, labels, schema = _checked_pair(estimator, X, y, reset=True)
+    classes, codes = _encoded(labels)
+    schema["classes_"] = Space.of(y).array(classes)
+    weight = _checked_weights(sample_weight, len(codes))
+    if estimator.class_weight is not None:
+        weight = weight * class_weights(estimator.class_weight, classes, codes, weight)[codes]
+    _check_number_of_classes(estimator, classes)
+    _check_presence(classes, np.bincount(codes, weights=weight, minlength=len(classes)))
+    return _on_device(estimator, X, codes, weight, classes, schema, space)
+
+
+def block_data(estimator, X, y, classes, sample_weight):
+    """Check the arguments of `partial_fit` without touching the estimator."""
+    if estimator.class_weight == "balanced":
+        raise ValueError(
+            "class_weight='balanced' is not supported for partial_fit, which does not see all rows. Compute the "
+            "weights, sklearn.utils.class_weight.compute_class_weight('balanced', classes=classes, y=y), from a sample "
+            "of the labels and pass them as a dict."
+        )
+    space, known = Space.of(X), numpy_of(getattr(estimator, "classes_", None))
+    if classes is None and known is None:
+        raise ValueError("classes must be passed on the first call to partial_fit.")
+    given = known if classes is None else np.unique(_checked_labels(classes))
+    if known is not None and not np.array_equal(given, known):
+        raise ValueError(f"`classes={classes!r}` is not the same as on last call to partial_fit, was: {known!r}")
+    _check_number_of_classes(estimator, given)
+    if len(given) < 2:
+        raise ValueError(f"A classifier needs at least two classes; classes holds {given.tolist()}.")
+    X, labels, schema = _checked_pair(estimator, X, y, reset=known is None)
+    schema["classes_"] = Space.of(classes).array(given) if known is None else estimator.classes_
+    present, index = _encoded(labels)
+    places = {label: code for code, label in enumerate(given.tolist())}
+    unknown = [label for label in present.tolist() if label not in places]
+    if unknown:
+        raise ValueError(
+            f"y holds labels that are not among the classes {given.tolist()}: {unknown}. Name all classes that the "
+            "stream will hold in the first call to partial_fit."
+        )
+    codes = np.array([places[label] for label in present.tolist()], dtype=np.int64)[index]
+    weight = _checked_weights(sample_weight, len(codes))
+    if estimator.class_weight is not None:
+        weight = weight * class_weights(estimator.class_weight, given, codes, weight)[codes]
+    if not weight.any():
+        raise ValueError("class_weight leaves no row of this block; at least one weight must be positive.")
+    return _on_device(estimator, X, codes, weight, given, schema, space)
+
+
+def _checked_pair(estimator, X, y, *, reset):
+    """Checked rows and labels, and what they tell about the features, by attribute name."""
     if y is None:
         raise ValueError(
             f"This {type(estimator).__name__} estimator requires y to be passed, but the target y is None."
         )
     stand_in = copy.copy(estimator)  # takes the attributes that validate_data sets
-    X = _checked_rows(stand_in, X, reset=True)
+    X = _checked_rows(stand_in, X, reset=reset)
     y = _checked_labels(y)
     check_consistent_length(X, y)
-    classes, codes = _encoded(y)
-    weight = _checked_weights(sample_weight, len(y))
-    if estimator.class_weight is not None:
-        weight = weight * class_weights(estimator.class_weight, classes, codes, weight)[codes]
-    _check_classes(estimator, classes, np.bincount(codes, weights=weight, minlength=len(classes)))
+    return X, y, _schema(stand_in)
+
+
+def _on_device(estimator, X, codes, weight, classes, schema, space):
+    """The data where the fit runs."""
     n_logits = 1 if len(classes) == 2 else len(classes)
-    dtype = np.dtype(np.float32 if X.dtype in (torch.float32, torch.float16, torch.bfloat16) else np.float64)
+    dtype = np.dtype(np.float32 if X.dtype.is_floating_point and X.dtype != torch.float64 else np.float64)
     device = resolve_device(estimator.device, X, work=X.numel() * n_logits)
-    return TrainingData(_moved(X, device), codes, weight, classes, _schema(stand_in), dtype)
+    return TrainingData(_moved(X, device), codes, weight, classes, schema, dtype, space)
 
 
 def rows_of(data, loss, index=None, *, intercept):
@@ -186,6 +242,17 @@ def rows_of(data, loss, index=None, *, intercept):
     wide = torch.float32 if X.device.type == "mps" else torch.float64
     y = loss.targets(codes.to(X.device), wide)
     return _kind(X)(X, y, weight.to(wide).to(X.device)[:, None], intercept=intercept)
+
+
+def dense_rows(X, index):
+    """The rows of X at an index, as NumPy's float64 array."""
+    rows = X[torch.from_numpy(index).to(X.device)]
+    return (rows.dense() if isinstance(rows, Sparse) else rows).to("cpu", torch.float64).numpy()
+
+
+def total_weight(data):
+    """The sum of the rows' weights."""
+    return float((data.X.mass * data.X.factor if data.weight is None else data.weight).sum())
 
 
 def prediction_rows(estimator, X, dtype):
@@ -202,7 +269,7 @@ def prediction_rows(estimator, X, dtype):
     if device.type == "cpu" and to_device and not isinstance(X, Sparse):
         device = torch.device(estimator.device)
     nothing = torch.empty(len(X), 0, device=X.device)
-    wide = torch.promote_types(X.dtype if X.dtype.is_floating_point else torch.float64, exact or dtype)
+    wide = torch.promote_types(product_dtype(X), exact or dtype)
     wide = torch.promote_types(wide, dtype) if device.type != "mps" else torch.float32
     return _kind(X)(X, nothing, nothing, intercept=True, products=Home(device, wide))
 
@@ -213,8 +280,8 @@ def _kind(X):
 
 
 def dense_coefficients(coef):
-    """`coef_` as an array, whether or not it was made sparse."""
-    return coef.toarray() if issparse(coef) else coef
+    """`coef_` as NumPy's array, whether or not it was made sparse."""
+    return coef.toarray() if issparse(coef) else numpy_of(coef)
 
 
 def prediction_parts(estimator, X, dtype):
@@ -252,11 +319,10 @@ def resolve_device(device, X, work):
 
 def _checked_rows(estimator, X, *, reset, dtypes=(np.float64, np.float32)):
     """X as a finite (n, p) tensor of one of `dtypes`, or `Sparse`; sets or checks feature names and their number."""
-    if isinstance(X, torch.Tensor) and X.device.type != "cpu":
-        return _checked_tensor(estimator, X, reset=reset)
-    if isinstance(X, torch.Tensor):
-        X = X.detach()
-        X = (X.float() if X.dtype in (torch.bfloat16, torch.float16) else X).resolve_conj().resolve_neg().numpy()
+    tensor = tensor_of(X)
+    if tensor is not None:
+        return _checked_tensor(estimator, tensor, reset=reset)
+    _check_columns(X)
     dtypes = [np.float64, np.float32] if issparse(X) else list(dtypes)
     X = validate_data(estimator, X, reset=reset, dtype=dtypes, accept_sparse="csr")
     if not issparse(X):
@@ -264,20 +330,60 @@ def _checked_rows(estimator, X, *, reset, dtypes=(np.float64, np.float32)):
     return torch.from_numpy(X.toarray()) if pays_dense(X) else Sparse.of(X)
 
 
+def _check_columns(X):
+    """Raise for columns of a frame that NumPy would make numbers of though they are none, or that it has no number for.
+
+    A column of Python objects may hold numbers; NumPy says so if it does not.
+    """
+
+    def is_number(dtype):
+        kind = getattr(dtype, "kind", None)  # pandas
+        if kind is not None:
+            return kind in "biufcO"
+        return not hasattr(dtype, "is_numeric") or dtype.is_numeric() or str(dtype) == "Boolean"  # polars
+
+    columns, dtypes = getattr(X, "columns", ()), getattr(X, "dtypes", ())
+    odd = [name for name, dtype in zip(columns, dtypes, strict=False) if not is_number(dtype)]
+    if odd:
+        names = ", ".join(map(repr, odd[:10])) + (", ..." if len(odd) > 10 else "")
+        raise ValueError(
+            f"Columns that are no numbers: {names}. Encode them, with sklearn.preprocessing.OneHotEncoder in a "
+            "ColumnTransformer for example, or leave them out."
+        )
+
+
 def _checked_tensor(estimator, X, *, reset):
-    """The checks of validate_data for a tensor on an accelerator, made there."""
-    X = X.detach()
-    validate_data(estimator, X, reset=reset, skip_check_array=True)
-    if X.ndim != 2 or 0 in X.shape:
-        raise ValueError(f"Expected a 2D tensor with at least one row and one column, got shape {tuple(X.shape)}.")
+    """The checks of validate_data for a tensor, made where it is.
+
+    What is narrower than the dtype of products with it, half precision and small integers, stays as it is, for `Rows`
+    lifts it block by block.
+    """
+    if X.layout != torch.strided or X.is_quantized:
+        raise TypeError(
+            f"X is a tensor of layout {X.layout} and dtype {X.dtype}; pass a dense one (X.to_dense(), X.dequantize())."
+        )
+    if X.device.type == "meta":
+        raise ValueError("X is on the meta device, where tensors have a shape but no values. Move X to a real device.")
+    if X.ndim != 2:
+        raise ValueError(
+            f"Expected 2D array, got a tensor of shape {tuple(X.shape)} instead. Reshape it to (n_samples, n_features)."
+        )
+    for count, what in zip(X.shape, ("sample(s)", "feature(s)"), strict=True):
+        if not count:
+            raise ValueError(f"Found array with 0 {what} (shape={tuple(X.shape)}) while a minimum of 1 is required.")
     if X.is_complex():
-        raise ValueError("Complex data not supported")
-    if X.dtype in (torch.bfloat16, torch.float16):
-        X = X.float()
-    if not X.is_floating_point():
-        X = X.to(torch.float32 if X.device.type == "mps" else torch.float64)
-    if not bool(torch.isfinite(X).all()):
-        raise ValueError("Input X contains NaN or infinity. Impute or remove those rows first.")
+        raise ValueError("Complex data not supported: pass the real and the imaginary parts as features.")
+    validate_data(estimator, X, reset=reset, skip_check_array=True)
+    X = X.resolve_neg()
+    wide = product_dtype(X)
+    if X.element_size() >= wide.itemsize:
+        X = X.to(wide)
+    look = X.is_floating_point() and not get_config()["assume_finite"]
+    for block in X.split(max(1, CHECKED // X.shape[1])) if look else ():
+        block = block.to(wide)
+        if not bool(torch.isfinite(block.sum())) and not bool(torch.isfinite(block).all()):  # a sum may overflow
+            what = "NaN" if bool(block.isnan().any()) else "infinity"
+            raise ValueError(f"Input X contains {what}. Impute or remove those rows first.")
     return X
 
 
@@ -312,10 +418,7 @@ def _checked_labels(y):
 
 def _as_column(y):
     """Labels as a 1-d NumPy array of whatever kind."""
-    if isinstance(y, torch.Tensor):
-        y = y.detach().cpu()
-        y = y.double() if y.is_floating_point() else y
-    return column_or_1d(y, warn=True)
+    return column_or_1d(numpy_of(y), warn=True)
 
 
 def _encoded(y):
@@ -341,9 +444,7 @@ def _checked_weights(sample_weight, n, *, all_zero=False):
         return np.ones(n)
     if isinstance(sample_weight, (numbers.Real, np.ndarray)) and np.ndim(sample_weight) == 0:
         sample_weight = np.full(n, sample_weight, dtype=np.float64)
-    if isinstance(sample_weight, torch.Tensor):
-        sample_weight = sample_weight.detach().cpu().double()
-    weight = check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
+    weight = check_array(numpy_of(sample_weight), ensure_2d=False, dtype=np.float64, input_name="sample_weight")
     if weight.shape != (n,):
         raise ValueError(f"sample_weight has shape {weight.shape}; expected one weight for each row, ({n},).")
     if (weight < 0).any():
@@ -364,13 +465,17 @@ def class_weights(class_weight, classes, codes, weight):
     return out
 
 
-def _check_classes(estimator, classes, weight_of_class):
-    """Raise unless the estimator can tell these classes apart."""
+def _check_number_of_classes(estimator, classes):
+    """Raise if the estimator knows no more than two classes and there are more."""
     if len(classes) > 2 and not estimator.__sklearn_tags__().classifier_tags.multi_class:
         raise ValueError(
             f"Only binary classification is supported. y holds {len(classes)} classes: use TorchSoftmaxClassifier, "
             "or wrap this estimator in OneVsRestClassifier."
         )
+
+
+def _check_presence(classes, weight_of_class):
+    """Raise unless two classes weigh something."""
     present = classes[weight_of_class > 0]
     if len(present) < 2:
         raise ValueError(

@@ -66,6 +66,10 @@ class Loss(ABC):
     def log_proba(self, eta):
         """Logarithm of the class probabilities, (n, B, n_classes)."""
 
+    @abstractmethod
+    def choice(self, eta):
+        """Index of the most probable class, (n, B)."""
+
 
 def loss_of(n_classes):
     """The loss for that many classes."""
@@ -116,6 +120,9 @@ class Binomial(Loss):
     def log_proba(self, eta):
         return F.logsigmoid(torch.cat([-eta, eta], dim=-1))
 
+    def choice(self, eta):
+        return (eta[..., 0] > 0).long()
+
 
 class Multinomial(Loss):
     """K classes, K logits, symmetric parametrisation: logsumexp(z) - z_y."""
@@ -160,3 +167,6 @@ class Multinomial(Loss):
 
     def log_proba(self, eta):
         return torch.log_softmax(eta, dim=-1)
+
+    def choice(self, eta):
+        return eta.argmax(dim=-1)

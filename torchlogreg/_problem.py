@@ -83,6 +83,10 @@ class Problem:
             return self
         return Problem(self.rows.exact(), self.loss, self.penalty, self.passes)
 
+    def lifted(self):
+        """The same problem, with X in a dtype that is multiplied as it is."""
+        return Problem(self.rows.lifted(), self.loss, self.penalty, self.passes)
+
     def smooth(self, W, of=None):
         """Value and gradient at W, in one read; at W[of] if `of` (B,) is given, where models share coefficients."""
         return self._read(W, of=of)
@@ -141,12 +145,12 @@ class Problem:
     def sampled(self, index):
         """The problem estimated on the rows at `index`, with their weights scaled to a sum of one.
 
-        It is the problem itself if those rows weigh nothing in one of the models.
+        It is the whole problem if those rows weigh nothing in one of the models.
         """
         rows = self.rows.take(index)
         total = rows.columns.sum(dim=0)
         if not total.all():
-            return self
+            return self.lifted()
         return Problem(rows.reweighted(rows.columns / total), self.loss, self.penalty, self.passes)
 
     def scatter(self):
@@ -165,8 +169,16 @@ class Problem:
         scale = self.rows.shape[0] / rows.shape[0]
         return scale * (rows.weight * value).sum(dim=0) + self.penalty.value(W)
 
-    def loss_bounds(self, n_reads=12):
-        """Smoothness of the data term: of its mean over all rows (power iteration), and of the worst single row."""
+    def reweighted(self, columns):
+        """The same losses and penalty with other weights, already divided by S."""
+        return Problem(self.rows.reweighted(columns), self.loss, self.penalty, self.passes)
+
+    def loss_bounds(self):
+        """Smoothness of the data term: of its mean over all rows, and of the worst single row."""
+        return self.loss.smoothness * self.largest_moment(), self.loss.smoothness * self.row_moments()[1]
+
+    def largest_moment(self, n_reads=12):
+        """The largest eigenvalue of the weighted second moments, by power iteration."""
         rows = self.rows
         generator = torch.Generator("cpu").manual_seed(0)
         v = torch.randn(1, rows.shape[1], 1, generator=generator, dtype=torch.float64, device="cpu")
@@ -176,8 +188,12 @@ class Problem:
             v = v / v.norm().clamp(min=torch.finfo(v.dtype).tiny)
             v = sum(b.pull((b.weight * b.predict(v)[..., 0])[..., None]) for b in self._blocks())
             top = v.norm()
-        worst = rows.shape[0] * max(float((b.weight[:, 0] * b.squared_norms()).max()) for b in self._blocks())
-        return self.loss.smoothness * float(top), self.loss.smoothness * worst
+        return float(top)
+
+    def row_moments(self):
+        """The mean of the rows' squared norms, and n times the largest, both weighted; one read."""
+        norms = [b.weight[:, 0] * b.squared_norms() for b in self._blocks()]
+        return sum(float(part.sum()) for part in norms), self.rows.shape[0] * max(float(part.max()) for part in norms)
 
     def separates(self, W):
         """Whether W ranks the own class of every row strictly first, in a problem without penalty.

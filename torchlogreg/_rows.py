@@ -24,6 +24,7 @@ divisor = ContextVar("divisor", default=1)  # of the sizes of blocks, where memo
 ALL, MOST = slice(None), 0.9  # of the models
 GATHERED = 1024  # rows gathered at a time
 FEWEST_BLOCKS = 4  # that are worth a second thread
+FACTORS = torch.float32, torch.float64  # dtypes that are multiplied as they are; X of others is lifted block by block
 
 
 def _dot(a, b):
@@ -37,6 +38,13 @@ def _times_own_transpose(matrix):
         return matrix.T @ matrix
     array = matrix.numpy()
     return torch.from_numpy(_dot(array.T, array))
+
+
+def product_dtype(X):
+    """The dtype of products with X: its own, or for half precision float32 and for integers float64."""
+    if X.dtype in FACTORS:
+        return X.dtype
+    return torch.float32 if X.is_floating_point() or X.device.type == "mps" else torch.float64
 
 
 class Home(NamedTuple):
@@ -68,7 +76,8 @@ class Rows:
     """n rows with their labels `y` (n,) and columns of weights (n, V).
 
     Model b weighs the rows by column `of[b]`; by column b without `of`, or by the only one there is.
-    Products with X run in X's own dtype (`exact` lifts each block to float64); everything around them is float64.
+    Products with X run in X's own dtype; blocks of half precision or integers are lifted to a wider one, as `exact`
+    lifts them to float64. Everything around them is float64.
     """
 
     in_memory = True  # `Stream` is not
@@ -77,7 +86,7 @@ class Rows:
     def __init__(self, X, y, columns, *, intercept, products=None, of=None):
         self.X, self.y, self.columns, self.intercept, self.of = X, y, columns, intercept, of
         self.home = Home.beside(X.device)
-        self.products = products or Home(X.device, X.dtype)
+        self.products = products or Home(X.device, product_dtype(X))
         self._views, self._parts = (0, ()), ()
 
     @property
@@ -174,19 +183,28 @@ class Rows:
         return (self,)
 
     def take(self, index):
-        """The rows at `index`, copied."""
-        return self._with(self.X[index], self.y[index], self.columns[index])
+        """The rows at `index`, copied and ready for products."""
+        return self._with(self.X[index], self.y[index], self.columns[index]).lifted()
+
+    def lifted(self):
+        """The same rows, with X in a dtype that is multiplied as it is."""
+        if self.X.dtype in FACTORS:
+            return self
+        return self._with(self.X.to(self.products.dtype), self.y, self.columns)
 
     def gathered(self, order, size):
         """Mini-batches of the rows in `order`, several at a time, the column of ones written out.
 
         Gathering is bound by memory and gains from threads, unlike the arithmetic of a small batch.
         """
-        n_gathered = size * max(1, GATHERED // size)
-        buffer = self.X.new_ones(min(n_gathered, len(order)), self.shape[1])
+        n_gathered, dtype = size * max(1, GATHERED // size), self.products.dtype
+        buffer = torch.ones(min(n_gathered, len(order)), self.shape[1], dtype=dtype, device=self.device)
         for index in order.split(n_gathered):
             rows = buffer[: len(index)]
-            torch.index_select(self.X, 0, index, out=rows[:, : self.n_features])
+            if self.X.dtype == dtype:
+                torch.index_select(self.X, 0, index, out=rows[:, : self.n_features])
+            else:
+                rows[:, : self.n_features] = self.X.index_select(0, index)
             yield [MiniBatch(X) for X in rows.split(size)]
 
     def blocks(self, n_columns=1):

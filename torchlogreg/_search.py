@@ -6,11 +6,13 @@ from copy import deepcopy
 from typing import NamedTuple
 
 import numpy as np
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, ParameterGrid, check_cv
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing, indexable
 
+from torchlogreg._arrays import Space, numpy_of
 from torchlogreg._compat import check_method_params, fit_context, is_multimetric, score_with, scorer_parts
 from torchlogreg._estimators import LinearClassifier, TorchLogisticRegression, TorchSoftmaxClassifier
 from torchlogreg._evaluation import (
@@ -221,12 +223,13 @@ class _Search:
         # 2. on which rows; a splitter that draws from a generator is left as it is, for scikit-learn may want it
         self.scorers, self.refit_metric = search._get_scorers()
         self.X, self.y = indexable(X, y)
+        self.labels = numpy_of(self.y)
         self.routed = search._get_routed_params_for_fit(check_method_params(self.X, params=params))
         self.weight = _weight_alone(self.routed.estimator.fit, self.batches)
-        self.codes = np.unique(np.asarray(self.y), return_inverse=True)[1]
-        self.cv = check_cv(search.cv, self.y, classifier=True)
+        self.codes = np.unique(np.asarray(self.labels), return_inverse=True)[1]
+        self.cv = check_cv(search.cv, self.labels, classifier=True)
         splitter = deepcopy(self.cv)
-        self.splits = as_splits(splitter.split(self.X, self.y, **self.routed.splitter.split), len(self.codes))
+        self.splits = as_splits(splitter.split(self.X, self.labels, **self.routed.splitter.split), len(self.codes))
         # 3. how to score: from logits where possible, with the whole estimator where a function may look at it
         name = "accuracy" if search.scoring is None else search.scoring
         self.by_name = score_by_name(name, self.routed.scorer.score)
@@ -238,6 +241,8 @@ class _Search:
             self.by_name = None  # another
         each = self.scorers._scorers.values() if is_multimetric(self.scorers) else [self.scorers]
         self.opaque = search.scoring is not None and any(scorer_parts(scorer) is None for scorer in each)
+        if self.opaque and Space.of(self.X).xp is not None:
+            raise _NotBatched  # models of a batch have NumPy's attributes
 
     def evaluate(self):
         """A dict for each candidate and fold, the folds of a candidate together, as `_format_results` takes them."""
@@ -257,7 +262,7 @@ class _Search:
 
     def _folds_at_once(self, batch):
         """Evaluations on each fold: all folds and candidates are one batch over the same rows."""
-        fitted = self._fitted(batch, self.X, self.y, self.weight, [train for train, _ in self.splits])
+        fitted = self._fitted(batch, self.X, self.labels, self.weight, [train for train, _ in self.splits])
         for f, split in enumerate(self.splits):
             start = time.perf_counter()
 
@@ -273,7 +278,7 @@ class _Search:
             start = time.perf_counter()
             full = clone(batch.full)
             head, name = full[:-1], full.steps[-1][0]
-            y = _safe_indexing(self.y, split[0])
+            y = _safe_indexing(self.labels, split[0])
             weight = None if self.weight is None else _safe_indexing(self.weight, split[0])
             X = head.fit_transform(_safe_indexing(self.X, split[0]), y)
             fitted = self._fitted(batch, X, y, weight, [])
@@ -316,8 +321,9 @@ class _Search:
         params = check_method_params(self.X, params=self.routed.scorer.score, indices=index)
         if self.by_name:
             return self.by_name(fitted.loss, eta, self.codes[index], params.get("sample_weight")).tolist()
-        y, out = _safe_indexing(self.y, index), []
-        for q in range(len(fitted.candidates)):
-            model = wrap(fitted.model(q, fold, None if self.opaque else (X, eta[:, q : q + 1])))
-            out.append(score_with(model, X, y, self.scorers, params, self.search.error_score))
+        y, out = _safe_indexing(self.labels, index), []
+        with config_context(array_api_dispatch=False):
+            for q in range(len(fitted.candidates)):
+                model = wrap(fitted.model(q, fold, None if self.opaque else (X, eta[:, q : q + 1])))
+                out.append(score_with(model, X, y, self.scorers, params, self.search.error_score))
         return out

@@ -340,6 +340,10 @@ class Stream:
         """The same rows, with products in float64."""
         return self if self.is_exact else self._with(products=self.home)
 
+    def lifted(self):
+        """See `Rows`; blocks are cast as they come."""
+        return self
+
     def of_models(self, index):  # noqa: ARG002 - there is one model
         return self
 

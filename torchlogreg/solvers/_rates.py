@@ -67,16 +67,22 @@ class Automatic:
 
 
 def _largest_rate(solver, problem):
-    """Four fifths of the rate at which momentum becomes unstable on a quadratic of the same smoothness.
+    """The stable rate for the smoothness that batches of this size have in expectation.
 
-    That rate is 2 (1 + momentum) / L for heavy ball (Polyak 1964, doi:10.1016/0041-5553(64)90137-5) and a factor
-    1 + 2 momentum less for Nesterov's. L is the smoothness that batches of this size have in expectation (Gower
-    et al. 2019, proposition 3.8, arXiv:1901.09401): it follows the scale of the features and outlying rows.
+    Gower et al. 2019, proposition 3.8, arXiv:1901.09401: it follows the scale of the features and outlying rows.
     """
     n = problem.rows.shape[0]
     mean, worst = problem.loss_bounds()
     b = n if solver.batch_size is None else min(solver.batch_size, n)
     smoothness = mean if n == 1 else (n * (b - 1) * mean + (n - b) * worst) / (b * (n - 1))
-    smoothness += float(problem.penalty.l2.max())
+    return stable_rate(solver, smoothness + float(problem.penalty.l2.max()))
+
+
+def stable_rate(solver, smoothness):
+    """Four fifths of the rate at which momentum becomes unstable on a quadratic of that smoothness.
+
+    It is 2 (1 + momentum) / L for heavy ball (Polyak 1964, doi:10.1016/0041-5553(64)90137-5) and a factor
+    1 + 2 momentum less for Nesterov's.
+    """
     damping = 1.0 + 2.0 * solver.momentum if solver.nesterov else 1.0
     return 0.8 * 2.0 * (1.0 + solver.momentum) / (damping * max(smoothness, torch.finfo(torch.float64).tiny))

@@ -17,7 +17,7 @@ def draw(problem, size, generator):
     """
     rows = problem.rows
     if rows.in_memory and size >= rows.shape[0]:
-        return problem
+        return problem.lifted()
     return problem.sampled(rows.draw(size, generator))
 
 

@@ -18,7 +18,7 @@ ROUNDING = 1e-12  # of weights that are all alike
 class SGD(Solver):
     """Mini-batch SGD: the update of `torch.optim.SGD`, the data kept on its device, no DataLoader.
 
-    An iteration is one epoch. Coefficients have the dtype of X, as they have in a hand-written loop.
+    An iteration is one epoch. Coefficients have the dtype of products with X, as they have in a hand-written loop.
     """
 
     learning_rate: float | str = "auto"
@@ -42,25 +42,30 @@ class SGD(Solver):
         return lambda step: step.settled or (step.score is not None and improvement(step))
 
     def iterates(self, problem, W):
-        device, dtype = problem.rows.products
-        generator = torch.Generator(device).manual_seed(self.seed)
-        # Class-major in memory: products with a mini-batch are then several times as fast.
-        W = W.to(device=device, dtype=dtype).mT.clone(memory_format=torch.contiguous_format).mT
+        generator = torch.Generator(problem.rows.products.device).manual_seed(self.seed)
+        W = class_major(W, problem.rows)
         velocity = torch.zeros_like(W)  # preserves the layout
         yield Step(Point(W.clone(), None, None))
         schedule = Automatic(self, problem, W) if self.learning_rate == "auto" else Constant(self.learning_rate)
-        epoch = _fused_epoch if len(W) == 1 else _autograd_epoch
         while True:
-            start = W.clone(), velocity.clone()
-            value = epoch(self, problem, W, velocity, schedule.rate, generator)
-            problem.passes.n_read += problem.rows.shape[0]
+            start = W.clone()
+            value = self.epoch(problem, W, velocity, schedule.rate, generator)
             if not schedule.accepts(W):
-                W.copy_(start[0])
+                W.copy_(start)
                 velocity.zero_()
                 value = torch.full_like(value, schedule.ceiling / len(value))
             kept = W.clone()
             score = self.score and self.score(kept)
             yield Step(Point(kept, value, None), score=score, settled=schedule.settled)
+
+    def epoch(self, problem, W, velocity, rate, generator):
+        """One sweep over the rows that updates W and velocity (B, d, K), class-major, in place.
+
+        Returns the mean over its mini-batches of the objective as each update found it, (B,).
+        """
+        problem.passes.n_read += problem.rows.shape[0]
+        sweep = _fused_epoch if len(W) == 1 else _autograd_epoch
+        return sweep(self, problem, W, velocity, rate, generator)
 
     def _size(self, problem):
         n = problem.rows.shape[0]
@@ -73,8 +78,14 @@ class SGD(Solver):
         return torch.randperm(n, generator=generator, device=device) if shuffled else torch.arange(n, device=device)
 
 
+def class_major(W, rows):
+    """A copy of W (B, d, K) beside the rows; class-major, for products with a mini-batch are several times as fast."""
+    W = W.to(device=rows.products.device, dtype=rows.products.dtype)
+    return W.mT.clone(memory_format=torch.contiguous_format).mT
+
+
 def _autograd_epoch(solver, problem, W, velocity, rate, generator):
-    """One sweep over the rows, updating W and velocity (B, d, K) in place; the mean objective of its batches, (B,).
+    """`SGD.epoch` by autograd.
 
     It serves several models at once, and is what the tests hold the fused epoch to.
     """
