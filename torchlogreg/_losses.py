@@ -44,8 +44,12 @@ class Loss(ABC):
     def mean_curvature(self, eta, weight):
         """Sum of the second derivative over the rows, weight (n, B) -> (B, K, K)."""
         a, b = self.curvature(eta)
-        out = torch.diag_embed((weight[..., None] * a).sum(dim=0))
-        return out if b is None else out - torch.einsum("nbk,nbl->bkl", weight[..., None] * b, b.to(out.dtype))
+        weighted = weight[..., None] * a
+        out = torch.diag_embed(weighted.sum(dim=0))
+        if b is None:
+            return out
+        weighted = weighted if b is a else weight[..., None] * b
+        return out - torch.einsum("nbk,nbl->bkl", weighted, b.to(out.dtype))
 
     def curvature_along(self, eta, directions):
         """u' (second derivative) u for each column u of `directions` (B, K, M): (n, B, M)."""

@@ -248,7 +248,7 @@ class Problem:
             if failed.any() or not torch.isfinite(shift).all():
                 return None
             losses, residual = self.loss.value_and_residual(eta + shift, y)
-            residual = weight[..., None] * residual
+            residual.mul_(weight[..., None])
             slope = residual.sum(dim=0)
             if float(slope.abs().max()) <= BEST:
                 break
