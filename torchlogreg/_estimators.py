@@ -13,16 +13,18 @@ from sklearn.utils.validation import check_is_fitted
 
 from torchlogreg._arithmetic import plain_arithmetic
 from torchlogreg._compat import Interval, StrOptions, fit_context
+from torchlogreg._conversion import of_sklearn
 from torchlogreg._docs import documented
 from torchlogreg._inputs import prediction_rows, rows_of, training_data
 from torchlogreg._losses import loss_of
 from torchlogreg._minimise import minimise
 from torchlogreg._penalty import Ridge, strengths
+from torchlogreg._portable import Portable
 from torchlogreg._problem import Problem
 from torchlogreg.solvers import SOLVERS, choose
 
 
-class LinearPredictor(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
+class LinearPredictor(Portable, CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     """What a fitted model does."""
 
     def decision_function(self, X):
@@ -266,6 +268,33 @@ class LinearClassifier(LinearPredictor):
             self.__dict__ = before
             raise
         return self
+
+    @classmethod
+    def from_sklearn(cls, model):
+        """Convert scikit-learn's estimator.
+
+        Parameters
+        ----------
+        model : LogisticRegression or LogisticRegressionCV
+            A fitted :class:`~sklearn.linear_model.LogisticRegression`, or one with cross-validation, of which the final
+            model is taken.
+
+        Returns
+        -------
+        estimator : object
+            A fitted estimator with the same predictions and, where it has them, the same parameters. Solvers that it
+            does not have become ``'auto'``. What scikit-learn does not say, such as ``converged_``, is missing.
+
+        Raises
+        ------
+        TypeError
+            If `model` is another estimator.
+        NotFittedError
+            If it is not fitted.
+        ValueError
+            If it has more classes than the estimator can have, or one model for each class against the rest.
+        """
+        return of_sklearn(cls, model)
 
     def _start(self, data, loss, coef_init, intercept_init):
         """The coefficients to start from, (1, d, K) in float64."""
