@@ -6,8 +6,8 @@ Floating arrays are tensors of the file; everything else is JSON text in its met
      "parameters": {name: value}, "attributes": {name: value}, "sha256": digest}
 
 A value is null, a boolean, a number, a string, a list of values, or an object with one key, which says what it stands
-for; `_DECODERS` lists them. The digest is that of all the rest and of the tensors. It finds damage and edits by hand; it
-is no signature, so whatever a file says is checked as well.
+for; `_DECODERS` lists them. The digest is that of all the rest and of the tensors. It finds damage and edits by hand;
+it is no signature, so whatever a file says is checked as well.
 """
 
 import hashlib
@@ -62,23 +62,21 @@ def load(cls, path):
     text, tensors = _read(path)
     try:
         content = json.loads(text)
-        intact = content.pop("sha256") == _digest(content, tensors)
-        name, parameters, attributes = content["class"], content["parameters"].items(), content["attributes"].items()
-        format_, writer = content["format"], content["torchlogreg"]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        format_, writer, name = content["format"], content["torchlogreg"], content["class"]  # as in every format
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ValueError(f"{path}: the metadata is not that of a model of torchlogreg.") from None
     if type(format_) is not int or format_ != FORMAT:
         raise ValueError(
             f"{path} has format {format_!r}, and torchlogreg {version('torchlogreg')} reads format {FORMAT}. It was "
             f"written by torchlogreg {writer}: install that version or a newer one."
         )
-    if not intact:
+    if content.pop("sha256", None) != _digest(content, tensors):
         raise ValueError(f"{path} was changed after it was saved: its content does not match its SHA-256.")
     if name != cls.__name__:
         raise ValueError(f"{path} holds a {name}, not a {cls.__name__}: use {name}.load.")
     try:
-        parameters = {key: _decode(value, tensors) for key, value in parameters}
-        attributes = {key: _decode(value, tensors) for key, value in attributes}
+        parameters = {key: _decode(value, tensors) for key, value in content["parameters"].items()}
+        attributes = {key: _decode(value, tensors) for key, value in content["attributes"].items()}
         if unknown := parameters.keys() - set(cls._get_param_names()):
             raise ValueError(f"{sorted(unknown)} are no parameters; they may be those of torchlogreg {writer}.")
         if unknown := [key for key in attributes if not _is_fitted_name(key) or hasattr(cls, key)]:
@@ -179,12 +177,13 @@ def check_attributes(model, attributes):
 def _encode(value, name, tensors):
     """A value as JSON; floating arrays go to `tensors`. `name` is where it was found."""
     value = value.item() if isinstance(value, np.generic) else value
-    if type(value) not in _ENCODERS:
+    kind = next((cls for cls in type(value).__mro__ if cls in _ENCODERS), None)
+    if kind is None:
         raise TypeError(
             f"{name} is a {type(value).__name__}, and a .safetensors file holds numbers, strings and arrays only. If "
             "it is a parameter, give it a plain value with set_params before saving; or use pickle, joblib or skops."
         )
-    return _ENCODERS[type(value)](value, name, tensors)
+    return _ENCODERS[kind](value, name, tensors)
 
 
 def _decode(value, tensors):
