@@ -145,8 +145,7 @@ def to_torch(model):
     if not scalers:
         return module
     scale, shift = np.ones(last.n_features_in_), np.zeros(last.n_features_in_)
-    for name, scaler in scalers:
-        a, b = _affine(name, scaler)
+    for a, b in [_affine(*step) for step in scalers]:
         scale, shift = a * scale, a * shift + b
     coef = np.float64(last.coef_)
     weight, bias = (v.astype(last.coef_.dtype) for v in (coef * scale, last.intercept_ + coef @ shift))
