@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import time
@@ -528,3 +529,13 @@ def test_a_model_keeps_to_the_cpu_and_its_threads(tmp_path):
     TorchLogisticRegression.load(tmp_path / "model").to_torch()
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_page_runs(tmp_path, monkeypatch):
+    for module in ("skops", "skl2onnx", "onnxruntime"):
+        pytest.importorskip(module)
+    page = Path(__file__).parents[1] / "docs" / "keeping.md"
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    exec(compile("\n".join(blocks), page, "exec"), {})
+    assert sorted(os.listdir(tmp_path)) == ["pipeline.skops", "wine.pt", "wine.safetensors"]
