@@ -1,5 +1,7 @@
 """What several displays need."""
 
+from contextlib import suppress
+
 import numpy as np
 from sklearn.pipeline import Pipeline
 
@@ -19,6 +21,12 @@ def axes_for(display, ax):
     return plt.subplots(layout="constrained")[1] if ax is None else ax
 
 
+def next_colour(ax):
+    """The colour of the next curve on these axes."""
+    n_curves = sum(not str(line.get_label()).startswith("_") for line in ax.lines)
+    return COLOURS[n_curves % len(COLOURS)]
+
+
 def checked_Cs(Cs, C, by_hand):
     """Values of C as an array of numbers that a logarithmic axis has a place for; so must be the chosen one."""
     Cs = np.asarray(Cs, dtype=np.float64)
@@ -36,12 +44,9 @@ def names_of_features(names, estimator, n_features):
     """Names: those given, else those that the estimator or the steps before it know, else x0, x1 and so on."""
     if names is None:
         names = getattr(estimator, "feature_names_in_", None)
-    if (
-        isinstance(estimator, Pipeline)
-        and len(estimator.steps) > 1
-        and hasattr(estimator[:-1], "get_feature_names_out")
-    ):
-        names = estimator[:-1].get_feature_names_out(names)
+    if isinstance(estimator, Pipeline) and len(estimator.steps) > 1:
+        with suppress(AttributeError):  # of a step that has no names for what it makes
+            names = estimator[:-1].get_feature_names_out(names)
     return [f"x{i}" for i in range(n_features)] if names is None else [str(name) for name in names]
 
 

@@ -200,25 +200,25 @@ class CoefficientDisplay:
 
     def _draw_table(self, ax, coef, labels, given):
         self._draw_image(ax, coef.T, {"aspect": "auto", **given})
-        ax.set_xticks(range(len(labels)), labels, rotation=90 if max(map(len, map(str, labels))) > 6 else 0)
+        ax.set_xticks(range(len(labels)), labels, rotation=90 if sum(map(len, map(str, labels))) > 40 else 0)
         ax.set_xlabel("Class")
 
     def _draw_pictures(self, ax, coef, labels, given):
         height, width = self.image_shape
-        n_columns = int(np.ceil(np.sqrt(len(coef) * height / width * 1.5)))  # a mosaic somewhat wider than high
-        n_columns = min(n_columns, len(coef))
-        n_rows = -(-len(coef) // n_columns)
+        K = len(coef)  # a mosaic somewhat wider than high, with few places left empty
+        n_columns = min(range(1, K + 1), key=lambda c: -K % c + abs(c - 1.5 * np.sqrt(K * height / width)))
+        n_rows = -(-K // n_columns)
         gap, head = max(1, width // 8), max(2, height // 4)  # between pictures, and for the label above each
         mosaic = np.full((n_rows * (height + head), n_columns * (width + gap) - gap), np.nan)
         for k, picture in enumerate(coef.reshape(-1, height, width)):
             top, left = (k // n_columns) * (height + head) + head, (k % n_columns) * (width + gap)
             mosaic[top : top + height, left : left + width] = picture
             ax.text(left + width / 2 - 0.5, top - 0.5 - head / 8, labels[k], ha="center", va="bottom")
-        self._draw_image(ax, mosaic, given)
+        self._draw_image(ax, mosaic, given, location="bottom")
         ax.set_axis_off()
 
-    def _draw_image(self, ax, values, given):
+    def _draw_image(self, ax, values, given, location="right"):
         limit = np.nanmax(np.abs(values)) or 1.0
         options = {"cmap": DIVERGING, "vmin": -limit, "vmax": limit, "interpolation": "nearest"}
         self.image_ = ax.imshow(values, **{**options, **given})
-        ax.figure.colorbar(self.image_, ax=ax, label="Coefficient", shrink=0.8)
+        ax.figure.colorbar(self.image_, ax=ax, label="Coefficient", location=location, shrink=0.7)

@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from torchlogreg._displays._shared import axes_for
+from torchlogreg._displays._shared import axes_for, next_colour
 
 
 class LossCurveDisplay:
@@ -150,7 +150,12 @@ class LossCurveDisplay:
         from matplotlib.ticker import MaxNLocator
 
         ax.set_yscale("log")
-        options = {"label": self.name, "marker": "o" if len(curve) <= 50 else None, "markersize": 4}
+        options = {
+            "color": next_colour(ax),
+            "label": self.name,
+            "marker": "o" if len(curve) <= 50 else None,
+            "markersize": 4,
+        }
         iterations = np.arange(1, len(curve) + 1)
         (self.line_,) = ax.plot(iterations, height, **{**options, **normalize_kwargs(line_kw, Line2D)})
         steps = self.step if ax.get_xlabel() in ("", self.step) else "Iteration or epoch"

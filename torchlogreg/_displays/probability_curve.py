@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from torchlogreg._displays._shared import axes_for, names_of_features
+from torchlogreg._displays._shared import axes_for, next_colour
 
 
 class ProbabilityCurveDisplay:
@@ -163,7 +163,7 @@ class ProbabilityCurveDisplay:
         if name is None:
             name = type(estimator).__name__
         if feature_name is None:
-            feature_name = names_of_features(None, estimator, 1)[0]
+            feature_name = getattr(estimator, "feature_names_in_", ["x0"])[0]
         display = cls(
             grid=grid,
             proba=proba,
@@ -218,7 +218,8 @@ class ProbabilityCurveDisplay:
         if self.boundary_ is not None:
             label += f": even odds at {self.boundary_:.3g}"
         self.even_ = ax.axhline(0.5, color="0.6", linewidth=1, linestyle=":", zorder=1)
-        (self.line_,) = ax.plot(grid, proba, **{"label": label, **normalize_kwargs(line_kw, Line2D)})
+        options = {"color": next_colour(ax), "label": label}
+        (self.line_,) = ax.plot(grid, proba, **{**options, **normalize_kwargs(line_kw, Line2D)})
         self.points_ = None
         if self.x is not None:
             options = {"color": "0.2", "s": 25, "alpha": 0.6, "linewidth": 0, "zorder": 3, "label": "data"}
@@ -227,7 +228,11 @@ class ProbabilityCurveDisplay:
         ax.set(ylabel=name, ylim=(-0.05, 1.05), yticks=[0, 0.25, 0.5, 0.75, 1])
         if self.feature_name is not None:
             ax.set_xlabel(self.feature_name)
-        ax.legend()
+        # Where neither the curve nor the data is: below a rising curve on the right, above it on the left.
+        on_right = self.boundary_ is None or self.boundary_ <= (grid[0] + grid[-1]) / 2
+        above = (proba[-1] > proba[0]) != on_right
+        corner = f"{'upper' if above else 'lower'} {'right' if on_right else 'left'}"
+        ax.legend(loc=corner, bbox_to_anchor=(float(on_right), 0.93 if above else 0.07))
         self.ax_, self.figure_ = ax, ax.figure
         return self
 
