@@ -531,11 +531,20 @@ def test_a_model_keeps_to_the_cpu_and_its_threads(tmp_path):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_the_page_runs(tmp_path, monkeypatch):
-    for module in ("skops", "skl2onnx", "onnxruntime"):
+PAGES = {
+    "keeping.md": (["skops", "skl2onnx", "onnxruntime"], ["pipeline.skops", "wine.pt", "wine.safetensors"]),
+    "pictures.md": (["matplotlib"], []),
+}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_page_runs(page, tmp_path, monkeypatch):
+    needs, files = PAGES[page]
+    for module in needs:
         pytest.importorskip(module)
-    page = Path(__file__).parents[1] / "docs" / "keeping.md"
-    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    path = Path(__file__).parents[1] / "docs" / page
+    blocks = re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
     monkeypatch.chdir(tmp_path)
-    exec(compile("\n".join(blocks), page, "exec"), {})
-    assert sorted(os.listdir(tmp_path)) == ["pipeline.skops", "wine.pt", "wine.safetensors"]
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    exec(compile("\n".join(blocks), path, "exec"), {})
+    assert sorted(os.listdir(tmp_path)) == files
