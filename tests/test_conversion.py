@@ -268,6 +268,11 @@ def test_as_torch_module(name):
     np.testing.assert_array_equal(ours.coef_, before)
 
 
+def test_a_module_has_two_classes_or_more():
+    with pytest.raises(ValueError, match="n_classes=1"):
+        LogisticModule(3, 1)
+
+
 def test_more_dimensions_and_single_rows():
     for ours, K in ((FITTED["binary"](), 2), (FITTED["softmax"](), 3)):
         X = torch.from_numpy(rows(ours)[:12]).unflatten(0, (3, 4))

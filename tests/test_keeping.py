@@ -389,6 +389,25 @@ def test_a_link_stays_a_link(tmp_path):
         TorchLogisticRegression.load(tmp_path / "folder" / "model")
 
 
+def test_a_private_file_stays_private(tmp_path):
+    path = tmp_path / "model"
+    MODELS["binary"]().save(path)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask()
+    path.chmod(0o600)
+    MODELS["binary"]().save(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def umask():
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def test_a_name_may_be_as_long_as_the_system_allows(tmp_path):
+    MODELS["binary"]().save(tmp_path / ("m" * 255))
+
+
 WRITER = """
 import sys
 from importlib import util
@@ -547,4 +566,6 @@ def test_the_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
     exec(compile("\n".join(blocks), path, "exec"), {})
+    if page == "pictures.md":
+        sys.modules["matplotlib.pyplot"].close("all")
     assert sorted(os.listdir(tmp_path)) == files

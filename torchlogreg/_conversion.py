@@ -55,6 +55,8 @@ class LogisticModule(torch.nn.Module):
 
     def __init__(self, n_features, n_classes, *, device=None, dtype=None):
         super().__init__()
+        if n_classes < 2:
+            raise ValueError(f"A classifier has at least two classes, got n_classes={n_classes}.")
         K = 1 if n_classes == 2 else n_classes
         self.linear = torch.nn.Linear(n_features, K, device="meta")  # draws no random numbers there
         self.linear.weight = torch.nn.Parameter(torch.zeros(K, n_features, device=device, dtype=dtype))

@@ -16,6 +16,7 @@ import math
 import os
 import re
 import secrets
+import shutil
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -93,9 +94,11 @@ def load(cls, path):
 def replace_file(path, data):
     """Write bytes to a path such that a crash at any moment leaves the old file or the new one, never a part."""
     target = Path(os.path.realpath(path))  # a link stays a link
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    part = target.with_name(f".torchlogreg-{secrets.token_hex(8)}")
     try:
         with open(part, "xb") as file:
+            with suppress(FileNotFoundError):
+                shutil.copymode(target, part)  # what was private stays private
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
