@@ -164,6 +164,14 @@ def test_a_loaded_model_can_go_on(tmp_path):
     np.testing.assert_allclose(again.coef_, model.coef_, atol=1e-8)
 
 
+def test_histories_of_arrays(tmp_path):
+    model = MODELS["binary"]()
+    model.history_ = {"loss": np.arange(3.0), "epoch": np.arange(3), "é.\ud800": [np.ones(1, np.float32)], "": None}
+    model.history_ |= {"a": {"b": np.zeros(1)}, "a.b": np.ones(2), "flags": (True, np.array([True, False]))}
+    model.save(tmp_path / "model")
+    assert_same(TorchLogisticRegression.load(tmp_path / "model").history_, model.history_)
+
+
 def test_memory_order_of_the_coefficients_does_not_matter(tmp_path):
     model = MODELS["names"]()
     model.coef_ = np.asfortranarray(model.coef_)
@@ -269,6 +277,18 @@ FORGED = {
     "no features": (put("attributes", "n_features_in_", 0), "positive integer"),
     "too many names": (put("attributes", "feature_names_in_", {"array": ["O", [2], ["a", "b"]]}), "1 strings"),
     "numbers as names": (put("attributes", "feature_names_in_", {"array": ["O", [1], [5]]}), "1 strings"),
+    "a mask of another size": (
+        put(
+            "attributes",
+            "loss_curve_",
+            {"masked": [{"array": ["O", [1], ["x"]]}, {"array": ["|b1", [2], [True, True]]}]},
+        ),
+        "valid",
+    ),
+    "a tuple without end": (
+        put("parameters", "class_weight", {"tuple": {"array": ["<f8", [10**12, 0], []]}}),
+        "given as a list",
+    ),
     "a list as key": (put("parameters", "class_weight", {"dict": [[[0], 1]]}), "valid"),
 }
 

@@ -85,7 +85,7 @@ def load(cls, path):
         model = cls(**parameters)
         model._validate_params()
         check_attributes(model, attributes)
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+    except Exception as error:  # whatever it is, the file is to blame
         raise ValueError(f"{path} does not hold a valid {cls.__name__}. {error}") from error
     vars(model).update(attributes)
     return model
@@ -215,6 +215,7 @@ def _encode_masked(value, name, tensors):
 
 def _encode_array(value, name, tensors):
     if value.dtype in TENSORS.values() and name != "classes_":  # labels are for people to read, whatever their dtype
+        name = name.encode("utf-8", "backslashreplace").decode()
         while name in tensors:
             name += "'"
         # safetensors writes memory as it lies there, so strides and byte order must be the plain ones.
@@ -229,7 +230,11 @@ def _encode_array(value, name, tensors):
 def _decode_array(content, tensors):
     dtype, shape, encoded = content
     values = _decode(encoded, tensors)
-    if not re.fullmatch(_LISTED, dtype) or any(isinstance(v, list | tuple | dict | np.ndarray) for v in values):
+    if (
+        not re.fullmatch(_LISTED, dtype)
+        or not isinstance(values, list)
+        or any(isinstance(v, list | tuple | dict | np.ndarray) for v in values)
+    ):
         raise ValueError(f"An array of dtype {dtype!r} holds something other than numbers and strings.")
     array = np.array(values, dtype=dtype)
     if _encode_list(array.tolist(), "", {}) != encoded:
@@ -241,6 +246,12 @@ def _decode_float(content, _):
     if content not in ("inf", "-inf", "nan"):
         raise ValueError(f"{content!r} is no float.")
     return float(content)
+
+
+def _decode_tuple(content, tensors):
+    if not isinstance(content, list):
+        raise ValueError("A tuple must be given as a list.")
+    return tuple(_decode(content, tensors))
 
 
 def _decode_masked(content, tensors):
@@ -263,7 +274,7 @@ _ENCODERS = {
 _DECODERS = {
     "float": _decode_float,
     "bytes": lambda content, _: content.encode("latin-1"),
-    "tuple": lambda content, tensors: tuple(_decode(content, tensors)),
+    "tuple": _decode_tuple,
     "dict": lambda content, tensors: {_decode(k, tensors): _decode(v, tensors) for k, v in content},
     "array": _decode_array,
     "tensor": lambda content, tensors: tensors[content],
