@@ -237,7 +237,7 @@ FORGED = {
     "an odd format": (put("content", "format", True), "format True"),
     "another format": (put("content", "format", "1"), "format '1'"),
     "another class": (put("content", "class", "TorchSoftmaxClassifier"), "TorchSoftmaxClassifier.load"),
-    "a foreign class": (put("content", "class", "os.system"), "holds a os.system"),
+    "a foreign class": (put("content", "class", "os.system"), "holds a os.system: use"),
     "no parameters": (drop("content", "parameters"), "valid"),
     "parameters as a list": (put("content", "parameters", []), "valid"),
     "an unknown parameter": (put("parameters", "penalty", "l2"), "penalty.*no parameters"),
@@ -272,6 +272,10 @@ FORGED = {
     "labels that overflow": (labels("|i1", [0, 1000]), "valid"),
     "labels of a structured dtype": (labels("i4,O", [0, 1]), "something other"),
     "labels a gigabyte wide": (labels("<U268435456", ["a", "b"]), "something other"),
+    "labels that NumPy would make a gigabyte wide": (
+        labels("U", ["a" * 2**15] + [""] * 2**14),
+        "more than a gigabyte",
+    ),
     "labels of the wrong shape": (put("attributes", "classes_", {"array": ["<i8", [3], [0, 1]]}), "valid"),
     "features as text": (put("attributes", "n_features_in_", "1"), "positive integer"),
     "no features": (put("attributes", "n_features_in_", 0), "positive integer"),
@@ -330,9 +334,10 @@ def test_foreign_files(tmp_path):
         with pytest.raises(ValueError, match="not that of a model"):
             TorchLogisticRegression.load(path)
     deep = '{"format": 1, "torchlogreg": "1", "class": "TorchLogisticRegression", "parameters": {"C": %s}}'
-    write_metadata(path, {"torchlogreg": deep % ("[" * 900 + "]" * 900)})
-    with pytest.raises(ValueError, match=str(path)):
-        TorchLogisticRegression.load(path)
+    for depth in (*range(100, 1000, 50), 10_000):
+        write_metadata(path, {"torchlogreg": deep % ("[" * depth + "]" * depth)})
+        with pytest.raises(ValueError, match=str(path)):
+            TorchLogisticRegression.load(path)
 
 
 def test_the_class_must_be_the_one_that_was_saved(tmp_path):

@@ -71,11 +71,11 @@ def load(cls, path):
             f"{path} has format {format_!r}, and torchlogreg {version('torchlogreg')} reads format {FORMAT}. It was "
             f"written by torchlogreg {writer}: install that version or a newer one."
         )
-    if content.pop("sha256", None) != _digest(content, tensors):
-        raise ValueError(f"{path} was changed after it was saved: its content does not match its SHA-256.")
-    if name != cls.__name__:
-        raise ValueError(f"{path} holds a {name}, not a {cls.__name__}: use {name}.load.")
     try:
+        if content.pop("sha256", None) != _digest(content, tensors):
+            raise ValueError("It was changed after it was saved: its content does not match its SHA-256.")
+        if name != cls.__name__:
+            raise ValueError(f"It holds a {name}: use {name}.load.")
         parameters = {key: _decode(value, tensors) for key, value in content["parameters"].items()}
         attributes = {key: _decode(value, tensors) for key, value in content["attributes"].items()}
         if unknown := parameters.keys() - set(cls._get_param_names()):
@@ -236,6 +236,10 @@ def _decode_array(content, tensors):
         or any(isinstance(v, list | tuple | dict | np.ndarray) for v in values)
     ):
         raise ValueError(f"An array of dtype {dtype!r} holds something other than numbers and strings.")
+    if (
+        dtype in "SU" and max(map(len, values), default=0) * len(values) > 2**28
+    ):  # NumPy makes all as wide as the widest
+        raise ValueError("The labels would take more than a gigabyte.")
     array = np.array(values, dtype=dtype)
     if _encode_list(array.tolist(), "", {}) != encoded:
         raise ValueError(f"The values of an array do not fit its dtype {dtype!r}.")
