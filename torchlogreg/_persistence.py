@@ -80,7 +80,7 @@ def load(cls, path):
         attributes = {key: _decode(value, tensors) for key, value in content["attributes"].items()}
         if unknown := parameters.keys() - set(cls._get_param_names()):
             raise ValueError(f"{sorted(unknown)} are no parameters; they may be those of torchlogreg {writer}.")
-        if unknown := [key for key in attributes if not _is_fitted_name(key) or hasattr(cls, key)]:
+        if unknown := [key for key in attributes if not _is_fitted_name(key)]:
             raise ValueError(f"{sorted(unknown)} are no fitted attributes.")
         model = cls(**parameters)
         model._validate_params()
