@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from torchlogreg import TorchLogisticRegression
+from torchlogreg import ProbabilityCurveDisplay, TorchLogisticRegression
 
 torch.set_num_threads(1)  # so few rows do not repay a second thread
 
@@ -37,9 +37,9 @@ model = TorchLogisticRegression(
     solver="sgd", C=np.inf, batch_size=None, momentum=0, learning_rate=0.03, tol=0, max_iter=1000
 )
 fig, ax = plt.subplots(figsize=(6.5, 4), layout="constrained")
-grid = np.linspace(0, 10, 201, dtype=np.float32)[:, None]
+grid = np.linspace(0, 10, 201)
 print(f"{'seed':>4}  {'':9}{'w':>11}{'b':>11}{'boundary in hours':>20}")
-for seed, colour, style in ((0, "#0072B2", "-"), (1, "#D55E00", "--")):
+for seed, style in ((0, "-"), (1, "--")):
     torch.manual_seed(seed)
     layer = torch.nn.Linear(1, 1)
     model.fit(hours, passed, coef_init=layer.weight.tolist(), intercept_init=layer.bias.tolist())
@@ -48,16 +48,12 @@ for seed, colour, style in ((0, "#0072B2", "-"), (1, "#D55E00", "--")):
     for name, (w, b) in (("by hand", theirs), ("estimator", ours)):
         print(f"{seed:4}  {name:9}{w:11.6f}{b:11.6f}{-b / w:20.6f}")
     assert np.allclose(ours, theirs, rtol=0, atol=1e-4)
-    boundary = -ours[1] / ours[0]
-    assert 2.4 < boundary < 2.5
-    probability = model.predict_proba(grid)[:, 1]
-    ax.plot(grid, probability, style, c=colour, lw=2, label=f"start {seed}: even odds at {boundary:.3f} h")
+    curve = ProbabilityCurveDisplay.from_estimator(
+        model, hours, passed if seed else None, grid=grid, ax=ax, name=f"start {seed}", line_kw={"ls": style, "lw": 2}
+    )
+    assert 2.4 < curve.boundary_ < 2.5
 
 # %%
 # The probability of passing. Both starts end at nearly the same curve; a thousand steps are not quite the optimum,
 # for these classes are separable and the unpenalised curve would go on becoming steeper.
-ax.scatter(hours, passed, s=70, c="k", zorder=3, label="the three students")
-ax.axhline(0.5, c="0.5", lw=1, ls=":")
-ax.text(9.9, 0.52, "0.5", ha="right", color="0.35")
 ax.set(xlim=(0, 10), xlabel="hours of study", ylabel="probability of passing", title="One feature, one curve")
-ax.legend(loc="lower right")

@@ -9,14 +9,13 @@ device once, not batch by batch; and ``score`` cannot count wrongly.
 import os
 import time
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch.utils.data import DataLoader, TensorDataset
 
-from torchlogreg import TorchSoftmaxClassifier
+from torchlogreg import CoefficientDisplay, TorchSoftmaxClassifier
 from torchlogreg.datasets import fetch_mnist
 
 if "TORCHLOGREG_DATA" in os.environ:
@@ -66,9 +65,5 @@ print(
 
 # %%
 # The weights of a class are a picture: pixels that speak for it in red, against it in blue.
-fig, axes = plt.subplots(2, 5, figsize=(9, 4.2), layout="constrained")
-side, limit = int(X.shape[1] ** 0.5), np.abs(model.coef_).max()
-for ax, label, weights in zip(axes.flat, model.classes_, model.coef_, strict=True):
-    image = ax.imshow(weights.reshape(side, side), cmap="RdBu_r", vmin=-limit, vmax=limit)
-    ax.set(title=label, xticks=[], yticks=[])
-fig.colorbar(image, ax=axes, label="weight", shrink=0.8)
+side = int(X.shape[1] ** 0.5)
+CoefficientDisplay.from_estimator(model, image_shape=(side, side))

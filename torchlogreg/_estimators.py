@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from torchlogreg._arithmetic import plain_arithmetic
 from torchlogreg._arrays import Space, numpy_of
 from torchlogreg._compat import Interval, SparseCoefMixin, StrOptions, check_same_namespace, fit_context
+from torchlogreg._conversion import of_sklearn
 from torchlogreg._docs import documented
 from torchlogreg._incremental import Seen, advance
 from torchlogreg._inputs import block_data, dense_coefficients, fit_data, prediction_parts, rows_of
@@ -21,12 +22,13 @@ from torchlogreg._losses import loss_of
 from torchlogreg._memory import translated, with_room
 from torchlogreg._minimise import minimise
 from torchlogreg._penalty import Ridge, strengths
+from torchlogreg._portable import Portable
 from torchlogreg._problem import Problem
 from torchlogreg.solvers import SOLVERS, choose
 from torchlogreg.solvers.sgd import SGD
 
 
-class LinearPredictor(CallbackSupportMixin, SparseCoefMixin, ClassifierMixin, BaseEstimator):
+class LinearPredictor(Portable, CallbackSupportMixin, SparseCoefMixin, ClassifierMixin, BaseEstimator):
     """What a fitted model does."""
 
     def decision_function(self, X):
@@ -383,6 +385,33 @@ class LinearClassifier(LinearPredictor):
             _seen=step.stream._asdict(),
         )
         return self
+
+    @classmethod
+    def from_sklearn(cls, model):
+        """Convert scikit-learn's estimator.
+
+        Parameters
+        ----------
+        model : LogisticRegression or LogisticRegressionCV
+            A fitted :class:`~sklearn.linear_model.LogisticRegression`, or one with cross-validation, of which the final
+            model is taken.
+
+        Returns
+        -------
+        estimator : object
+            A fitted estimator with the same predictions and, where it has them, the same parameters. Solvers that it
+            does not have become ``'auto'``. What scikit-learn does not say, such as ``converged_``, is missing.
+
+        Raises
+        ------
+        TypeError
+            If `model` is another estimator.
+        NotFittedError
+            If it is not fitted.
+        ValueError
+            If it has more classes than the estimator can have, or one model for each class against the rest.
+        """
+        return of_sklearn(cls, model)
 
     def _check_combination(self):
         """Raise for parameters that do not go together."""

@@ -1,13 +1,17 @@
-"""Pictures of what was fitted, as scikit-learn's displays draw them."""
+"""What each value of C is worth."""
 
 import numpy as np
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.model_selection import GridSearchCV
 from sklearn.utils.validation import check_is_fitted
 
+<<<<<<< HEAD:torchlogreg/_displays.py
 from torchlogreg._arrays import numpy_of
 from torchlogreg._compat import check_matplotlib_support
+=======
+>>>>>>> keep:torchlogreg/_displays/score_path.py
 from torchlogreg._cv import TorchLogisticRegressionCV, TorchSoftmaxClassifierCV
+from torchlogreg._displays._shared import axes_for, checked_Cs
 from torchlogreg._search import same_value
 
 BY_HAND = "ScorePathDisplay(Cs=..., scores=..., C=...), with scores of shape (n_folds, n_cs)"
@@ -186,15 +190,12 @@ class ScorePathDisplay:
         ImportError
             If matplotlib is not installed.
         """
-        check_matplotlib_support(f"{type(self).__name__}.plot")
-        import matplotlib.pyplot as plt
+        Cs, mean, std = self._curve()
+        ax = axes_for(self, ax)
         from matplotlib.cbook import normalize_kwargs
         from matplotlib.collections import PolyCollection
         from matplotlib.lines import Line2D
 
-        Cs, mean, std = self._curve()
-        if ax is None:
-            _, ax = plt.subplots()
         ax.set_xscale("log")  # before anything is drawn: limits around a single C are then right
         folds = f"mean of {len(self.scores)} folds" if len(self.scores) > 1 else "1 fold"
         options = {"marker": "o", "markersize": 4, "label": folds}
@@ -222,13 +223,7 @@ class ScorePathDisplay:
             raise ValueError(
                 f"scores must have the shape (n_folds, n_cs), and Cs (n_cs,); got {scores.shape} and {Cs.shape}."
             )
-        drawn = Cs if self.C is None else np.append(Cs, self.C)
-        if not ((drawn > 0) & (drawn < np.inf)).all():
-            wrong = drawn[~((drawn > 0) & (drawn < np.inf))][0]
-            raise ValueError(
-                f"C={wrong} has no place on a logarithmic axis. For C=inf, no penalty, search with a large number such "
-                f"as 1e6 in its place; or leave that value and its scores out: {BY_HAND}, and C=None to mark none."
-            )
+        checked_Cs(Cs, self.C, BY_HAND)
         # Not nanmean: a mean over fewer folds is not comparable. Infinities become NaN, as inf - inf would warn.
         scores = np.where(np.isfinite(scores), scores, np.nan)[:, np.argsort(Cs, kind="stable")]
         mean = scores.mean(axis=0)

@@ -1,0 +1,15 @@
+"""Pictures of what was fitted, as scikit-learn's displays draw them: one a file; `_shared.py` is what they share."""
+
+from torchlogreg._displays.coefficient_path import CoefficientPathDisplay
+from torchlogreg._displays.coefficients import CoefficientDisplay
+from torchlogreg._displays.loss_curve import LossCurveDisplay
+from torchlogreg._displays.probability_curve import ProbabilityCurveDisplay
+from torchlogreg._displays.score_path import ScorePathDisplay
+
+__all__ = [
+    "CoefficientDisplay",
+    "CoefficientPathDisplay",
+    "LossCurveDisplay",
+    "ProbabilityCurveDisplay",
+    "ScorePathDisplay",
+]

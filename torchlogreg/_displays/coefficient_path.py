@@ -1,0 +1,228 @@
+"""What the penalty does to coefficients."""
+
+import numpy as np
+from sklearn.linear_model import LogisticRegressionCV
+from sklearn.utils.validation import check_is_fitted
+
+from torchlogreg._cv import TorchLogisticRegressionCV, TorchSoftmaxClassifierCV
+from torchlogreg._displays._shared import COLOURS, axes_for, checked_Cs, names_of_features, row_of_class
+
+BY_HAND = "CoefficientPathDisplay(Cs=..., coefs=..., C=...), with coefs of shape (n_cs, n_features)"
+
+
+class CoefficientPathDisplay:
+    """Coefficients against C, one line a feature, with the value of C that was chosen.
+
+    The features with the largest coefficients have colours and names, the others are grey. Create it from a fitted
+    estimator with :meth:`from_estimator`, or from arrays with the constructor, which stores its parameters as
+    attributes; :meth:`plot` draws it.
+
+    Parameters
+    ----------
+    Cs : array-like of shape (n_cs,)
+        Values of C: positive and finite, in any order.
+
+    coefs : array-like of shape (n_cs, n_features)
+        Coefficients at each value of C.
+
+    C : float, default=None
+        The chosen value, which need not be one of `Cs`. None marks none.
+
+    feature_names : array-like of shape (n_features,), default=None
+        Names of the features. None calls them x0, x1 and so on.
+
+    target : object, default=None
+        The class that the coefficients speak for, for the label of the y-axis. None names none.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+        Axes that were drawn on.
+
+    figure_ : matplotlib Figure
+        Figure that holds them.
+
+    lines_ : list of matplotlib Line2D
+        The line of each feature.
+
+    chosen_ : matplotlib Line2D or None
+        Vertical line at the chosen value of C; None without one.
+
+    See Also
+    --------
+    ScorePathDisplay : The score against C.
+    CoefficientDisplay : Coefficients at a single C.
+
+    Examples
+    --------
+    >>> from torchlogreg import CoefficientPathDisplay
+    >>> display = CoefficientPathDisplay(
+    ...     Cs=[0.1, 1, 10], coefs=[[0, 0.1], [0.5, 0.2], [0.9, 0.2]], feature_names=["length", "width"]
+    ... )
+    >>> [line.get_label() for line in display.plot().lines_]
+    ['length', 'width']
+    """
+
+    def __init__(self, *, Cs, coefs, C=None, feature_names=None, target=None):
+        self.Cs = Cs
+        self.coefs = coefs
+        self.C = C
+        self.feature_names = feature_names
+        self.target = target
+
+    @classmethod
+    def from_estimator(
+        cls, estimator, *, target=None, feature_names=None, max_names=6, ax=None, line_kw=None, chosen_kw=None
+    ):
+        """Draw the coefficients of an estimator that tried several values of C: their mean over the folds.
+
+        Parameters
+        ----------
+        estimator : object
+            A fitted :class:`TorchLogisticRegressionCV` or :class:`TorchSoftmaxClassifierCV`, or a
+            :class:`~sklearn.linear_model.LogisticRegressionCV` with ``use_legacy_attributes=False`` and at most one
+            value of `l1_ratios`.
+
+        target : label, default=None
+            The class whose coefficients are drawn. Needed for more than two classes; two have one row of coefficients,
+            for ``classes_[1]``.
+
+        feature_names : array-like of shape (n_features,), default=None
+            Names of the features. None takes those of the estimator.
+
+        max_names : int, default=6
+            How many features have a colour and a name, at most 7.
+
+        ax : matplotlib Axes, default=None
+            Axes to draw on. None makes a new figure.
+
+        line_kw : dict, default=None
+            Options of all lines, for :meth:`matplotlib.axes.Axes.plot`.
+
+        chosen_kw : dict, default=None
+            Options of the line at the chosen C, for :meth:`matplotlib.axes.Axes.axvline`.
+
+        Returns
+        -------
+        display : CoefficientPathDisplay
+            The display, drawn.
+
+        Raises
+        ------
+        TypeError
+            If `estimator` is none of the above.
+        NotFittedError
+            If it is not fitted.
+        ValueError
+            If `target` is missing or unknown, or the coefficients cannot be drawn; see :meth:`plot`.
+        ImportError
+            If matplotlib is not installed.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_wine
+        >>> from sklearn.preprocessing import scale
+        >>> from torchlogreg import CoefficientPathDisplay, TorchSoftmaxClassifierCV
+        >>> wine = load_wine()
+        >>> model = TorchSoftmaxClassifierCV(Cs=[0.001, 0.1, 10, 1000]).fit(scale(wine.data), wine.target)
+        >>> display = CoefficientPathDisplay.from_estimator(
+        ...     model, target=0, feature_names=wine.feature_names, max_names=2
+        ... )
+        >>> [text.get_text() for text in display.ax_.get_legend().get_texts()]
+        ['proline', 'alcalinity_of_ash', 'C = 10']
+        """
+        if not isinstance(estimator, TorchLogisticRegressionCV | TorchSoftmaxClassifierCV | LogisticRegressionCV):
+            raise TypeError(
+                "CoefficientPathDisplay takes a TorchLogisticRegressionCV, a TorchSoftmaxClassifierCV or a "
+                f"LogisticRegressionCV, not a {type(estimator).__name__}. Of a pipeline that ends in one, give the "
+                f"last step, pipeline[-1]; otherwise use {BY_HAND}."
+            )
+        check_is_fitted(estimator)
+        paths = estimator.coefs_paths_
+        if isinstance(paths, dict) or paths.shape[1] != 1:
+            raise ValueError(
+                f"CoefficientPathDisplay draws one path, over C: fit the {type(estimator).__name__} with "
+                f"use_legacy_attributes=False and one value of l1_ratios, or use {BY_HAND}."
+            )
+        row, target = row_of_class(estimator.classes_, target)
+        coefs = paths[:, 0, :, row, : estimator.coef_.shape[1]].mean(axis=0)
+        names = names_of_features(feature_names, estimator, coefs.shape[1])
+        display = cls(Cs=estimator.Cs_, coefs=coefs, C=estimator.C_, feature_names=names, target=target)
+        return display.plot(ax, max_names=max_names, line_kw=line_kw, chosen_kw=chosen_kw)
+
+    def plot(self, ax=None, *, max_names=6, line_kw=None, chosen_kw=None):
+        """Draw a line for each feature, and the chosen value of C.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Axes to draw on, whose x-axis becomes logarithmic; the legend stands beside them. None makes a new figure.
+
+        max_names : int, default=6
+            How many features, those with the largest absolute coefficients anywhere, have a colour and a name, at most
+            7. The legend lists them in the order of the lines at their right end.
+
+        line_kw : dict, default=None
+            Options of all lines, for :meth:`matplotlib.axes.Axes.plot`. They take precedence over the display's own.
+
+        chosen_kw : dict, default=None
+            Options of the line at the chosen C, for :meth:`matplotlib.axes.Axes.axvline`.
+
+        Returns
+        -------
+        display : CoefficientPathDisplay
+            The display itself.
+
+        Raises
+        ------
+        ValueError
+            If the shapes do not fit, a coefficient is not finite, a value of C is infinite, for which a logarithmic
+            axis has no place, or `max_names` is more than there are colours.
+        ImportError
+            If matplotlib is not installed.
+        """
+        Cs, coefs, names = self._paths(max_names)
+        ax = axes_for(self, ax)
+        from matplotlib.cbook import normalize_kwargs
+        from matplotlib.lines import Line2D
+
+        named = np.argsort(-np.abs(coefs).max(axis=0), kind="stable")[:max_names]
+        named = named[np.argsort(-coefs[-1, named], kind="stable")]
+        colours = dict(zip(named.tolist(), COLOURS, strict=False))
+        given = normalize_kwargs(line_kw, Line2D)
+        ax.set_xscale("log")  # before anything is drawn: limits around a single C are then right
+        ax.axhline(0, color="0.7", linewidth=0.8, zorder=1)
+        self.lines_ = []
+        for j, name in enumerate(names):
+            options = {"color": colours.get(j, "0.8"), "zorder": 2.5 if j in colours else 1.5, "label": name}
+            options |= {"marker": "o", "markersize": 3} if j in colours else {"linewidth": 1}
+            self.lines_ += ax.plot(Cs, coefs[:, j], **{**options, **given})
+        handles = [self.lines_[j] for j in named]
+        self.chosen_ = None
+        if self.C is not None:
+            options = {"color": "0.3", "linestyle": "--", "linewidth": 1, "label": f"C = {self.C:.3g}"}
+            self.chosen_ = ax.axvline(self.C, **{**options, **normalize_kwargs(chosen_kw, Line2D)})
+            handles.append(self.chosen_)
+        label = "Coefficient" if self.target is None else f"Coefficient, class {self.target}"
+        ax.set(xlabel="C (inverse penalty strength)", ylabel=label)
+        if handles:
+            ax.legend(handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5))
+        self.ax_, self.figure_ = ax, ax.figure
+        return self
+
+    def _paths(self, max_names):
+        """Cs in ascending order (n_cs,), coefficients (n_cs, n_features), and names."""
+        Cs, coefs = checked_Cs(self.Cs, self.C, BY_HAND), np.asarray(self.coefs, dtype=np.float64)
+        if Cs.ndim != 1 or coefs.ndim != 2 or len(coefs) != len(Cs) or not coefs.size:
+            raise ValueError(
+                f"coefs must have the shape (n_cs, n_features), and Cs (n_cs,); got {coefs.shape} and {Cs.shape}."
+            )
+        if not np.isfinite(coefs).all():
+            raise ValueError("coefs contains NaN or infinity.")
+        names = names_of_features(self.feature_names, None, coefs.shape[1])
+        if len(names) != coefs.shape[1]:
+            raise ValueError(f"feature_names has {len(names)} names for {coefs.shape[1]} features.")
+        if not 0 <= max_names <= len(COLOURS):
+            raise ValueError(f"max_names={max_names}, and there are {len(COLOURS)} colours that can be told apart.")
+        order = np.argsort(Cs, kind="stable")
+        return Cs[order], coefs[order], names
