@@ -5,11 +5,7 @@ from sklearn.linear_model import LogisticRegressionCV
 from sklearn.model_selection import GridSearchCV
 from sklearn.utils.validation import check_is_fitted
 
-<<<<<<< HEAD:torchlogreg/_displays.py
 from torchlogreg._arrays import numpy_of
-from torchlogreg._compat import check_matplotlib_support
-=======
->>>>>>> keep:torchlogreg/_displays/score_path.py
 from torchlogreg._cv import TorchLogisticRegressionCV, TorchSoftmaxClassifierCV
 from torchlogreg._displays._shared import axes_for, checked_Cs
 from torchlogreg._search import same_value
