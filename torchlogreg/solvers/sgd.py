@@ -116,18 +116,19 @@ def _fused_epoch(solver, problem, W, velocity, rate, generator):
     l2 = problem.penalty.l2[0].mT.to(W) if problem.penalty.l2.any() else None  # (1, d)
     size = solver._size(problem)
     order = solver._order(problem, generator)
-    labels = iter(y.index_select(0, order).split(size))
-    weights = iter(weight.index_select(0, order).split(size))
-    losses, penalties = [], [W.new_zeros(())]
-    for chunk in _gathered(rows.X, order, size, d, W.dtype):
+    labels, weights = y.index_select(0, order), weight.index_select(0, order)
+    total = 0.0
+    # What is kept for a mini-batch is kept for some of them at a time: views of a few numbers take a kilobyte each.
+    for start, chunk in _gathered(rows.X, order, size, d, W.dtype):
+        own = slice(start, start + sum(map(len, chunk)))
+        losses, penalties = [], [W.new_zeros(())]
         with threads_for(size * d):
-            for X in chunk:
+            for X, y, row_weight in zip(chunk, labels[own].split(size), weights[own].split(size), strict=True):
                 b = X.shape[0]
                 eta = torch.mm(flat, X.T).T.unsqueeze(1)  # (b, 1, K)
-                value, residual = loss.value_and_residual(eta, next(labels))
+                value, residual = loss.value_and_residual(eta, y)
                 value, residual = value[:, 0], residual[:, 0]
                 if not equal:
-                    row_weight = next(weights)
                     value, residual = value * row_weight[:, 0], residual * row_weight
                 losses.append(value)
                 before = momentum.clone() if solver.nesterov else None
@@ -142,22 +143,23 @@ def _fused_epoch(solver, problem, W, velocity, rate, generator):
                     flat.sub_(gradient.add_(momentum, alpha=solver.momentum), alpha=rate)
                 else:
                     flat.sub_(momentum, alpha=rate)
-    total = torch.cat(losses).double().sum() + 0.5 * torch.stack(penalties).double().sum()
+        total = total + torch.cat(losses).double().sum() + 0.5 * torch.stack(penalties).double().sum()
     return (total / n).view(1)
 
 
 def _gathered(X, order, size, d, dtype):
-    """Rows of X in `order` as mini-batches (size, d), several gathered at a time, the column of ones written out.
+    """Rows of X in `order` as mini-batches (size, d), the column of ones written out: where some begin, and they.
 
     Gathering is bound by memory and gains from threads, unlike the arithmetic of a small batch.
     """
     p = X.shape[1]
     n_gathered = size * max(1, GATHERED // size)
     buffer = torch.ones(min(n_gathered, len(order)), d, dtype=dtype, device=X.device)
-    for index in order.split(n_gathered):
+    for start in range(0, len(order), n_gathered):
+        index = order[start : start + n_gathered]
         rows = buffer[: len(index)]
         if X.dtype == dtype:
             torch.index_select(X, 0, index, out=rows[:, :p])
         else:
             rows[:, :p] = X.index_select(0, index)
-        yield rows.split(size)
+        yield start, rows.split(size)
