@@ -147,7 +147,7 @@ def test_a_rate_that_overflows_is_named_and_leaves_the_model_alone():
     X, y = table("wine", True)
     model = TorchSoftmaxClassifier(learning_rate=0.01).partial_fit(X, y, classes=range(3))
     before = dict(vars(model))
-    with pytest.raises(ValueError, match="overflowed in partial_fit. Lower learning_rate"):
+    with pytest.raises(ValueError, match=r"overflowed in partial_fit\. Lower learning_rate"):
         model.set_params(learning_rate=1e300).partial_fit(X, y)
     model.set_params(learning_rate=0.01)
     assert all(value is before[name] for name, value in vars(model).items() if name != "learning_rate")

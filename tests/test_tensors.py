@@ -1,4 +1,4 @@
-"""Tensors, arrays of other libraries and frames: the answers of NumPy, in place, and where `array_api_dispatch` asks."""
+"""Tensors, arrays of other libraries and frames: the answers of NumPy, and with `array_api_dispatch` in kind."""
 
 import os
 import pickle

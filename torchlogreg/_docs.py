@@ -100,11 +100,11 @@ _TEMPLATE = """{summary}
         Class labels.
 
     n_iter_ : int
-        Iterations, or epochs, that were run.
+        Iterations, or epochs, that were run; `partial_fit` adds one a call.
 
     converged_ : bool
         Whether `tol` was met, judged by the gradient in float64 at the coefficients as they are stored (for
-        ``'sgd'``, by its own stopping rule, which ``tol=0`` switches off).
+        ``'sgd'``, by its own stopping rule, which ``tol=0`` switches off). False after `partial_fit`.
 
     objective_ : float
         F at the stored coefficients.
@@ -144,8 +144,9 @@ _TEMPLATE = """{summary}
     Notes
     -----
     Fitted attributes are NumPy arrays and Python numbers whatever the device, so a model can be pickled on one machine
-    and used on any other. scikit-learn's callbacks are supported through ``set_callbacks``, with one task for each
-    iteration or epoch.
+    and used on any other. Under ``sklearn.config_context(array_api_dispatch=True)`` they and all answers are arrays of
+    the library and on the device of X instead, and ``classes_`` of those of y. scikit-learn's callbacks are supported
+    through ``set_callbacks``, with one task for each iteration or epoch of `fit`.
 
     References
     ----------

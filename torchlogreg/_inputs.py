@@ -339,7 +339,7 @@ def _check_columns(X):
     def is_number(dtype):
         kind = getattr(dtype, "kind", None)  # pandas
         if kind is not None:
-            return kind in "biufcO"
+            return kind in "biufc" or str(dtype) == "object"
         return not hasattr(dtype, "is_numeric") or dtype.is_numeric() or str(dtype) == "Boolean"  # polars
 
     columns, dtypes = getattr(X, "columns", ()), getattr(X, "dtypes", ())

@@ -192,8 +192,11 @@ class Problem:
 
     def row_moments(self):
         """The mean of the rows' squared norms, and n times the largest, both weighted; one read."""
-        norms = [b.weight[:, 0] * b.squared_norms() for b in self._blocks()]
-        return sum(float(part.sum()) for part in norms), self.rows.shape[0] * max(float(part.max()) for part in norms)
+        mean = longest = 0.0
+        for block in self._blocks():
+            norms = block.weight[:, 0] * block.squared_norms()
+            mean, longest = mean + float(norms.sum()), max(longest, float(norms.max()))
+        return mean, self.rows.shape[0] * longest
 
     def separates(self, W):
         """Whether W ranks the own class of every row strictly first, in a problem without penalty.

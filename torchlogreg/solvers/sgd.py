@@ -127,18 +127,20 @@ def _fused_steps(solver, problem, rows, order, size, W, velocity, rate):
     equal = bool(((weight - 1.0).abs() < ROUNDING).all())
     weight = weight.to(W.dtype)
     l2 = problem.penalty.l2[0].mT.to(W) if problem.penalty.l2.any() else None  # (1, d)
-    labels = iter(y.index_select(0, order).split(size))
-    weights = iter(weight.index_select(0, order).split(size))
-    losses, penalties = [], [W.new_zeros(())]
+    labels, weights = y.index_select(0, order), weight.index_select(0, order)
+    start, total = 0, 0.0
+    # What is kept for a mini-batch is kept for some of them at a time: views of a few numbers take a kilobyte each.
     for chunk in rows.gathered(order, size):
+        own = slice(start, start + sum(batch.X.shape[0] for batch in chunk))
+        start = own.stop
+        losses, penalties = [], [W.new_zeros(())]
         with threads_for(size * d):
-            for batch in chunk:
+            for batch, y, row_weight in zip(chunk, labels[own].split(size), weights[own].split(size), strict=True):
                 b = batch.X.shape[0]
                 eta = batch.logits(flat).T.unsqueeze(1)  # (b, 1, K)
-                value, residual = loss.value_and_residual(eta, next(labels))
+                value, residual = loss.value_and_residual(eta, y)
                 value, residual = value[:, 0], residual[:, 0]
                 if not equal:
-                    row_weight = next(weights)
                     value, residual = value * row_weight[:, 0], residual * row_weight
                 losses.append(value)
                 before = momentum.clone() if solver.nesterov else None
@@ -154,4 +156,5 @@ def _fused_steps(solver, problem, rows, order, size, W, velocity, rate):
                     flat.sub_(gradient.add_(momentum, alpha=solver.momentum), alpha=rate)
                 else:
                     flat.sub_(momentum, alpha=rate)
-    return torch.cat(losses).double().sum() + 0.5 * torch.stack(penalties).double().sum()
+        total = total + torch.cat(losses).double().sum() + 0.5 * torch.stack(penalties).double().sum()
+    return total
