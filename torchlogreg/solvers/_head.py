@@ -13,7 +13,6 @@ import torch
 from torchlogreg.solvers._descent import Metric, of_models
 from torchlogreg.solvers._hybrid import Hybrid
 
-
 ROWS_PER_COLUMN = 20  # of the sample for the head of one logit
 
 
