@@ -33,7 +33,8 @@ def zipf(n=100_000, p=50_000, length=65, seed=0):
     probability = 1.0 / np.arange(1, p + 1)
     lengths = rng.poisson(length, n)
     words = rng.choice(p, size=lengths.sum(), p=probability / probability.sum())
-    X = coo_array((np.ones(len(words)), (np.repeat(np.arange(n), lengths), words)), shape=(n, p)).tocsr()
+    index = np.repeat(np.arange(n), lengths).astype(np.int32), words.astype(np.int32)  # sag takes no wider ones
+    X = coo_array((np.ones(len(words)), index), shape=(n, p)).tocsr()
     idf = 1.0 + np.log((1 + n) / (1 + np.bincount(X.indices, minlength=p)))
     X.data = (1.0 + np.log(X.data)) * idf[X.indices]
     norms = np.sqrt(np.asarray(X.power(2).sum(axis=1)).ravel())
@@ -52,9 +53,7 @@ def source_lines(n_packages=10, most=4000, n_features=2**16):
             text = "\n".join(f.read_text(encoding="utf-8", errors="ignore") for f in files)
             lines[package.name] = [line.strip() for line in text.split("\n") if len(line.strip()) >= 20][:most]
     largest = sorted(lines, key=lambda name: (-len(lines[name]), name))[:n_packages]
-    vectorizer = HashingVectorizer(
-        analyzer="char_wb", ngram_range=(2, 4), n_features=n_features, alternate_sign=False
-    )
+    vectorizer = HashingVectorizer(analyzer="char_wb", ngram_range=(2, 4), n_features=n_features, alternate_sign=False)
     X = vectorizer.transform([line for name in largest for line in lines[name]])
     return X, np.repeat(np.arange(len(largest)), [len(lines[name]) for name in largest])
 

@@ -126,7 +126,6 @@ def test_blocks_and_threads_change_nothing(K, monkeypatch):
 
 
 @pytest.mark.parametrize("intercept", [True, False])
-@pytest.mark.parametrize("intercept", [True, False])
 @pytest.mark.parametrize(("p", "C"), [(500, 0.01), (500, 1.0), (30, 0.01), (30, 1e3)])  # with a tail, and without
 @pytest.mark.parametrize("solver", ["auto", "lbfgs", "newton-cholesky"])
 @pytest.mark.parametrize("n_classes", [2, 3])

@@ -20,6 +20,7 @@ DENSE = 2**20  # numbers up to which X is small, and is stored as a dense array
 # from here on the dense array is read faster, and takes at most twice the memory.
 FULL = 1 / 3
 PER_COLUMN = 32  # numbers of a block for each column of X, lest sums over the columns take as long as the products
+SHARES = 8  # of X, at least, of which one at a time is lifted to a wider dtype
 THIN = 1 / 12  # density below which a sparse product gives second moments sooner than dense pieces of X
 HEAD, FEWEST, MOST = 4.0, 32, 1024  # the cube of the columns that a head has, for each number of X; and its limits
 
@@ -217,8 +218,15 @@ class SparseRows(Rows):
         )
 
     def inner_products(self):
-        X = self.X.to(dtype=torch.float64).csr
-        return torch.from_numpy((X @ X.T).toarray())
+        n = len(self.X)
+        size = n if self.X.dtype == self.home.dtype else -(-n // SHARES)
+        pieces = [slice(start, start + size) for start in range(0, n, size)]
+        out = np.zeros((n, n))
+        for i in pieces:
+            X = self.X[i].to(dtype=torch.float64).csr
+            for j in pieces:
+                out[i, j] = (X @ self.X[j].to(dtype=torch.float64).csr.T).toarray()
+        return torch.from_numpy(out)
 
     def gram_diagonal(self, weight):
         out = torch.from_numpy(_times(self.X.squared().csr.T, weight.to(self.X.dtype).numpy())).double()
@@ -233,7 +241,10 @@ class SparseRows(Rows):
 
     @property
     def _block(self):
-        return max(CPU_BLOCK, PER_COLUMN * self.n_features)
+        size = PER_COLUMN * self.n_features
+        if self.X.dtype != self.products.dtype:
+            size = min(size, self.n_numbers // SHARES)
+        return max(CPU_BLOCK, size)
 
 
 def _times(csr, columns):

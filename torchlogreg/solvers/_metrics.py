@@ -90,6 +90,7 @@ class Metrics:
         self.problem, self.n_logits, self.centre = problem, n_logits, centre
         self.generator = torch.Generator("cpu").manual_seed(seed)
         self.n, self.d = problem.rows.shape
+        self.filled = max(1.0, problem.rows.n_numbers / self.n)  # numbers in a row
         self.cost = self._cost(self.n)  # of the Hessian of all rows
         self.renewal = math.inf
         self.gaps = []  # logarithms, since the metric became that Hessian or since the start
@@ -110,7 +111,7 @@ class Metrics:
             together = self.centre.W is not None
             point = problem.smooth(self.centre.W, self.centre.of) if together else problem.smooth(W)
             return point, self.at(point)
-        size = _costs.sample_size(self.n, self.d, self.n_logits)
+        size = _costs.sample_size(self.n, self.d, self.n_logits, self.filled)
         if W.any() or 2 * size > self.n or self._cost(size) > DEAREST:
             point = problem.smooth(W)
             return point, self.at(point)
@@ -140,7 +141,7 @@ class Metrics:
     def _affordable(self, problem, W, before):
         if self.n_logits == 1:
             # A metric of B models that repays its cost earlier is worth a larger sample.
-            size = min(self.n, min(len(W), MORE) * _costs.sample_size(self.n, self.d, 1))
+            size = min(self.n, min(len(W), MORE) * _costs.sample_size(self.n, self.d, 1, self.filled))
             if self._cost(size) <= DEAREST:
                 return Metric.of(_hessians(draw(problem, size, self.generator), W))
         elif self._hybrid_pays and not problem.rows.n_head:
@@ -211,4 +212,4 @@ class Metrics:
     def _cost(self, m):
         """Reads of X that the whole Hessian costs on m rows; infinite if it is too large to keep."""
         fits = (self.n_logits * self.d) ** 2 <= LARGEST
-        return _costs.hessian(m, self.n, self.d, self.n_logits) if fits else math.inf
+        return _costs.hessian(m, self.n, self.d, self.n_logits, self.filled) if fits else math.inf
