@@ -138,7 +138,7 @@ def contestants(C, K):
 
 
 def loosest(make, X, y, C, optimum):
-    """The loosest tolerance that meets the gap, the gap there, and seconds; the last tried if none does."""
+    """Find the loosest tolerance that meets the gap, with the gap there and seconds; the last tried if none does."""
     for tol in LADDER:
         seconds, model = timed(make(tol=tol).fit, X, y)
         gap = (objective(model, X, y, C) - optimum) / optimum

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array, diags_array, hstack
+from scipy.sparse import csc_array, csr_array, diags_array, hstack
 
 from torchlogreg._rows import CPU_BLOCK, LOGIT, Rows
 
@@ -29,6 +29,13 @@ def pays_dense(csr):
     """Whether a sparse matrix is better stored as a dense array."""
     n_numbers = csr.shape[0] * csr.shape[1]
     return n_numbers <= DENSE or csr.nnz >= FULL * n_numbers
+
+
+def _compressed(kind, data, indices, indptr, shape):
+    """A compressed array over these parts; scipy's constructor copies those that are views of much larger arrays."""
+    out = kind(shape, dtype=data.dtype)
+    out.data, out.indices, out.indptr = data, indices, indptr
+    return out
 
 
 class Sparse:
@@ -58,10 +65,13 @@ class Sparse:
         start, stop, _ = rows.indices(len(self))
         indptr = self.csr.indptr[start : stop + 1]
         part = slice(indptr[0], indptr[-1])
-        csr = csr_array(
-            (self.csr.data[part], self.csr.indices[part], indptr - indptr[0]), shape=(stop - start, self.shape[1])
-        )
-        return Sparse(csr)
+        shape = stop - start, self.shape[1]
+        return Sparse(_compressed(csr_array, self.csr.data[part], self.csr.indices[part], indptr - indptr[0], shape))
+
+    @property
+    def transposed(self):
+        """X' as a CSC array."""
+        return _compressed(csc_array, self.csr.data, self.csr.indices, self.csr.indptr, self.shape[::-1])
 
     @property
     def dtype(self):
@@ -69,7 +79,8 @@ class Sparse:
 
     def squared(self):
         """The squares of the numbers; indices are shared."""
-        return Sparse(csr_array((np.square(self.csr.data), self.csr.indices, self.csr.indptr), shape=self.shape))
+        csr = self.csr
+        return Sparse(_compressed(csr_array, np.square(csr.data), csr.indices, csr.indptr, csr.shape))
 
     def numel(self):
         return self.csr.nnz
@@ -171,7 +182,7 @@ class SparseRows(Rows):
         return eta.T
 
     def _pull(self, flat):
-        out = torch.from_numpy(_times(self.X.csr.T, flat.to(self.X.dtype).T.numpy())).double()
+        out = torch.from_numpy(_times(self.X.transposed, flat.to(self.X.dtype).T.numpy())).double()
         return torch.cat([out, flat.sum(dim=1, dtype=out.dtype)[None]]).T if self.intercept else out.T
 
     def gram(self, weight):
@@ -229,7 +240,7 @@ class SparseRows(Rows):
         return torch.from_numpy(out)
 
     def gram_diagonal(self, weight):
-        out = torch.from_numpy(_times(self.X.squared().csr.T, weight.to(self.X.dtype).numpy())).double()
+        out = torch.from_numpy(_times(self.X.squared().transposed, weight.to(self.X.dtype).numpy())).double()
         return torch.cat([out, weight.sum(dim=0, dtype=out.dtype)[None]]).T if self.intercept else out.T
 
     def squared_norms(self):
