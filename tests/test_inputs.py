@@ -141,7 +141,7 @@ BAD = {
     "NaN in y": ((X, np.where(Y == 1, np.nan, Y)), ValueError, "y contains NaN"),
     "complex": ((X * 1j, Y), ValueError, "Complex data not supported"),
     "text": ((np.full(X.shape, "a"), Y), ValueError, "could not convert string to float"),
-    "sparse": ((sparse.csr_array(X), Y), TypeError, "[Ss]parse data was passed"),
+    "NaN in sparse X": ((sparse.csr_array(changed((3, 1), np.nan)), Y), ValueError, "Input X contains NaN"),
     "empty": ((np.zeros((0, 3)), []), ValueError, "Found array with 0 sample"),
     "no columns": ((np.zeros((5, 0)), [0, 1, 0, 1, 0]), ValueError, "0 feature"),
     "one-dimensional X": ((X[:, 0], Y), ValueError, "Expected 2D array"),

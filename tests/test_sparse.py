@@ -25,6 +25,7 @@ from torchlogreg._penalty import Ridge
 from torchlogreg._problem import Problem
 from torchlogreg._rows import Rows
 from torchlogreg._sparse import DENSE, FULL, Sparse, SparseRows, pays_dense
+from torchlogreg._wide import is_wide
 from torchlogreg.solvers._metrics import Metrics
 from torchlogreg.solvers.sgd import SGD, _autograd_epoch, _fused_epoch
 
@@ -125,24 +126,20 @@ def test_blocks_and_threads_change_nothing(K, monkeypatch):
 
 
 @pytest.mark.parametrize("intercept", [True, False])
-@pytest.mark.parametrize("C", [0.01, 1.0, 1e3])
+@pytest.mark.parametrize(("p", "C"), [(500, 0.01), (500, 1.0), (30, 0.01), (30, 1e3)])  # with a tail, and without
 @pytest.mark.parametrize("solver", ["auto", "lbfgs", "newton-cholesky"])
 @pytest.mark.parametrize("n_classes", [2, 3])
-def test_coefficients_are_those_of_the_dense_array(n_classes, solver, C, intercept, never_dense):
-    p = 1400 if solver != "newton-cholesky" else 60
-    X, y = text(p=p, n_classes=n_classes)
+def test_coefficients_are_those_of_the_dense_array(n_classes, solver, p, C, intercept, never_dense):
+    X, y = text(700, p, n_classes=n_classes)
     weight = np.random.default_rng(0).integers(0, 3, len(y)).astype(float)
-    model = TorchSoftmaxClassifier(solver=solver, C=C, fit_intercept=intercept, tol=1e-12, max_iter=5000)
+    settings = {"C": C, "fit_intercept": intercept, "tol": 1e-11, "max_iter": 1000}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # 1e-12 may be beyond rounding
-        ours = model.fit(X, y, sample_weight=weight)
-        coef, constant = ours.coef_, ours.intercept_
-        dense = TorchSoftmaxClassifier(
-            solver="newton-cholesky" if p < 100 else "lbfgs", C=C, fit_intercept=intercept, tol=1e-12, max_iter=5000
-        ).fit(X.toarray(), y, sample_weight=weight)
-    np.testing.assert_allclose(coef, dense.coef_, atol=1e-8 * np.abs(dense.coef_).max())
-    np.testing.assert_allclose(constant, dense.intercept_, atol=1e-8)
-    np.testing.assert_allclose(ours.predict_proba(X), dense.predict_proba(X.toarray()), atol=1e-8)
+        warnings.simplefilter("ignore", ConvergenceWarning)  # 1e-11 may be beyond rounding
+        ours = TorchSoftmaxClassifier(solver=solver, **settings).fit(X, y, sample_weight=weight)
+        theirs = TorchSoftmaxClassifier(solver="newton-cholesky", **settings).fit(X.toarray(), y, sample_weight=weight)
+    np.testing.assert_allclose(ours.coef_, theirs.coef_, atol=1e-8 * np.abs(theirs.coef_).max())
+    np.testing.assert_allclose(ours.intercept_, theirs.intercept_, atol=1e-8 * np.abs(theirs.coef_).max())
+    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X.toarray()), atol=1e-8)
 
 
 @pytest.mark.parametrize("n_classes", [2, 4])
@@ -266,19 +263,16 @@ def test_metric_is_the_hessian_of_the_head_and_the_diagonal_of_the_tail(n_classe
     loss = loss_of(n_classes)
     K, d = loss.n_logits, dense.shape[1]
     monkeypatch.setattr("torchlogreg.solvers._metrics.DEAREST", 0)
-    problem = Problem.of(ours, loss, Ridge.of(1.0, 600, intercept=True, home=ours.home))
+    ridge = Ridge.of(1.0, 600, intercept=True, home=ours.home)
+    problem = Problem.of(ours, loss, ridge)
     W = torch.from_numpy(np.random.default_rng(0).normal(size=(1, d, K)))
     metric = Metrics(problem, K, seed=0).at(problem.smooth(W))
     head, n_head = metric.columns, ours.n_head
     assert len(head) == n_head + 1 < d
     assert head[-1] == 600
-    hessian = Problem.of(dense, loss, problem.penalty).second_order(W).hessian[0, 0]
-    whole = Problem.of(dense, loss, Ridge.of(1.0, 600, intercept=True, home=ours.home)).second_order(W).hessian[0, 0]
-    del hessian
+    whole = Problem.of(dense, loss, ridge).second_order(W).hessian[0, 0]
     tail = np.setdiff1d(np.arange(600), head)
     expected = whole.diagonal().view(K, d)[:, tail]
-    if K > 1:
-        expected = expected  # the pinned direction lies in the intercept's row alone
     torch.testing.assert_close(metric.diagonal[0, tail].T, expected, rtol=1e-9, atol=1e-12)
     # The head's columns are those of the largest curvature.
     own = (whole.diagonal().view(K, d)[:, :600] - problem.penalty.l2[0, :600, 0]).sum(dim=0)
@@ -330,14 +324,13 @@ def test_sparse_coefficients(estimator):
         assert model.sparsify().fit(X / 16, y).n_iter_ <= 1  # starts where it was
 
 
-def test_wide_rows(never_dense):
-    """Few long rows are seen by their inner products, many numbers or few."""
-    X, y = text(150, 5000, 300)
-    for n_numbers in (X.nnz, 10**9):
-        model = TorchLogisticRegression(tol=1e-10, max_iter=1000).fit(X, y)
-        dense = TorchLogisticRegression(tol=1e-10, max_iter=1000).fit(X.toarray(), y)
-        np.testing.assert_allclose(model.coef_, dense.coef_, atol=1e-8)
-        assert n_numbers
+@pytest.mark.parametrize(("length", "wide"), [(300, True), (2, False)])
+def test_few_rows(length, wide, never_dense):
+    """They are seen by their inner products, unless these are many more than the numbers in X."""
+    X, y = text(150, 5000, length)
+    assert is_wide(150, 5001, X.nnz) == wide
+    ours, dense = (TorchLogisticRegression(tol=1e-10, max_iter=1000).fit(A, y) for A in (X, X.toarray()))
+    np.testing.assert_allclose(ours.coef_, dense.coef_, atol=1e-8)
 
 
 @pytest.mark.parametrize("scale", [1e-8, 1e8])

@@ -86,7 +86,8 @@ _TEMPLATE = """{summary}
 
     device : str, default='auto'
         Where to compute: ``'cpu'``, ``'cuda'``, ``'cuda:1'``, ``'mps'``. With ``'auto'`` a tensor stays where it is;
-        other data goes to an accelerator if there is one and the work is large enough to repay the copy.
+        other data goes to an accelerator if there is one and the work is large enough to repay the copy. Sparse X
+        is read on the CPU.
 
     Attributes
     ----------

@@ -222,9 +222,9 @@ class LinearClassifier(LinearPredictor):
         Parameters
         ----------
         X : array-like, sparse matrix or tensor of shape (n_samples, n_features)
-            Training rows: a list, NumPy array, pandas or polars frame, sparse matrix, torch tensor, or array of a library
-            that speaks DLPack. float32 is kept, every other type becomes float64; tensors of half precision and of small
-            integers are kept as well, and lifted to float32 and float64 block by block.
+            Training rows: a list, NumPy array, pandas or polars frame, sparse matrix, torch tensor, or array of a
+            library that speaks DLPack. float32 is kept, every other type becomes float64; tensors of half precision and
+            of small integers are kept as well, and lifted to float32 and float64 block by block.
 
         y : array-like of shape (n_samples,)
             Class labels: numbers, booleans or strings.

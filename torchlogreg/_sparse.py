@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array, diags_array, hstack
+from scipy.sparse import csc_array, csr_array, diags_array, hstack
 
 from torchlogreg._rows import CPU_BLOCK, LOGIT, Rows
 
@@ -20,6 +20,7 @@ DENSE = 2**20  # numbers up to which X is small, and is stored as a dense array
 # from here on the dense array is read faster, and takes at most twice the memory.
 FULL = 1 / 3
 PER_COLUMN = 32  # numbers of a block for each column of X, lest sums over the columns take as long as the products
+SHARES = 8  # of X, at least, of which one at a time is lifted to a wider dtype
 THIN = 1 / 12  # density below which a sparse product gives second moments sooner than dense pieces of X
 HEAD, FEWEST, MOST = 4.0, 32, 1024  # the cube of the columns that a head has, for each number of X; and its limits
 
@@ -28,6 +29,13 @@ def pays_dense(csr):
     """Whether a sparse matrix is better stored as a dense array."""
     n_numbers = csr.shape[0] * csr.shape[1]
     return n_numbers <= DENSE or csr.nnz >= FULL * n_numbers
+
+
+def _compressed(kind, data, indices, indptr, shape):
+    """A compressed array over these parts; scipy's constructor copies those that are views of much larger arrays."""
+    out = kind(shape, dtype=data.dtype)
+    out.data, out.indices, out.indptr = data, indices, indptr
+    return out
 
 
 class Sparse:
@@ -57,10 +65,13 @@ class Sparse:
         start, stop, _ = rows.indices(len(self))
         indptr = self.csr.indptr[start : stop + 1]
         part = slice(indptr[0], indptr[-1])
-        csr = csr_array(
-            (self.csr.data[part], self.csr.indices[part], indptr - indptr[0]), shape=(stop - start, self.shape[1])
-        )
-        return Sparse(csr)
+        shape = stop - start, self.shape[1]
+        return Sparse(_compressed(csr_array, self.csr.data[part], self.csr.indices[part], indptr - indptr[0], shape))
+
+    @property
+    def transposed(self):
+        """X' as a CSC array."""
+        return _compressed(csc_array, self.csr.data, self.csr.indices, self.csr.indptr, self.shape[::-1])
 
     @property
     def dtype(self):
@@ -68,7 +79,8 @@ class Sparse:
 
     def squared(self):
         """The squares of the numbers; indices are shared."""
-        return Sparse(csr_array((np.square(self.csr.data), self.csr.indices, self.csr.indptr), shape=self.shape))
+        csr = self.csr
+        return Sparse(_compressed(csr_array, np.square(csr.data), csr.indices, csr.indptr, csr.shape))
 
     def numel(self):
         return self.csr.nnz
@@ -171,7 +183,7 @@ class SparseRows(Rows):
         return eta.T
 
     def _pull(self, flat):
-        out = torch.from_numpy(_times(self.X.csr.T, flat.to(self.X.dtype).T.numpy())).double()
+        out = torch.from_numpy(_times(self.X.transposed, flat.to(self.X.dtype).T.numpy())).double()
         return torch.cat([out, flat.sum(dim=1, dtype=out.dtype)[None]]).T if self.intercept else out.T
 
     def gram(self, weight):
@@ -218,11 +230,18 @@ class SparseRows(Rows):
         )
 
     def inner_products(self):
-        X = self.X.to(dtype=torch.float64).csr
-        return torch.from_numpy((X @ X.T).toarray())
+        n = len(self.X)
+        size = n if self.X.dtype == self.home.dtype else -(-n // SHARES)
+        pieces = [slice(start, start + size) for start in range(0, n, size)]
+        out = np.zeros((n, n))
+        for i in pieces:
+            X = self.X[i].to(dtype=torch.float64).csr
+            for j in pieces:
+                out[i, j] = (X @ self.X[j].to(dtype=torch.float64).csr.T).toarray()
+        return torch.from_numpy(out)
 
     def gram_diagonal(self, weight):
-        out = torch.from_numpy(_times(self.X.squared().csr.T, weight.to(self.X.dtype).numpy())).double()
+        out = torch.from_numpy(_times(self.X.squared().transposed, weight.to(self.X.dtype).numpy())).double()
         return torch.cat([out, weight.sum(dim=0, dtype=out.dtype)[None]]).T if self.intercept else out.T
 
     def squared_norms(self):
@@ -234,7 +253,10 @@ class SparseRows(Rows):
 
     @property
     def _block(self):
-        return max(CPU_BLOCK, PER_COLUMN * self.n_features)
+        size = PER_COLUMN * self.n_features
+        if self.X.dtype != self.products.dtype:
+            size = min(size, self.n_numbers // SHARES)
+        return max(CPU_BLOCK, size)
 
 
 def _times(csr, columns):

@@ -18,15 +18,22 @@ SMALLEST = 2000  # rows in a sample
 ROWS_PER_UNKNOWN = (5, 10, 20, 50, 100, 200, 500, 1000)
 
 
-def hessian(m, n, d, n_logits):
-    """Reads of n rows that the Hessian costs on m of them."""
+# A number of a sparse X takes as long to read as so many of a dense one, and its sparse products with the others of its
+# row as long as so many reads.
+SPARSE, PRODUCTS = 3.0, 3.0
+
+
+def hessian(m, n, d, n_logits, filled=math.inf):
+    """Reads of n rows that the Hessian costs on m of them, where a row holds `filled` numbers (d if X is dense)."""
     unknowns = n_logits * d
     several = n_logits > 1
-    reads = m / n * (COPIES[several] + unknowns / COLUMNS[several]) + FACTOR * unknowns**2 / n
+    faster = max(1.0, d / (SPARSE * filled))  # a read, than one of dense rows
+    products = min(faster * unknowns / COLUMNS[several], PRODUCTS * n_logits * filled)
+    reads = m / n * (COPIES[several] + products) + faster * FACTOR * unknowns**2 / n
     return reads * n * unknowns / (n * unknowns + OVERHEAD)
 
 
-def sample_size(n, d, n_logits):
+def sample_size(n, d, n_logits, filled=math.inf):
     """Rows of the sample on which Newton's method starts: what its Hessians cost against the reads that they save.
 
     From r rows for each unknown the gap starts near 1 / r and falls by that factor a read.
@@ -34,6 +41,6 @@ def sample_size(n, d, n_logits):
 
     def reads(r):
         m = min(n, r * n_logits * d)
-        return math.log(GOAL) / math.log(1 / r) + LEVELS * hessian(m, n, d, n_logits) + GATHER * m / n
+        return math.log(GOAL) / math.log(1 / r) + LEVELS * hessian(m, n, d, n_logits, filled) + GATHER * m / n
 
     return min(n, max(SMALLEST, n_logits * d * min(ROWS_PER_UNKNOWN, key=reads)))

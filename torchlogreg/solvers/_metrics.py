@@ -77,6 +77,7 @@ class Metrics:
         self.problem, self.n_logits, self.centre = problem, n_logits, centre
         self.generator = torch.Generator("cpu").manual_seed(seed)
         self.n, self.d = problem.rows.shape
+        self.filled = max(1.0, problem.rows.n_numbers / self.n)  # numbers in a row
         self.cost = self._cost(self.n)  # of the Hessian of all rows
         self.renewal = math.inf
         self.gaps = []  # logarithms, since the metric became that Hessian or since the start
@@ -188,7 +189,7 @@ class Metrics:
     def _sample_size(self, factor=1):
         """Rows of a sample for the whole Hessian."""
         most = min(self.n, self.problem.rows.n_drawable)
-        return min(most, factor * _costs.sample_size(self.n, self.d, self.n_logits))
+        return min(most, factor * _costs.sample_size(self.n, self.d, self.n_logits, self.filled))
 
     def _pays(self, size):
         """Whether the whole Hessian on a sample of that many rows is affordable, and they are enough for it."""
@@ -209,4 +210,4 @@ class Metrics:
     def _cost(self, m):
         """Reads of X that the whole Hessian costs on m rows; infinite if it is too large to keep."""
         fits = (self.n_logits * self.d) ** 2 <= LARGEST
-        return _costs.hessian(m, self.n, self.d, self.n_logits) if fits else math.inf
+        return _costs.hessian(m, self.n, self.d, self.n_logits, self.filled) if fits else math.inf

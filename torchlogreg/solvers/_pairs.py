@@ -15,41 +15,37 @@ class Pairs:
 
     def __init__(self, n_models, n_unknowns, memory, home):
         self.memory = memory
-        self.size = 0
+        self.order = []  # slots of the pairs, the oldest first
         # Rows are added in powers of two, lest a fit of few iterations pay for its memory.
         self.steps = torch.empty(n_models, 0, n_unknowns, dtype=home.dtype, device=home.device)
         self.changes = torch.empty_like(self.steps)
         self.products = torch.empty(n_models, 0, 0, dtype=home.dtype, device=home.device)  # S Y'
 
     def clear(self):
-        self.size = 0
+        self.order = []
 
     def of_models(self, index):
         """The memory of the models at `index` alone."""
         out = copy(self)
+        out.order = list(self.order)
         out.steps, out.changes, out.products = self.steps[index], self.changes[index], self.products[index]
         return out
 
     def append(self, s, y, usable):
         """Add a pair (B, d, K) each; where not `usable` (B,), one that changes nothing."""
-        if self.size == self.memory:
-            for stack in (self.steps, self.changes):
-                stack[:, :-1] = stack[:, 1:].clone()
-            self.products[:, :-1, :-1] = self.products[:, 1:, 1:].clone()
-            self.size -= 1
-        if self.size == self.steps.shape[1]:
+        if len(self.order) == self.steps.shape[1] < self.memory:
             self._grow()
-        k = self.size
+        k = self.order.pop(0) if len(self.order) == self.memory else len(self.order)
+        self.order.append(k)
         used = usable[:, None].to(s.dtype)
         self.steps[:, k] = used * s.flatten(1)
         self.changes[:, k] = used * y.flatten(1)
-        self.size += 1
-        steps, changes = self.steps[:, : k + 1], self.changes[:, : k + 1]
-        self.products[:, : k + 1, k] = (steps @ changes[:, k, :, None])[..., 0]
+        steps = self.steps[:, : len(self.order)]
+        self.products[:, : len(self.order), k] = (steps @ self.changes[:, k, :, None])[..., 0]
         self.products[:, k, k] += 1.0 - used[:, 0]
 
     def _grow(self):
-        extra = min(self.memory, max(8, 2 * self.size)) - self.size
+        extra = min(self.memory, max(8, 2 * len(self.order))) - len(self.order)
         n_models, _, n_unknowns = self.steps.shape
         rows = self.steps.new_empty(n_models, extra, n_unknowns)
         self.steps = torch.cat([self.steps, rows], dim=1)
@@ -58,16 +54,18 @@ class Pairs:
 
     def solve(self, gradient, gamma, metric):
         """The inverse Hessian's estimate times gradient (B, d, K), starting from gamma (B,) times the metric's."""
-        k = self.size
+        k = len(self.order)
         scale = gamma[:, None, None]
         if k == 0:
             return scale * metric.solve(gradient)
         steps, changes = self.steps[:, :k], self.changes[:, :k]
-        upper = self.products[:, :k, :k]
+        order = torch.tensor(self.order, device=steps.device)
+        slots = order.argsort()
+        upper = self.products[:, order][:, :, order]
         g = gradient.flatten(1)[..., None]  # (B, N, 1)
-        alpha = torch.linalg.solve_triangular(upper, steps @ g, upper=True)
-        r = scale * metric.solve((g - changes.mT @ alpha).view(gradient.shape))
+        alpha = torch.linalg.solve_triangular(upper, (steps @ g)[:, order], upper=True)
+        r = scale * metric.solve((g - changes.mT @ alpha[:, slots]).view(gradient.shape))
         r = r.flatten(1)[..., None]
-        right = upper.diagonal(dim1=1, dim2=2)[..., None] * alpha - changes @ r
+        right = upper.diagonal(dim1=1, dim2=2)[..., None] * alpha - (changes @ r)[:, order]
         c = torch.linalg.solve_triangular(upper.mT, right, upper=False)
-        return (r + steps.mT @ c).view(gradient.shape)
+        return (r + steps.mT @ c[:, slots]).view(gradient.shape)
