@@ -18,7 +18,7 @@ from statistics import median
 
 import numpy as np
 
-N_FEATURES, SHARD, PIECE = 50, 200_000, 2**24  # the last in bytes
+N_FEATURES, SHARD, PIECE = 50, 100_000, 2**24  # the last in bytes
 COLD = "shards, from the disk each time"
 READ_MOST, SLOWEST, MEGABYTES = 8, 1.5, 600  # what is to hold
 

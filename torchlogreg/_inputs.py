@@ -25,9 +25,8 @@ from torchlogreg._wide import is_wide
 
 # Work (n p K) from which an accelerator is expected to repay the copy of X, for device="auto".
 ACCELERATOR_PAYS = 50_000_000
-LARGE_FILE = 2**26  # bytes of a memory-mapped array from which it is read block by block
+LARGE = 2**23  # numbers from which a memory-mapped array is fitted, and any array predicted, part by part
 TABLES = ("shape", "__array__", "__array_interface__", "__dataframe__", "__dlpack__")  # what has one of them is one
-CAST_BY_BLOCK = [np.float64, np.float32, np.float16, np.int8, np.uint8, np.int16, np.int32, np.int64, np.bool_]
 
 
 class TrainingData(NamedTuple):
@@ -70,7 +69,7 @@ def is_stream(X):
 
 
 def _is_large_file(X):
-    return isinstance(X, np.memmap) and X.ndim == 2 and X.nbytes >= LARGE_FILE and X.dtype.kind in "fiub"
+    return isinstance(X, np.memmap) and X.ndim == 2 and X.size >= LARGE and X.dtype.kind in "fiub"
 
 
 def _slicable(X, y, sample_weight):
@@ -193,20 +192,18 @@ def prediction_rows(estimator, X, dtype):
     """
     if is_stream(X) and not isinstance(X, (list, tuple)):
         raise ValueError("Predict the blocks of a stream one by one: for X, *_ in stream: model.predict(X).")
-    exact = torch.float64 if getattr(X, "dtype", None) == np.float16 else None  # as in `fit`
-    X = _checked_rows(estimator, X, reset=False, dtypes=CAST_BY_BLOCK)
+    X = _checked_rows(estimator, X, reset=False)
     device = X.device
     if device.type == "cpu" and estimator.device != "auto" and estimator.device in available_devices():
         device = torch.device(estimator.device)
     nothing = torch.empty(len(X), 0, device=X.device)
-    wide = torch.promote_types(X.dtype if X.is_floating_point() else torch.float64, exact or dtype)
-    wide = torch.promote_types(wide, dtype) if device.type != "mps" else torch.float32
+    wide = torch.promote_types(X.dtype, dtype) if device.type != "mps" else torch.float32
     return Rows(X, nothing, nothing, intercept=True, products=Home(device, wide))
 
 
 def prediction_parts(estimator, X, dtype):
-    """How many rows there are, and their `prediction_rows`; a large file comes in parts, whose pages are given back."""
-    if _is_large_file(X):
+    """How many rows there are, and their `prediction_rows`; a large array comes in parts, lest checks and casts copy it."""
+    if isinstance(X, (np.ndarray, torch.Tensor)) and X.ndim == 2 and X.shape[0] * X.shape[1] >= LARGE:
         return len(X), (prediction_rows(estimator, part, dtype) for part, *_ in Slices(X))
     rows = prediction_rows(estimator, X, dtype)
     return rows.shape[0], (rows,)
@@ -237,14 +234,14 @@ def resolve_device(device, X, work):
     return torch.device(device)
 
 
-def _checked_rows(estimator, X, *, reset, dtypes=(np.float64, np.float32)):
-    """X as a finite (n, p) tensor of one of `dtypes`; sets or checks the estimator's feature names and count."""
+def _checked_rows(estimator, X, *, reset):
+    """X as a finite (n, p) tensor of a floating dtype; sets or checks the estimator's feature names and count."""
     if isinstance(X, torch.Tensor) and X.device.type != "cpu":
         return _checked_tensor(estimator, X, reset=reset)
     if isinstance(X, torch.Tensor):
         X = X.detach()
         X = (X.float() if X.dtype in (torch.bfloat16, torch.float16) else X).resolve_conj().resolve_neg().numpy()
-    return _as_tensor(validate_data(estimator, X, reset=reset, dtype=list(dtypes)))
+    return _as_tensor(validate_data(estimator, X, reset=reset, dtype=[np.float64, np.float32]))
 
 
 def _checked_tensor(estimator, X, *, reset):
