@@ -108,15 +108,18 @@ def fit(folder, kind):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=20_000_000, help="each takes 400 bytes of disk (default: 20 million)")
+    parser.add_argument(
+        "--rows", type=int, default=20_000_000, help="each takes 400 bytes of disk (default: 20 million)"
+    )
     parser.add_argument("--folder", help="where to make the temporary folder")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--fit", nargs=2, metavar=("FOLDER", "KIND"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.fit:
-        return fit(*arguments.fit)
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        bench(Path(folder), arguments.rows, arguments.repeats)
+        fit(*arguments.fit)
+    else:
+        with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+            bench(Path(folder), arguments.rows, arguments.repeats)
 
 
 def bench(folder, n, repeats):
@@ -125,7 +128,9 @@ def bench(folder, n, repeats):
     shards = sorted(folder.glob("X-*.npy"))
     files = {"memmap": [folder / "X.npy"], "shards": shards, COLD: shards}
     print(f"{n:,} x {N_FEATURES} float32, {n * N_FEATURES * 4 / 1e9:.2f} GB; medians of {repeats}\n")
-    print("| rows | one plain read, s | fit, s | reads | fit / plain reads | peak MB | of that before the fit | goals |")
+    print(
+        "| rows | one plain read, s | fit, s | reads | fit / plain reads | peak MB | of that before the fit | goals |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for kind, paths in files.items():
         runs, reads = [], []

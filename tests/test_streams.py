@@ -3,12 +3,10 @@
 import re
 import subprocess
 import sys
-import warnings
 
 import numpy as np
 import pytest
 import torch
-from conftest import gradient_norm
 from sklearn.callback import ProgressBar
 from test_theorems import random_problem
 
@@ -44,7 +42,7 @@ class Blocks:
         index = np.arange(len(X)) if self.order is None else self.order.permutation(len(X))
         start, k = 0, 0
         while start < len(X):
-            part = index[start : start + self.size - 37 * (k % 3)]
+            part = index[start : start + self.size - self.size // 40 * (k % 3)]
             yield (X[part], y[part]) if weight is None else (X[part], y[part], weight[part])
             start, k = start + len(part), k + 1
 
@@ -297,7 +295,7 @@ def test_dtypes(dtype, tmp_path, all_files_are_large):
     assert TorchLogisticRegression(**options).fit(half).coef_.dtype == np.float64
 
 
-@pytest.mark.parametrize("class_weight", ["balanced", {0: 1, 1: 2.5, 2: 0}])
+@pytest.mark.parametrize("class_weight", ["balanced", {0: 1, 1: 2.5, 2: 0.1}])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_class_weights(class_weight, solver):
     X, y, weight = data(3)
@@ -305,6 +303,17 @@ def test_class_weights(class_weight, solver):
     expected = TorchSoftmaxClassifier(**options).fit(X, y, weight)
     model = TorchSoftmaxClassifier(**options).fit(Blocks(X, y, weight))
     np.testing.assert_allclose(model.coef_, expected.coef_, rtol=0, atol=1e-8)
+
+
+def test_a_class_without_weight_is_not_in_the_sample():
+    X, y, _ = data(3)
+    y = np.where(y == 2, 2, y * (np.arange(len(y)) % 50 == 0))  # most rows are of class 0
+    options = {"class_weight": {0: 0, 1: 1, 2: 1}, "tol": 1e-6}
+    expected = TorchSoftmaxClassifier(**options).fit(X, y)
+    model = TorchSoftmaxClassifier(**options).fit(Blocks(X, y))
+    assert model.objective_ == pytest.approx(expected.objective_, rel=1e-5)  # the intercept of class 0 has no optimum
+    drawn = _inputs.fit_data(model, Blocks(X, y), None, None).X._drawn
+    assert set(drawn[1]) == {1, 2}
 
 
 def test_warm_starts_callbacks_and_verbosity(capsys):
@@ -323,7 +332,7 @@ def test_warm_starts_callbacks_and_verbosity(capsys):
 
 @pytest.mark.parametrize("n_classes", KINDS)
 def test_more_features_than_rows(n_classes, tmp_path, all_files_are_large):
-    X, y, _ = data(n_classes, n=60, p=200)
+    X, y, _ = data(n_classes, n=60, p=150)
     expected = KINDS[n_classes](tol=1e-9).fit(X, y)
     stream = Blocks(X, y, size=25)
     model = KINDS[n_classes](tol=1e-9, solver="lbfgs").fit(stream)
@@ -332,13 +341,13 @@ def test_more_features_than_rows(n_classes, tmp_path, all_files_are_large):
 
 
 def test_a_sample_too_small_for_a_hessian_is_not_relied_upon(monkeypatch):
-    monkeypatch.setattr(_stream, "SAMPLE_BYTES", 1000)
+    monkeypatch.setattr(_inputs, "SAMPLE_BYTES", 1000)
     for n_classes, make in KINDS.items():
-        X, y, _ = data(n_classes, n=30_000)
+        X, y, _ = data(n_classes, n=3000)
         expected = make(tol=1e-10).fit(X, y)
         stream = Blocks(X, y, size=10)
         monkeypatch.setattr(_stream, "SMALL_BLOCK", 1)
-        model = make(tol=1e-10).fit(Blocks(X, y, size=1000))
+        model = make(tol=1e-10).fit(Blocks(X, y, size=20))
         np.testing.assert_allclose(model.coef_, expected.coef_, rtol=0, atol=1e-8)
         rows = _inputs.fit_data(make(), stream, None, None).X.rows(loss_of(n_classes), intercept=True)
         assert rows.n_drawable == 6  # 1000 bytes hold thrice as many
@@ -554,26 +563,28 @@ def run_out(monkeypatch, name, error, n_times, target=_inputs.Rows):
 
 ON_A_DEVICE = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of")
 ON_MPS = RuntimeError("MPS backend out of memory (MPS allocated: 17 GB, max allowed: 18 GB). Tried to allocate 3.10 GB")
-ON_THE_HOST = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 123456 bytes.")
+ON_THE_HOST = RuntimeError(
+    "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 123456 bytes."
+)
 
 
 @pytest.mark.parametrize("error", [ON_A_DEVICE, ON_MPS])
 def test_a_device_without_memory_gets_smaller_blocks_and_one_warning(error, monkeypatch):
-    X, y, _ = data(2, n=60_000)
+    X, y, _ = data(2, n=200_000)
     expected = TorchLogisticRegression(tol=1e-10, solver="newton-cholesky").fit(X, y)
     calls = run_out(monkeypatch, "gram", error, n_times=2)
-    with pytest.warns(RuntimeWarning, match="when (2.50 GiB|3.10 GB) were asked for on the device: starting again") as w:
+    with pytest.warns(
+        RuntimeWarning, match="when (2.50 GiB|3.10 GB) were asked for on the device: starting again"
+    ) as w:
         model = TorchLogisticRegression(tol=1e-10, solver="newton-cholesky").fit(X, y)
     assert len(w) == 1
     assert w[0].filename == __file__
     np.testing.assert_allclose(model.coef_, expected.coef_, rtol=0, atol=1e-10)
-    assert calls[0] == 8 * calls[1] == 64 * calls[2]
-    calls.clear()
-    TorchLogisticRegression(solver="newton-cholesky").fit(X, y) if False else None
+    assert [calls[0] // 8, calls[0] // 64] == calls[1:3]
 
 
 def test_a_device_that_never_has_enough(monkeypatch):
-    X, y, _ = data(2)
+    X, y, _ = data(2, n=90_000)
     run_out(monkeypatch, "gram", ON_A_DEVICE, n_times=10**9)
     model = TorchLogisticRegression(solver="newton-cholesky")
     with (
@@ -595,16 +606,16 @@ def test_the_host_without_memory_says_what_was_asked_for(monkeypatch):
     run_out(monkeypatch, "blocks", ON_THE_HOST, n_times=10**9)
     with pytest.raises(MemoryError, match="123456 bytes"):
         model.predict(X)
-    with pytest.raises(RuntimeError, match="MPS backend"), warnings.catch_warnings():
-        run_out(monkeypatch, "_with", RuntimeError("MPS backend: an unrelated failure"), n_times=10**9)
+    run_out(monkeypatch, "take", RuntimeError("an unrelated failure"), n_times=10**9)
+    with pytest.raises(RuntimeError, match="an unrelated failure"):
         model.fit(X, y)
 
 
 def test_the_allocator_itself(monkeypatch):
     """torch's own message, for more memory than any machine has."""
-    X, y, _ = data(2, n=100)
+    X, _, _ = data(2, n=100)
     monkeypatch.setattr(_inputs.Rows, "blocks", lambda *_: torch.empty(2**56, dtype=torch.float64))
-    model = TorchLogisticRegression().fit(X, y) if False else TorchLogisticRegression()
+    model = TorchLogisticRegression()
     model.classes_, model.coef_, model.intercept_, model.n_features_in_ = np.arange(2), np.zeros((1, 6)), np.zeros(1), 6
     with pytest.raises(MemoryError, match=re.escape(f"{8 * 2**56} bytes were asked for on the host")):
         model.predict(X)
@@ -625,6 +636,5 @@ def test_rows_that_do_not_fit_on_the_device_are_streamed_to_it(monkeypatch):
     assert w[0].filename == __file__
     np.testing.assert_allclose(model.coef_, expected.coef_, rtol=0, atol=1e-8)
     assert model.feature_names_in_.tolist() == [*frame]
-    assert gradient_norm(TorchSoftmaxClassifier(tol=1e-10).fit(X, y), X, y) < 1e-9 if False else True
     with pytest.raises(MemoryError, match="on the device"):
         TorchSoftmaxClassifier(solver="sgd").fit(X, y)

@@ -243,7 +243,7 @@ class LinearClassifier(LinearPredictor):
         context.call_on_fit_task_begin(estimator=self, X=X, y=y, metadata=metadata)
 
         with torch.inference_mode(False), torch.no_grad():
-            with translated():
+            with translated(device=True):
                 data = fit_data(self, X, y, sample_weight)
             loss = loss_of(len(data.classes))
             W = self._start(data, loss, coef_init, intercept_init)

@@ -202,7 +202,7 @@ def prediction_rows(estimator, X, dtype):
 
 
 def prediction_parts(estimator, X, dtype):
-    """How many rows there are, and their `prediction_rows`; a large array comes in parts, lest checks and casts copy it."""
+    """How many rows there are, and their `prediction_rows`; those of a large array in parts, lest checks copy it."""
     if isinstance(X, (np.ndarray, torch.Tensor)) and X.ndim == 2 and X.shape[0] * X.shape[1] >= LARGE:
         return len(X), (prediction_rows(estimator, part, dtype) for part, *_ in Slices(X))
     rows = prediction_rows(estimator, X, dtype)
