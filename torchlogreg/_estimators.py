@@ -196,12 +196,14 @@ class LinearClassifier(LinearPredictor):
 
         Parameters
         ----------
-        X : array-like or tensor of shape (n_samples, n_features)
+        X : array-like or tensor of shape (n_samples, n_features), or stream
             Training rows: a list, NumPy array, pandas or polars frame, or torch tensor. float32 is kept, every other
-            type becomes float64 (float16 and bfloat16 tensors become float32).
+            type becomes float64 (float16 and bfloat16 tensors become float32). A large ``np.memmap`` is read block by
+            block. A stream is an object that yields ``(X, y)`` or ``(X, y, sample_weight)`` blocks in each of its
+            iterations, such as a list of them or a torch DataLoader; every iteration must yield the same rows.
 
-        y : array-like of shape (n_samples,)
-            Class labels: numbers, booleans or strings.
+        y : array-like of shape (n_samples,), default=None
+            Class labels: numbers, booleans or strings. None for a stream, which brings them.
 
         sample_weight : array-like of shape (n_samples,) or float, default=None
             Weight of each row, zero or positive. A weight of 2 is the same as the row given twice, and of 0 as the row
@@ -221,8 +223,10 @@ class LinearClassifier(LinearPredictor):
         Raises
         ------
         ValueError
-            If the data or a parameter is invalid, holds a single class, or makes the objective overflow. The
-            estimator then is as it was before the call.
+            If the data or a parameter is invalid, holds a single class, or makes the objective overflow, and if a
+            stream changes between two reads. The estimator then is as it was before the call.
+        MemoryError
+            If memory runs out: on an accelerator, even in small blocks.
         NotImplementedError
             If ``l1_ratio`` is not 0.
 
@@ -230,6 +234,8 @@ class LinearClassifier(LinearPredictor):
         -----
         ConvergenceWarning
             If the solver ended before it met `tol`; the message says why, and what to do.
+        RuntimeWarning
+            If the memory of an accelerator ran out and the fit went on with smaller blocks.
         """
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov=True needs a momentum greater than 0.")
