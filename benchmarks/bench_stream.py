@@ -18,7 +18,7 @@ from statistics import median
 
 import numpy as np
 
-N_FEATURES, SHARD, PIECE = 50, 200_000, 2**24  # the last in bytes
+N_FEATURES, SHARD, PIECE = 50, 100_000, 2**24  # the last in bytes
 COLD = "shards, from the disk each time"
 READ_MOST, SLOWEST, MEGABYTES = 8, 1.5, 600  # what is to hold
 
@@ -116,9 +116,10 @@ def main():
     parser.add_argument("--fit", nargs=2, metavar=("FOLDER", "KIND"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.fit:
-        return fit(*arguments.fit)
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        bench(Path(folder), arguments.rows, arguments.repeats)
+        fit(*arguments.fit)
+    else:
+        with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+            bench(Path(folder), arguments.rows, arguments.repeats)
 
 
 def bench(folder, n, repeats):

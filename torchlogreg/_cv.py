@@ -87,7 +87,7 @@ class _LinearClassifierCV(LinearPredictor):
         self.device = device
 
     @fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, sample_weight=None, **params):
+    def fit(self, X, y=None, sample_weight=None, **params):
         """Fit a model for each value of C on each fold, and on all rows at the best C.
 
         Parameters

@@ -62,7 +62,7 @@ _TEMPLATE = """{summary}
         Rows in a mini-batch of ``'sgd'``. ``'auto'`` means 32, None all rows.
 
     shuffle : bool, default=True
-        Whether ``'sgd'`` puts the rows in a new random order for every epoch.
+        Whether ``'sgd'`` puts the rows in a new random order for every epoch. A stream has an order of its own.
 
     early_stopping : bool, default=False
         Whether ``'sgd'`` holds out rows and stops when its accuracy on them no longer improves. Without it every row
@@ -119,7 +119,7 @@ _TEMPLATE = """{summary}
 
     n_passes_ : float
         How often the solver read X, in full reads: a read of a tenth of the rows counts 0.1. Checks of the input are
-        not counted.
+        not counted, but the opening scan of a stream or a large memory-mapped file is.
 
     loss_curve_ : ndarray of shape (n_iterations,)
         F after each iteration. For ``'sgd'``, the mean over an epoch's mini-batches of F as each update found it, so

@@ -221,13 +221,16 @@ class LinearClassifier(LinearPredictor):
 
         Parameters
         ----------
-        X : array-like, sparse matrix or tensor of shape (n_samples, n_features)
+        X : array-like, sparse matrix or tensor of shape (n_samples, n_features), or stream
             Training rows: a list, NumPy array, pandas or polars frame, sparse matrix, torch tensor, or array of a
             library that speaks DLPack. float32 is kept, every other type becomes float64; tensors of half precision and
-            of small integers are kept as well, and lifted to float32 and float64 block by block.
+            of small integers are kept as well, and lifted to float32 and float64 block by block. A large ``np.memmap``
+            is read block by block. A stream is an object that yields ``(X, y)`` or ``(X, y, sample_weight)`` blocks in
+            each of its iterations, such as a list of them or a torch DataLoader; every iteration must yield the same
+            rows.
 
-        y : array-like of shape (n_samples,)
-            Class labels: numbers, booleans or strings.
+        y : array-like of shape (n_samples,), default=None
+            Class labels: numbers, booleans or strings. None for a stream, which brings them.
 
         sample_weight : array-like of shape (n_samples,) or float, default=None
             Weight of each row, zero or positive. A weight of 2 is the same as the row given twice, and of 0 as the row
@@ -247,8 +250,10 @@ class LinearClassifier(LinearPredictor):
         Raises
         ------
         ValueError
-            If the data or a parameter is invalid, holds a single class, or makes the objective overflow. The
-            estimator then is as it was before the call.
+            If the data or a parameter is invalid, holds a single class, or makes the objective overflow, and if a
+            stream changes between two reads. The estimator then is as it was before the call.
+        MemoryError
+            If memory runs out: on an accelerator, even in small blocks.
         NotImplementedError
             If ``l1_ratio`` is not 0.
 
@@ -256,6 +261,8 @@ class LinearClassifier(LinearPredictor):
         -----
         ConvergenceWarning
             If the solver ended before it met `tol`; the message says why, and what to do.
+        RuntimeWarning
+            If the memory of an accelerator ran out and the fit went on with smaller blocks.
         """
         self._check_combination()
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}
@@ -263,7 +270,7 @@ class LinearClassifier(LinearPredictor):
         context.call_on_fit_task_begin(estimator=self, X=X, y=y, metadata=metadata)
 
         with torch.inference_mode(False), torch.no_grad():
-            with translated():
+            with translated(device=True):
                 data = fit_data(self, X, y, sample_weight)
             loss = loss_of(len(data.classes))
             W = self._start(data, loss, coef_init, intercept_init, go_on=self.warm_start)

@@ -28,9 +28,8 @@ from torchlogreg._wide import is_wide_table
 
 # Work (n p K) from which an accelerator is expected to repay the copy of X, for device="auto".
 ACCELERATOR_PAYS = 50_000_000
-LARGE_FILE = 2**26  # bytes of a memory-mapped array from which it is read block by block
+LARGE = 2**23  # numbers from which a memory-mapped array is fitted, and any array predicted, part by part
 TABLES = ("shape", "__array__", "__array_interface__", "__dataframe__", "__dlpack__")  # what has one of them is one
-CAST_BY_BLOCK = [np.float64, np.float32, np.float16, np.int8, np.uint8, np.int16, np.int32, np.int64, np.bool_]
 CHECKED = 2**22  # numbers of a tensor that are looked at together
 
 
@@ -75,7 +74,7 @@ def is_stream(X):
 
 
 def _is_large_file(X):
-    return isinstance(X, np.memmap) and X.ndim == 2 and X.nbytes >= LARGE_FILE and X.dtype.kind in "fiub"
+    return isinstance(X, np.memmap) and X.ndim == 2 and X.size >= LARGE and X.dtype.kind in "fiub"
 
 
 def _slicable(X, y, sample_weight):
@@ -262,15 +261,13 @@ def prediction_rows(estimator, X, dtype):
     """
     if is_stream(X) and not isinstance(X, (list, tuple)):
         raise ValueError("Predict the blocks of a stream one by one: for X, *_ in stream: model.predict(X).")
-    exact = torch.float64 if getattr(X, "dtype", None) == np.float16 else None  # as in `fit`
-    X = _checked_rows(estimator, X, reset=False, dtypes=CAST_BY_BLOCK)
+    X = _checked_rows(estimator, X, reset=False)
     device = X.device
     to_device = estimator.device != "auto" and estimator.device in available_devices()
     if device.type == "cpu" and to_device and not isinstance(X, Sparse):
         device = torch.device(estimator.device)
     nothing = torch.empty(len(X), 0, device=X.device)
-    wide = torch.promote_types(product_dtype(X), exact or dtype)
-    wide = torch.promote_types(wide, dtype) if device.type != "mps" else torch.float32
+    wide = torch.promote_types(product_dtype(X), dtype) if device.type != "mps" else torch.float32
     return _kind(X)(X, nothing, nothing, intercept=True, products=Home(device, wide))
 
 
@@ -285,8 +282,8 @@ def dense_coefficients(coef):
 
 
 def prediction_parts(estimator, X, dtype):
-    """How many rows there are, and their `prediction_rows`; a large file comes in parts, whose pages are given back."""
-    if _is_large_file(X):
+    """How many rows there are, and their `prediction_rows`; those of a large array in parts, lest checks copy it."""
+    if isinstance(X, (np.ndarray, torch.Tensor)) and X.ndim == 2 and X.shape[0] * X.shape[1] >= LARGE:
         return len(X), (prediction_rows(estimator, part, dtype) for part, *_ in Slices(X))
     rows = prediction_rows(estimator, X, dtype)
     return rows.shape[0], (rows,)
@@ -317,14 +314,13 @@ def resolve_device(device, X, work):
     return torch.device(device)
 
 
-def _checked_rows(estimator, X, *, reset, dtypes=(np.float64, np.float32)):
-    """X as a finite (n, p) tensor of one of `dtypes`, or `Sparse`; sets or checks feature names and their number."""
+def _checked_rows(estimator, X, *, reset):
+    """X as a finite (n, p) tensor, or `Sparse`; sets or checks feature names and their number."""
     tensor = tensor_of(X)
     if tensor is not None:
         return _checked_tensor(estimator, tensor, reset=reset)
     _check_columns(X)
-    dtypes = [np.float64, np.float32] if issparse(X) else list(dtypes)
-    X = validate_data(estimator, X, reset=reset, dtype=dtypes, accept_sparse="csr")
+    X = validate_data(estimator, X, reset=reset, dtype=[np.float64, np.float32], accept_sparse="csr")
     if not issparse(X):
         return _as_tensor(X)
     return torch.from_numpy(X.toarray()) if pays_dense(X) else Sparse.of(X)

@@ -42,14 +42,18 @@ def ran_out(error):
 
 
 @contextmanager
-def translated():
-    """Make MemoryErrors of the RuntimeErrors that torch raises when the host's memory runs out."""
+def translated(*, device=False):
+    """Make MemoryErrors of the RuntimeErrors that torch raises when memory runs out: the host's, or also a device's."""
     try:
         yield
     except RuntimeError as error:
-        if "DefaultCPUAllocator" not in str(error):
+        if "DefaultCPUAllocator" in str(error):
+            where = "host"
+        elif device and ran_out(error):
+            where = "device"
+        else:
             raise
-        raise MemoryError(f"{_asked(error)} on the host. {REMEDY}") from error
+        raise MemoryError(f"{_asked(error)} on the {where}. {REMEDY}") from error
 
 
 def _asked(error):

@@ -22,7 +22,7 @@ from torchlogreg._rows import Home, Rows
 
 SAMPLE_BYTES = 2**25  # that the sample of rows may take, or as much as a block if that is more
 SMALL_BLOCK = 2**19  # numbers up to which blocks are joined: each costs a fifth of a millisecond
-MAPPED_BLOCK = 2**25  # bytes of a memory-mapped file that make a block
+MAPPED_BLOCK = 2**24  # bytes of a memory-mapped file that make a block
 _PATTERNS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 

@@ -1,0 +1,647 @@
+"""Rows that come block by block: the same answers as in memory, few reads, little memory, clear errors."""
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from sklearn.callback import ProgressBar
+from test_theorems import random_problem
+
+from torchlogreg import TorchLogisticRegression, TorchLogisticRegressionCV, TorchSoftmaxClassifier, _inputs, _stream
+from torchlogreg._losses import Binomial, Multinomial, loss_of
+from torchlogreg._penalty import Ridge
+from torchlogreg._problem import Problem
+
+SOLVERS = ["auto", "lbfgs", "newton-cholesky"]
+KINDS = {2: TorchLogisticRegression, 3: TorchSoftmaxClassifier}
+
+
+def data(n_classes, n=20_000, p=6, dtype=np.float64, seed=0):
+    """Correlated features; enough rows for a fit to start from a sample."""
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, p)) @ (np.eye(p) + rng.standard_normal((p, p)) / 2)
+    y = (X @ rng.standard_normal((p, n_classes)) + 2 * rng.gumbel(size=(n, n_classes))).argmax(axis=1)
+    return X.astype(dtype), y, rng.integers(0, 4, n).astype(float)
+
+
+class Blocks:
+    """A stream of uneven blocks that counts how often it is read, and may change from its second read on."""
+
+    def __init__(self, X, y, weight=None, size=1500, order=None, later=None):
+        self.arrays, self.size, self.order, self.later = (X, y, weight), size, order, later
+        self.n_reads = 0
+
+    def __iter__(self):
+        self.n_reads += 1
+        X, y, weight = self.arrays
+        if self.later is not None and self.n_reads > 1:
+            X, y, weight = self.later(X, y, weight)
+        index = np.arange(len(X)) if self.order is None else self.order.permutation(len(X))
+        start, k = 0, 0
+        while start < len(X):
+            part = index[start : start + self.size - self.size // 40 * (k % 3)]
+            yield (X[part], y[part]) if weight is None else (X[part], y[part], weight[part])
+            start, k = start + len(part), k + 1
+
+
+def as_file(X, path, **options):
+    array = np.memmap(path, dtype=X.dtype, mode="w+", shape=X.shape, **options)
+    array[:] = X
+    array.flush()
+    return np.memmap(path, dtype=X.dtype, mode="r", shape=X.shape, **options)
+
+
+@pytest.fixture
+def all_files_are_large(monkeypatch):
+    monkeypatch.setattr(_inputs, "LARGE", 1)
+    monkeypatch.setattr(_stream, "MAPPED_BLOCK", 2**15)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("n_classes", KINDS)
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_stream_and_file_give_the_answer_of_memory(solver, n_classes, weighted, tmp_path, all_files_are_large):
+    X, y, weight = data(n_classes)
+    weight = weight if weighted else None
+    make = KINDS[n_classes]
+    options = {"solver": solver, "tol": 1e-10, "C": 0.01}
+    expected = make(**options).fit(X, y, weight)
+    stream = Blocks(X, y, weight)
+    streamed = make(**options).fit(stream)
+    mapped = make(**options).fit(as_file(X, tmp_path / "X"), y, weight)
+    for model in (streamed, mapped):
+        assert model.converged_
+        np.testing.assert_allclose(model.coef_, expected.coef_, rtol=0, atol=1e-8)
+        np.testing.assert_allclose(model.intercept_, expected.intercept_, rtol=0, atol=1e-8)
+        assert model.objective_ == pytest.approx(expected.objective_, rel=1e-13)
+        assert model.n_features_in_ == X.shape[1]
+        assert model.solver_ == expected.solver_
+    # Samples count as a fraction of a read, but come from the rows that the opening scan has kept.
+    assert stream.n_reads <= streamed.n_passes_ < stream.n_reads + 1
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("n_classes", KINDS)
+@pytest.mark.parametrize("rate", ["auto", 0.01])
+def test_sgd_takes_mini_batches_in_the_order_of_the_stream(n_classes, weighted, rate, tmp_path):
+    X, y, weight = data(n_classes, n=3001)
+    weight = weight if weighted else None
+    options = {"solver": "sgd", "tol": 0, "max_iter": 3, "learning_rate": rate, "batch_size": 64, "random_state": 0}
+    expected = KINDS[n_classes](shuffle=False, **options).fit(X, y, weight)
+    stream = Blocks(X, y, weight, size=100)
+    model = KINDS[n_classes](**options).fit(stream)
+    np.testing.assert_allclose(model.coef_, expected.coef_, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(model.loss_curve_, expected.loss_curve_, rtol=1e-10)
+    assert stream.n_reads == model.n_passes_
+    # A file has its rows at hand, so they are shuffled as those of an array are.
+    shuffled, mapped = (KINDS[n_classes](**options).fit(x, y, weight) for x in (X, as_file(X, tmp_path / "X")))
+    np.testing.assert_array_equal(mapped.coef_, shuffled.coef_)
+
+
+def test_mini_batches_may_be_larger_than_blocks_and_than_the_stream(monkeypatch):
+    monkeypatch.setattr(_stream, "SMALL_BLOCK", 1)
+    X, y, _ = data(2, n=1000)
+    for batch_size in (1, 333, 5000):
+        options = {"solver": "sgd", "tol": 0, "max_iter": 2, "batch_size": batch_size, "random_state": 0}
+        expected = TorchLogisticRegression(shuffle=False, **options).fit(X, y)
+        model = TorchLogisticRegression(**options).fit(Blocks(X, y, size=50))
+        np.testing.assert_allclose(model.coef_, expected.coef_, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("loss", [Binomial(), Multinomial(3)])
+def test_value_gradient_and_hessian_are_those_of_memory(loss, monkeypatch):
+    monkeypatch.setattr(_stream, "SMALL_BLOCK", 1)
+    n_classes = max(2, loss.n_logits)
+    X, y, weight = data(n_classes, n=500)
+    estimator = TorchSoftmaxClassifier()
+    problems = []
+    for arguments in ((X, y, weight), (Blocks(X, y, weight, size=90), None, None)):
+        rows = _inputs.rows_of(_inputs.fit_data(estimator, *arguments), loss, intercept=True)
+        problems.append(Problem.of(rows, loss, Ridge.of(0.3, X.shape[1], intercept=True, home=rows.home)))
+    W = random_problem(loss, p=X.shape[1]).penalty.l2 + torch.randn(
+        1, X.shape[1] + 1, loss.n_logits, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
+    expected, actual = (problem.second_order(W) for problem in problems)
+    for name in ("value", "gradient", "hessian"):
+        np.testing.assert_allclose(getattr(actual, name), getattr(expected, name), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(problems[1].diagonal(W), problems[0].diagonal(W), rtol=1e-12)
+    np.testing.assert_allclose(problems[1].loss_bounds(), problems[0].loss_bounds(), rtol=1e-12)
+
+
+def test_the_order_of_rows_and_the_size_of_blocks_may_change_between_reads():
+    X, y, weight = data(3)
+    expected = TorchSoftmaxClassifier(tol=1e-10).fit(X, y, weight)
+    model = TorchSoftmaxClassifier(tol=1e-10).fit(Blocks(X, y, weight, order=np.random.default_rng(1)))
+    np.testing.assert_allclose(model.coef_, expected.coef_, rtol=0, atol=1e-8)
+
+
+CHANGES = {
+    "fewer rows": (lambda X, y, w: (X[:-1], y[:-1], w[:-1]), "19999 rows, and had 20000 before"),
+    "no rows": (lambda X, y, w: (X[:0], y[:0], w[:0]), "0 rows, and had 20000"),
+    "a number": (lambda X, y, w: (np.where(np.arange(6) == 4, np.nextafter(X, 9), X), y, w), "other features"),
+    "NaN": (lambda X, y, w: (X + np.where(np.arange(6) == 0, np.nan, 0), y, w), "other features"),
+    "labels": (lambda X, y, w: (X, np.roll(y, 1), w), "other pairs of features and labels"),
+    "one label": (lambda X, y, w: (X, np.where(np.arange(len(y)) == 7, 1 - y, y), w), "other labels"),
+    "a new label": (lambda X, y, w: (X, np.where(y == 1, 5, y), w), "the label .*5.*, which it had not"),
+    "weights": (lambda X, y, w: (X, y, w + (np.arange(len(w)) == 11)), "other weights"),
+    "features": (lambda X, y, w: (X[:, :5], y, w), "X has 5 features"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("solver", ["auto", "newton-cholesky", "sgd"])
+def test_a_stream_that_changes_between_reads(change, solver):
+    later, message = CHANGES[change]
+    X, y, weight = data(2)
+    model = TorchLogisticRegression(solver=solver, random_state=0).fit(X[:50, :3], y[:50])
+    before = dict(vars(model))
+    with pytest.raises(ValueError, match=message):
+        model.fit(Blocks(X, y, weight, later=later))
+    assert vars(model) == before
+
+
+@pytest.mark.parametrize("read", [1, 2, 4])
+@pytest.mark.parametrize("kind", [OSError, ValueError, RuntimeError, KeyboardInterrupt])
+def test_a_stream_that_raises(read, kind):
+    X, y, _ = data(2)
+
+    class Broken(Blocks):
+        def __iter__(self):
+            for k, block in enumerate(super().__iter__()):
+                if self.n_reads == read and k == 3:
+                    raise kind("the disk is gone")
+                yield block
+
+    model = TorchLogisticRegression()
+    with pytest.raises(kind, match="the disk is gone") as caught:
+        model.fit(Broken(X, y))
+    assert not [name for name in vars(model) if name.endswith("_") and not name.startswith("_")]
+    if kind is not KeyboardInterrupt:
+        assert "in block 3 of the stream" in caught.value.__notes__[0]
+
+
+X_SMALL, Y_SMALL, W_SMALL = data(2, n=60)
+
+
+class OwnIterator:
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        raise StopIteration
+
+
+BAD = {
+    "empty": (lambda: [], "The stream is empty"),
+    "blocks without rows": (lambda: [(X_SMALL[:0], Y_SMALL[:0])], "The stream is empty"),
+    "generator": (lambda: (b for b in [(X_SMALL, Y_SMALL)]), "generator can be read only once: pass a list"),
+    "iterator": (OwnIterator, "OwnIterator can be read only once"),
+    "no labels": (lambda: [(X_SMALL,)], r"must yield tuples \(X, y\)"),
+    "None as labels": (lambda: [(X_SMALL, None)], r"must yield tuples \(X, y\)"),
+    "arrays": (lambda: [X_SMALL, X_SMALL], r"must yield tuples \(X, y\)"),
+    "dict": (lambda: [{"X": X_SMALL, "y": Y_SMALL}], r"must yield tuples \(X, y\)"),
+    "rows of numbers": (lambda: X_SMALL.tolist(), "fit requires y to be passed, but the target y is None"),
+    "one row at a time": (lambda: [*zip(X_SMALL, Y_SMALL, strict=True)], "Expected 2D array"),
+    "NaN": (lambda: [(X_SMALL, Y_SMALL), (X_SMALL * np.nan, Y_SMALL)], "contains NaN"),
+    "other features": (lambda: [(X_SMALL, Y_SMALL), (X_SMALL[:, :2], Y_SMALL)], "X has 2 features, but"),
+    "too few labels": (lambda: [(X_SMALL, Y_SMALL[:3])], "inconsistent numbers of samples"),
+    "continuous labels": (lambda: [(X_SMALL, X_SMALL[:, 0])], "Unknown label type: continuous"),
+    "kinds of labels": (lambda: [(X_SMALL, Y_SMALL), (X_SMALL, Y_SMALL.astype(str))], "numbers in some blocks"),
+    "negative weights": (lambda: [(X_SMALL, Y_SMALL, -W_SMALL)], "Negative values in sample_weight"),
+    "zero weights": (lambda: [(X_SMALL, Y_SMALL, 0 * W_SMALL)], "All sample weights are zero"),
+    "huge weights": (lambda: 2 * [(X_SMALL, Y_SMALL, W_SMALL + 1e307)], "sum of the sample weights overflows"),
+    "one class": (lambda: [(X_SMALL, 0 * Y_SMALL)], "only one class: 0"),
+    "one class that weighs": (lambda: [(X_SMALL, Y_SMALL, 1.0 * Y_SMALL)], "with positive weight"),
+    "three classes": (lambda: [(X_SMALL, Y_SMALL), (X_SMALL, Y_SMALL + 1)], "TorchSoftmaxClassifier"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_bad_streams(bad):
+    make, message = BAD[bad]
+    model = TorchLogisticRegression()
+    with pytest.raises(ValueError, match=message), np.errstate(over="ignore"):
+        model.fit(make())
+    assert not hasattr(model, "coef_")
+
+
+def test_what_a_stream_cannot_do_says_so():
+    stream = [(X_SMALL, Y_SMALL)]
+    with pytest.raises(ValueError, match=r"let it yield \(X, y, sample_weight\)"):
+        TorchLogisticRegression().fit(stream, sample_weight=W_SMALL)
+    with pytest.raises(ValueError, match="early_stopping=False and a batch_size other than None"):
+        TorchLogisticRegression(solver="sgd", early_stopping=True).fit(stream)
+    with pytest.raises(ValueError, match="early_stopping=False and a batch_size other than None"):
+        TorchLogisticRegression(solver="sgd", batch_size=None).fit(stream)
+    with pytest.raises(ValueError, match=r"fit\(stream\), without y"):
+        TorchLogisticRegression().fit(Blocks(X_SMALL, Y_SMALL), Y_SMALL)
+    with pytest.raises(ValueError, match="fitted by TorchLogisticRegression and TorchSoftmaxClassifier alone"):
+        TorchLogisticRegressionCV().fit(stream)
+    with pytest.raises(ValueError, match="requires y to be passed, but the target y is None"):
+        TorchLogisticRegression().fit(X_SMALL)
+    model = TorchLogisticRegression().fit(stream)
+    with pytest.raises(ValueError, match="Predict the blocks of a stream one by one"):
+        model.predict(Blocks(X_SMALL, Y_SMALL))
+
+
+def test_blocks_of_every_kind():
+    pd, pl = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    X, y, _ = data(3, n=1200)
+    names = [f"x{i}" for i in range(6)]
+    parts, labels = X.reshape(4, 300, 6), np.array(["red", "white", "rosé"], dtype=object)[y].reshape(4, 300)
+    expected = TorchSoftmaxClassifier(tol=1e-10).fit(X, labels.ravel())
+    frames = TorchSoftmaxClassifier(tol=1e-10)
+    frames.fit([(pd.DataFrame(a, columns=names), pd.Series(b)) for a, b in zip(parts, labels, strict=True)])
+    assert frames.feature_names_in_.tolist() == names
+    mixed = TorchSoftmaxClassifier(tol=1e-10).fit(
+        [
+            [torch.tensor(parts[0], requires_grad=True), labels[0].tolist()],
+            (pl.DataFrame(parts[1]).to_numpy(), pl.Series(labels[1].tolist())),
+            (np.asfortranarray(parts[2]), labels[2].astype("U9"), None),
+            (parts[3][:0], labels[3][:0]),
+            (parts[3][::-1].tolist(), labels[3][::-1], 1.0),
+        ]
+    )
+    for model in (frames, mixed):
+        assert model.classes_.tolist() == ["red", "rosé", "white"]
+        np.testing.assert_allclose(model.coef_, expected.coef_, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_data_loader(shuffle):
+    X, y, weight = (torch.tensor(array) for array in data(2, n=2000))
+    dataset = torch.utils.data.TensorDataset(X, y, weight)
+    generator = torch.Generator().manual_seed(0)
+    loader = torch.utils.data.DataLoader(dataset, batch_size=96, shuffle=shuffle, generator=generator)
+    expected = TorchLogisticRegression(tol=1e-10).fit(X, y, weight)
+    model = TorchLogisticRegression(tol=1e-10).fit(loader)
+    np.testing.assert_allclose(model.coef_, expected.coef_, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int8, np.float16, bool])
+def test_dtypes(dtype, tmp_path, all_files_are_large):
+    X, y, _ = data(2)
+    X = (X * 10 > 0) if dtype is bool else (X * 4).astype(dtype)
+    options = {"tol": 1e-5 if dtype == np.float32 else 1e-10, "C": 0.1}
+    expected = TorchLogisticRegression(**options).fit(X, y)
+    for arguments in ((Blocks(X, y),), (as_file(X, tmp_path / "X"), y)):
+        model = TorchLogisticRegression(**options).fit(*arguments)
+        assert model.coef_.dtype == expected.coef_.dtype == (np.float32 if dtype == np.float32 else np.float64)
+        np.testing.assert_allclose(model.coef_, expected.coef_, rtol=0, atol=1e-4 if dtype == np.float32 else 1e-8)
+    half = [(X[:9000].astype(np.float32), y[:9000]), (X[9000:].astype(np.float64), y[9000:])]
+    assert TorchLogisticRegression(**options).fit(half).coef_.dtype == np.float64
+
+
+@pytest.mark.parametrize("class_weight", ["balanced", {0: 1, 1: 2.5, 2: 0.1}])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_class_weights(class_weight, solver):
+    X, y, weight = data(3)
+    options = {"class_weight": class_weight, "solver": solver, "tol": 1e-10}
+    expected = TorchSoftmaxClassifier(**options).fit(X, y, weight)
+    model = TorchSoftmaxClassifier(**options).fit(Blocks(X, y, weight))
+    np.testing.assert_allclose(model.coef_, expected.coef_, rtol=0, atol=1e-8)
+
+
+def test_a_class_without_weight_is_not_in_the_sample():
+    X, y, _ = data(3)
+    y = np.where(y == 2, 2, y * (np.arange(len(y)) % 50 == 0))  # most rows are of class 0
+    options = {"class_weight": {0: 0, 1: 1, 2: 1}, "tol": 1e-6}
+    expected = TorchSoftmaxClassifier(**options).fit(X, y)
+    model = TorchSoftmaxClassifier(**options).fit(Blocks(X, y))
+    assert model.objective_ == pytest.approx(expected.objective_, rel=1e-5)  # the intercept of class 0 has no optimum
+    drawn = _inputs.fit_data(model, Blocks(X, y), None, None).X._drawn
+    assert set(drawn[1]) == {1, 2}
+
+
+def test_warm_starts_callbacks_and_verbosity(capsys):
+    pytest.importorskip("rich")
+    X, y, _ = data(2)
+    stream = Blocks(X, y)
+    model = TorchLogisticRegression(warm_start=True, verbose=1).fit(stream)
+    assert "lbfgs    1/100" in capsys.readouterr().out
+    first = stream.n_reads
+    assert model.fit(stream).n_iter_ <= 1
+    assert stream.n_reads <= first + 4
+    model.set_params(warm_start=False, verbose=0).set_callbacks(ProgressBar()).fit(stream)
+    with pytest.raises(ValueError, match="warm_start=True needs"):
+        model.set_params(warm_start=True).fit([(X[:, :2], y)])
+
+
+@pytest.mark.parametrize("n_classes", KINDS)
+def test_more_features_than_rows(n_classes, tmp_path, all_files_are_large):
+    X, y, _ = data(n_classes, n=60, p=150)
+    expected = KINDS[n_classes](tol=1e-9).fit(X, y)
+    stream = Blocks(X, y, size=25)
+    model = KINDS[n_classes](tol=1e-9, solver="lbfgs").fit(stream)
+    np.testing.assert_allclose(model.coef_, expected.coef_, rtol=0, atol=1e-7)
+    np.testing.assert_array_equal(KINDS[n_classes](tol=1e-9).fit(as_file(X, tmp_path / "X"), y).coef_, expected.coef_)
+
+
+def test_a_sample_too_small_for_a_hessian_is_not_relied_upon(monkeypatch):
+    monkeypatch.setattr(_inputs, "SAMPLE_BYTES", 1000)
+    for n_classes, make in KINDS.items():
+        X, y, _ = data(n_classes, n=3000)
+        expected = make(tol=1e-10).fit(X, y)
+        stream = Blocks(X, y, size=10)
+        monkeypatch.setattr(_stream, "SMALL_BLOCK", 1)
+        model = make(tol=1e-10).fit(Blocks(X, y, size=20))
+        np.testing.assert_allclose(model.coef_, expected.coef_, rtol=0, atol=1e-8)
+        rows = _inputs.fit_data(make(), stream, None, None).X.rows(loss_of(n_classes), intercept=True)
+        assert rows.n_drawable == 6  # 1000 bytes hold thrice as many
+
+
+def test_the_sample_is_a_fair_one():
+    """Rows that weigh something come up equally often, the others never, in random order, whatever the blocks."""
+    n, most = 400, 50
+    X = np.arange(n, dtype=float)[:, None]
+    weight = (np.arange(n) % 4 > 0).astype(float)
+    counts, places = np.zeros(n), np.zeros(n)
+    for seed in range(400):
+        sample = _stream._Sample(3 * 8 * most, seed, set())
+        for start in range(0, n, 10):
+            part = slice(start, start + 10)
+            codes = np.zeros(10, dtype=int)
+            sample.add(_stream.Block(torch.from_numpy(X[part]), np.array([0]), codes, weight[part]))
+        drawn, _, drawn_weight, whole = sample.drawn()
+        index = drawn[:, 0].numpy().astype(int)
+        assert len(set(index)) == most
+        assert (drawn_weight == 1).all()
+        assert not whole
+        counts[index] += 1
+        places[index] += np.arange(most)
+    assert not counts[weight == 0].any()
+    seen = counts[weight == 1]  # binomial: 400 draws with chance 1/6
+    assert abs(seen - 400 / 6).max() < 5 * np.sqrt(400 * 5 / 36)
+    assert abs(places.sum() / counts.sum() - (most - 1) / 2) < 1e-9
+    assert abs(places[:200].sum() / counts[:200].sum() - (most - 1) / 2) < 1
+    small = _stream._Sample(3 * 8 * most, 0, set())
+    small.add(_stream.Block(torch.from_numpy(X[:30]), np.array([0]), np.zeros(30, dtype=int), None))
+    assert small.drawn()[-1]
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("mode", ["r", "r+", "c"])
+def test_files_are_left_as_they_were(order, mode, tmp_path, all_files_are_large):
+    X, y, _ = data(2)
+    as_file(X, tmp_path / "X", order=order)
+    array = np.memmap(tmp_path / "X", dtype=X.dtype, mode=mode, shape=X.shape, order=order)
+    if mode != "r":
+        array[17] = 3.0  # in a private map ("c") for this process alone, and not to be lost with its pages
+        X[17] = 3.0
+    expected = TorchLogisticRegression(tol=1e-10).fit(X[5:], y[5:])
+    model = TorchLogisticRegression(tol=1e-10).fit(array[5:], y[5:])
+    np.testing.assert_allclose(model.coef_, expected.coef_, rtol=0, atol=1e-8)
+    np.testing.assert_array_equal(array, X)
+    np.testing.assert_array_equal(model.predict_proba(array), model.predict_proba(np.array(array)))
+
+
+def test_tables_of_a_pipeline_and_labels_of_any_shape(tmp_path, all_files_are_large):
+    X, y, weight = data(2, n=500)
+    file = as_file(X, tmp_path / "X")
+    expected = TorchLogisticRegression(tol=1e-10).fit(X, y, weight)
+    for labels in (y.tolist(), torch.tensor(y), y.astype(np.int8)):
+        model = TorchLogisticRegression(tol=1e-10).fit(file, labels, weight.tolist())
+        np.testing.assert_allclose(model.coef_, expected.coef_, rtol=0, atol=1e-8)
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        TorchLogisticRegression().fit(file, y[:-1])
+    with pytest.raises(ValueError, match="sample_weight has shape"):
+        TorchLogisticRegression().fit(file, y, weight[:-1])
+    broken = X.copy()
+    broken[-1, -1] = np.inf
+    with pytest.raises(ValueError, match="infinity"):
+        TorchLogisticRegression().fit(as_file(broken, tmp_path / "broken"), y)
+
+
+MEASURE = """
+import re, sys
+import numpy as np
+from torchlogreg import TorchLogisticRegression, TorchSoftmaxClassifier
+
+def status(name):
+    return int(re.search(name + r":\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1000
+
+def extra(work, *arguments):
+    '''MB of resident memory that work takes at its peak.'''
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+    before = status("VmRSS")
+    out = work(*arguments)
+    return status("VmHWM") - before, out
+
+rng = np.random.default_rng(0)
+"""
+
+
+def measured(script, *arguments):
+    """The numbers that a script prints in a process of its own."""
+    command = [sys.executable, "-c", MEASURE + script, *map(str, arguments)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    if "PermissionError" in run.stderr:
+        pytest.skip("this system does not let a process reset its peak of memory")
+    assert run.returncode == 0, run.stderr
+    return [float(number) for number in run.stdout.split()]
+
+
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident memory is read from /proc")
+
+FIT_STREAM = """
+class Made:
+    def __init__(self, rows, blocks):
+        self.rows, self.blocks = rows, blocks
+    def __iter__(self):
+        for k in range(self.blocks):
+            X = np.random.default_rng(k).standard_normal((self.rows, 100), dtype=np.float32)
+            yield X, X[:, 0] > X[:, 1] ** 2 - 1
+            del X
+model = TorchLogisticRegression(solver=sys.argv[1], C=1e-3)
+model.fit(Made(60_000, 1))  # what a first fit loads
+rows = int(sys.argv[2]) * 10**6 // 400
+print(extra(model.fit, Made(rows, 6))[0])
+"""
+
+
+@linux
+@pytest.mark.parametrize("solver", ["lbfgs", "newton-cholesky"])
+@pytest.mark.parametrize("megabytes", [8, 48])
+def test_a_stream_takes_four_blocks_of_memory_at_most(solver, megabytes):
+    (extra,) = measured(FIT_STREAM, solver, megabytes)
+    assert extra < 4 * megabytes + 64
+
+
+FIT_FILE = """
+path, n = sys.argv[1], 800_000
+X = np.memmap(path, dtype=np.float32, mode="w+", shape=(n, 100))
+for start in range(0, n, 50_000):
+    X[start : start + 50_000] = rng.standard_normal((50_000, 100), dtype=np.float32)
+y = (X[:, 0] > X[:, 1] ** 2 - 1).astype(np.int8)
+X.flush()
+del X
+model = TorchLogisticRegression()
+X = np.memmap(path, dtype=np.float32, mode="r", shape=(n, 100))
+model.fit(np.array(X[:60_000]), y[:60_000])
+print(X.nbytes / 1e6, extra(model.fit, X, y)[0], extra(model.predict_proba, X)[0], model.n_passes_)
+"""
+
+
+@linux
+def test_a_file_is_not_pulled_into_memory(tmp_path):
+    size, fit, predict, n_passes = measured(FIT_FILE, tmp_path / "X")
+    assert size == 320
+    assert fit < 4 * 17 + 64
+    assert predict < 13 + 2 * 17 + 20
+    assert n_passes <= 8
+
+
+PREDICT = """
+n, dtype, n_classes, where = 400_000, sys.argv[1], int(sys.argv[2]), sys.argv[3]
+small = rng.standard_normal((3000, 100))
+model = TorchSoftmaxClassifier(device="cpu").fit(small, rng.integers(0, n_classes, 3000))
+X = np.empty((n, 100), dtype=dtype)
+X[:] = small[0]
+y = model.predict(X[:1])[0]
+if where == "tensor":
+    import torch
+    X = torch.from_numpy(X)
+for method in ("predict", "predict_proba", "predict_log_proba", "decision_function"):
+    getattr(model, method)(X[:20_000])
+    megabytes, out = extra(getattr(model, method), X)
+    print(megabytes - out.nbytes / 1e6)
+    del out
+"""
+
+
+@linux
+@pytest.mark.parametrize(
+    ("dtype", "n_classes", "where"),
+    [
+        ("float64", 2, "array"),
+        ("float32", 10, "array"),
+        ("float16", 2, "array"),
+        ("int8", 2, "array"),
+        ("float16", 10, "tensor"),
+    ],
+)
+def test_predictions_take_their_output_and_a_bounded_block(dtype, where, n_classes):
+    for beyond_output in measured(PREDICT, dtype, n_classes, where):
+        assert beyond_output < 45  # a block of 16 MB as float64, its check, and its logits
+
+
+@pytest.mark.parametrize("method", ["predict", "predict_proba", "predict_log_proba", "decision_function"])
+@pytest.mark.parametrize("n_classes", KINDS)
+def test_predictions_part_by_part_are_those_at_once(method, n_classes, monkeypatch):
+    X, y, _ = data(n_classes, n=3000)
+    labels = np.array(["no", "perhaps", "yes, of course"])[y]
+    model = TorchSoftmaxClassifier().fit(X, labels)
+    at_once = [getattr(model, method)(x) for x in (X, X.astype(np.float32), (X * 9).astype(np.int16))]
+    score = model.score(X, labels)
+    monkeypatch.setattr(_inputs, "LARGE", 1)
+    monkeypatch.setattr(_stream, "MAPPED_BLOCK", 2**13)
+    for x, expected in zip((X, X.astype(np.float32), (X * 9).astype(np.int16)), at_once, strict=True):
+        actual = getattr(model, method)(x)
+        assert actual.dtype == expected.dtype
+        if method == "predict":
+            np.testing.assert_array_equal(actual, expected)
+        else:
+            np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-12)
+    assert model.score(X, labels) == score
+    with pytest.raises(ValueError, match="expecting 6 features"):
+        model.predict(X[:, :5])
+    X[-1, -1] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        model.predict(X)
+
+
+def run_out(monkeypatch, name, error, n_times, target=_inputs.Rows):
+    """Make a method of Rows fail the first n_times."""
+    original, calls = getattr(target, name), []
+
+    def failing(self, *arguments, **options):
+        calls.append(self.X.shape[0])
+        if len(calls) <= n_times:
+            raise error
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(target, name, failing)
+    return calls
+
+
+ON_A_DEVICE = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of")
+ON_MPS = RuntimeError("MPS backend out of memory (MPS allocated: 17 GB, max allowed: 18 GB). Tried to allocate 3.10 GB")
+ON_THE_HOST = RuntimeError(
+    "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 123456 bytes."
+)
+
+
+@pytest.mark.parametrize("error", [ON_A_DEVICE, ON_MPS])
+def test_a_device_without_memory_gets_smaller_blocks_and_one_warning(error, monkeypatch):
+    X, y, _ = data(2, n=200_000)
+    expected = TorchLogisticRegression(tol=1e-10, solver="newton-cholesky").fit(X, y)
+    calls = run_out(monkeypatch, "gram", error, n_times=2)
+    with pytest.warns(
+        RuntimeWarning, match="when (2.50 GiB|3.10 GB) were asked for on the device: starting again"
+    ) as w:
+        model = TorchLogisticRegression(tol=1e-10, solver="newton-cholesky").fit(X, y)
+    assert len(w) == 1
+    assert w[0].filename == __file__
+    np.testing.assert_allclose(model.coef_, expected.coef_, rtol=0, atol=1e-10)
+    assert [calls[0] // 8, calls[0] // 64] == calls[1:3]
+
+
+def test_a_device_that_never_has_enough(monkeypatch):
+    X, y, _ = data(2, n=90_000)
+    run_out(monkeypatch, "gram", ON_A_DEVICE, n_times=10**9)
+    model = TorchLogisticRegression(solver="newton-cholesky")
+    with (
+        pytest.warns(RuntimeWarning, match="smaller blocks"),
+        pytest.raises(MemoryError, match=r"2\.50 GiB were asked for on the device, even in the smallest blocks"),
+    ):
+        model.fit(X, y)
+    assert not hasattr(model, "coef_")
+
+
+def test_the_host_without_memory_says_what_was_asked_for(monkeypatch):
+    X, y, _ = data(2)
+    model = TorchLogisticRegression().fit(X, y)
+    before = dict(vars(model))
+    run_out(monkeypatch, "take", ON_THE_HOST, n_times=10**9)
+    with pytest.raises(MemoryError, match="Memory ran out when 123456 bytes were asked for on the host"):
+        model.fit(X, y)
+    assert vars(model) == before
+    run_out(monkeypatch, "blocks", ON_THE_HOST, n_times=10**9)
+    with pytest.raises(MemoryError, match="123456 bytes"):
+        model.predict(X)
+    run_out(monkeypatch, "take", RuntimeError("an unrelated failure"), n_times=10**9)
+    with pytest.raises(RuntimeError, match="an unrelated failure"):
+        model.fit(X, y)
+
+
+def test_the_allocator_itself(monkeypatch):
+    """torch's own message, for more memory than any machine has."""
+    X, _, _ = data(2, n=100)
+    monkeypatch.setattr(_inputs.Rows, "blocks", lambda *_: torch.empty(2**56, dtype=torch.float64))
+    model = TorchLogisticRegression()
+    model.classes_, model.coef_, model.intercept_, model.n_features_in_ = np.arange(2), np.zeros((1, 6)), np.zeros(1), 6
+    with pytest.raises(MemoryError, match=re.escape(f"{8 * 2**56} bytes were asked for on the host")):
+        model.predict(X)
+
+
+def test_rows_that_do_not_fit_on_the_device_are_streamed_to_it(monkeypatch):
+    pd = pytest.importorskip("pandas")
+    X, y, weight = data(3)
+    frame = pd.DataFrame(X).add_prefix("x")
+    expected = TorchSoftmaxClassifier(tol=1e-10).fit(frame, y, weight)
+
+    def no_room(*_):
+        raise ON_A_DEVICE
+
+    monkeypatch.setattr(_inputs, "_moved", no_room)
+    with pytest.warns(RuntimeWarning, match="does not fit in the memory of the device") as w:
+        model = TorchSoftmaxClassifier(tol=1e-10).fit(frame, y, weight)
+    assert w[0].filename == __file__
+    np.testing.assert_allclose(model.coef_, expected.coef_, rtol=0, atol=1e-8)
+    assert model.feature_names_in_.tolist() == [*frame]
+    with pytest.raises(MemoryError, match="on the device"):
+        TorchSoftmaxClassifier(solver="sgd").fit(X, y)
