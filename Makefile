@@ -1,16 +1,21 @@
 # make demo: a virtual environment, the package with its pins, and the quickstart.
 # make test: the same with the test extra, the linters and pytest.
+# make docs: the same with the docs extra, the site in docs/_build/html, and a browser that looks at it.
 # make benchmark: the same with the benchmark extra, and the suite that writes docs/performance.* (under 20 minutes).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test benchmark lint clean
+.PHONY: demo test docs benchmark lint clean
 demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/quickstart.py
 
 test: $(VENV)/test.stamp lint
 	$(BIN)/python -m pytest
+
+docs: $(VENV)/docs.stamp
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html
+	$(BIN)/python -m pytest tests/test_site.py
 
 benchmark: $(VENV)/benchmark.stamp
 	$(BIN)/python benchmarks/suite.py
@@ -20,7 +25,7 @@ lint: $(VENV)/test.stamp
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf $(VENV) output
+	rm -rf $(VENV) output docs/_build docs/gallery docs/generated docs/sg_execution_times.rst
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +36,10 @@ $(VENV)/demo.stamp: $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/test.stamp: $(BIN)/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+$(VENV)/docs.stamp: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,docs]'
 	touch $@
 
 $(VENV)/benchmark.stamp: $(BIN)/python pyproject.toml constraints.txt

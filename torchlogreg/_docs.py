@@ -120,7 +120,7 @@ _TEMPLATE = """{summary}
         How often the solver read X, in full reads: a read of a tenth of the rows counts 0.1. Checks of the input are
         not counted.
 
-    loss_curve_ : ndarray of shape (n_iter_,)
+    loss_curve_ : ndarray of shape (n_iterations,)
         F after each iteration. For ``'sgd'``, the mean over an epoch's mini-batches of F as each update found it, so
         that with ``batch_size=None`` entry k is F before update k.
 

@@ -143,7 +143,7 @@ class Multinomial(Loss):
         return value, log_proba.exp_().scatter_(1, index, -1.0, reduce="add").permute(2, 0, 1)
 
     def curvature(self, eta):
-        proba = torch.softmax(eta, dim=-1)
+        proba = torch.softmax(eta.permute(1, 2, 0), dim=1).permute(2, 0, 1)  # class-major, as above
         return proba, proba
 
     def small(self, eta, y, k, l):

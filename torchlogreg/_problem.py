@@ -21,7 +21,7 @@ from torchlogreg._rows import ALL
 
 # Bytes of logits that a Point may keep: an eighth of X, and what is small anyway.
 LOGITS_SHARE, LOGITS_BYTES = 1 / 8, 2**23
-BEST = 1e-12  # gradient at intercepts that count as best
+BEST = 1e-10  # gradient at intercepts that count as best: they are then within its square of the least value
 CHEAP_READ, DEAR_READ = 2**18, 20  # numbers of X, or reads before it, that make another read cheap
 
 
@@ -94,9 +94,13 @@ class Problem:
         point = self._read(W, with_hessian=True)
         return point._replace(hessian=self._completed(point.hessian, W.shape[2]))
 
-    def hessian_at(self, eta):
-        """The Hessian (B, 1, K d, K d) where the rows, in one block, have the logits eta (n, B, K)."""
-        return self._completed(self._data_hessian(self.rows, eta), eta.shape[2])
+    def hessian_at(self, eta, index, kind):
+        """The Hessian (B, 1, K d, K d) where the rows, in one block, have the logits eta (n, B, K).
+
+        The sum over the rows is made for the models at `index` only; model b takes number kind[b] of those sums.
+        """
+        data = self._data_hessian(self.rows.of_models(index), eta[:, index])
+        return self._completed(data[kind], eta.shape[2])
 
     def _data_hessian(self, rows, eta):
         """What `rows` add to the Hessian, (B, K d, K d)."""
@@ -196,35 +200,46 @@ class Problem:
         nothing = torch.full_like(point.value, math.inf)
         if not weakest.all():
             return nothing
-        best = point
+        value, gradient = point.value, point.gradient
         if self.rows.intercept:
             if point.eta is None or (self.passes.total < DEAR_READ and self.rows.n_numbers > CHEAP_READ):
                 return nothing
-            shift = self._to_best_intercepts(self.rows.bring_home(point.eta).permute(2, 0, 1), point.gradient[:, p])
-            if shift is None:
+            best = self._best_intercepts(point)
+            if best is None:
                 return nothing
-            W = point.W.clone()
-            W[:, p] += shift
-            best = self.exact().smooth(W)
-        square = best.gradient[:, :p].square().sum(dim=(1, 2))
-        return (point.value - best.value).clamp(min=0.0) + square / (2.0 * weakest)
+            value, gradient = best
+        square = gradient[:, :p].square().sum(dim=(1, 2))
+        return (point.value - value).clamp(min=0.0) + square / (2.0 * weakest)
 
-    def _to_best_intercepts(self, eta, gradient, most_steps=20):
-        """Newton's way from logits eta (n, B, K), gradient (B, K) to the best intercepts; None if it fails."""
+    def _best_intercepts(self, point, most_steps=20):
+        """Value and gradient where the intercepts are best for the coefficients, by Newton; None if it fails."""
+        p, exact = self.rows.n_features, self.exact()
+        eta = self.rows.bring_home(point.eta).permute(2, 0, 1)  # (n, B, K)
         y, weight = self.rows.y.to(eta.device), self.rows.bring_home(self.rows.weight)
-        shift = torch.zeros_like(gradient)
+        shift, slope = torch.zeros_like(point.gradient[:, p]), point.gradient[:, p]  # (B, K)
         for _ in range(most_steps):
             curvature = self.loss.mean_curvature(eta + shift, weight)
-            if gradient.shape[1] > 1:  # lift the direction in which the softmax is flat, as `_pin` does
+            if shift.shape[1] > 1:  # lift the direction in which the softmax is flat, as `_pin` does
                 curvature += curvature.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None]
-            step, failed = torch.linalg.solve_ex(curvature, gradient)
+            step, failed = torch.linalg.solve_ex(curvature, slope)
             shift = shift - step
             if failed.any() or not torch.isfinite(shift).all():
                 return None
-            gradient = (weight[..., None] * self.loss.value_and_residual(eta + shift, y)[1]).sum(dim=0)
-            if float(gradient.abs().max()) <= BEST:
-                return shift
-        return None
+            losses, residual = self.loss.value_and_residual(eta + shift, y)
+            residual = weight[..., None] * residual
+            slope = residual.sum(dim=0)
+            if float(slope.abs().max()) <= BEST:
+                break
+        else:
+            return None
+        W = point.W.clone()
+        W[:, p] += shift
+        gradient, start = self.penalty.gradient(W), 0
+        for rows in exact._blocks():
+            part = residual[start : start + rows.shape[0]]
+            gradient = gradient + rows.pull(part.to(rows.device))
+            start += rows.shape[0]
+        return self.penalty.value(W) + (weight * losses).sum(dim=0), gradient
 
     def centred(self, direction):
         """`direction` without its part along which the softmax is flat (see `_pin`)."""
@@ -268,7 +283,8 @@ class Problem:
             return rows.bring_home(value), gradient, hessian
 
         # Sums of outer products have threads of their own.
-        parts = self.rows.parts(1 if with_hessian else n_readers())
+        n_columns = (len(W) if of is None else len(of)) * W.shape[2]
+        parts = self.rows.parts(1 if with_hessian else n_readers(), n_columns)
         starts = accumulate((part.shape[0] for part in parts), initial=0)
         value, gradient, hessian = map(sum, zip(*in_threads(read, [*zip(parts, starts, strict=False)]), strict=True))
         W = W if of is None else W[of]

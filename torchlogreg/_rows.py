@@ -18,7 +18,7 @@ import torch
 # Accelerators want few, large kernels instead.
 CPU_BLOCK = 440_000
 ACCELERATOR_BLOCK = 2**26
-LOGIT = 8
+LOGIT = 4
 ALL, MOST = slice(None), 0.9  # of the models
 FEWEST_BLOCKS = 4  # that are worth a second thread
 
@@ -142,10 +142,10 @@ class Rows:
             self._views = size, tuple(blocks)
         return self._views[1]
 
-    def parts(self, n_parts):
-        """Up to `n_parts` consecutive parts, kept between passes; fewer of rows that make few blocks."""
+    def parts(self, n_parts, n_columns=1):
+        """Up to `n_parts` consecutive parts, kept between passes; fewer of rows that make few blocks (see `blocks`)."""
         n, p = self.X.shape
-        n_parts = max(1, min(n_parts, n * p // (FEWEST_BLOCKS * self._block)))
+        n_parts = max(1, min(n_parts, n * max(p, LOGIT * n_columns) // (FEWEST_BLOCKS * self._block)))
         if n_parts == 1:
             return (self,)
         if len(self._parts) != n_parts:

@@ -19,6 +19,7 @@ from torchlogreg.solvers._descent import Metric, of_models
 
 ROUNDING = 1e-12  # of the largest second moment
 UNKNOWNS = 640  # coefficients in the part of the whole Hessian
+ALIKE = 0.03  # relative change of curvature over which models may share a sum over the rows
 
 
 def leading(m, n, p, n_logits):
@@ -53,6 +54,19 @@ class Hybrid(NamedTuple):
         return torch.cat([out, lead[:, p - n_rest :] - self.mean @ out[:, None]], dim=1)
 
 
+def alike(curvature):
+    """Kinds of models with nearly the same weighted curvature (n, B, K): the index of one each, and the kinds (B,)."""
+    flat = curvature.permute(1, 2, 0).flatten(1)
+    index, kind = [], []
+    for b, own in enumerate(flat):
+        change = [float((own - flat[a]).abs().sum() / flat[a].sum()) for a in index]
+        known = bool(change) and min(change) <= ALIKE
+        kind.append(change.index(min(change)) if known else len(index))
+        if not known:
+            index.append(b)
+    return torch.tensor(index, device=flat.device), torch.tensor(kind, device=flat.device)
+
+
 def _times(matrix, W):
     """matrix (p, p) times each of W (B, p, K), as one product."""
     B, p, K = W.shape
@@ -69,7 +83,9 @@ def hybrid(sample, W, r, before=None):
     X, intercept, p = rows.X, rows.intercept, rows.X.shape[1]
     eta = rows.predict(W)  # (m, B, K)
     sample.passes.n_read += rows.shape[0]
-    curvature = (rows.weight * loss.own_curvature(eta).sum(dim=-1)).mean(dim=1, keepdim=True)  # (m, 1)
+    own = rows.weight[..., None] * loss.own_curvature(eta)
+    index, kind = alike(own)
+    curvature = own.sum(dim=-1).mean(dim=1, keepdim=True)  # (m, 1)
     if intercept:
         mean = rows.pull((curvature / curvature.sum().clamp(min=1e-300))[..., None])[0, :p, 0]
         X = X - mean.to(X)
@@ -85,10 +101,11 @@ def hybrid(sample, W, r, before=None):
     # What is left of columns that depend on others is rounding, which a factor scaled to a unit diagonal would blow up.
     floor = ROUNDING * float((curvature * leading.square()).sum(dim=0).max())
     penalty = Ridge(torch.cat([l2[:, :1].expand(-1, r, -1).clamp(min=floor), l2[:, p:]], dim=1))
-    hessian = Problem(inside, loss, penalty, sample.passes).hessian_at(eta)
-    classes = torch.linalg.eigh(rows.bring_home(loss.mean_curvature(eta, rows.weight)))[1]  # (B, K, K)
-    along = rows.weight[..., None] * loss.curvature_along(eta, classes.to(rows.weight))  # (m, B, K)
+    lead = Metric.of(Problem(inside, loss, penalty, sample.passes).hessian_at(eta, index, kind))
+    few, eta = rows.of_models(index), eta[:, index]
+    classes = torch.linalg.eigh(rows.bring_home(loss.mean_curvature(eta, few.weight)))[1]  # (A, K, K)
+    along = few.weight[..., None] * loss.curvature_along(eta, classes.to(few.weight))  # (m, A, K)
     diagonal = rows.bring_home(rest.T @ along.flatten(1).to(X)).view(p - r, *along.shape[1:]).transpose(0, 1)
-    diagonal = diagonal + l2[:, : p - r]
+    diagonal = diagonal[kind] + l2[:, : p - r]
     smallest = torch.finfo(diagonal.dtype).eps * max(1.0, float(diagonal.max())) if p > r else 0.0
-    return Hybrid(mean, basis, Metric.of(hessian), classes, diagonal.clamp(min=smallest))
+    return Hybrid(mean, basis, lead, classes[kind], diagonal.clamp(min=smallest))

@@ -9,7 +9,7 @@ import torch
 from torchlogreg._problem import Problem
 from torchlogreg.solvers import _costs
 from torchlogreg.solvers._descent import Metric, Stand, of_models, per_model
-from torchlogreg.solvers._hybrid import Hybrid, hybrid, leading
+from torchlogreg.solvers._hybrid import Hybrid, alike, hybrid, leading
 from torchlogreg.solvers._sample import draw, newton_on_samples
 
 LARGEST = 2**24  # numbers in a metric
@@ -19,7 +19,7 @@ SOON, LATE = 3, 10  # iteration of the first renewal, from few rows or from most
 GOAL = 1e-8  # relative gap that the Hessian of all rows is to reach sooner than the present metric
 WINDOW = 2  # iterations over which the pace is measured
 PATIENCE = 0.25  # reads since the last renewal, against the Hessian's cost, before it is thought of
-MORE, ALIKE = 4, 0.03  # sample of models around a centre, against a single one's; relative change of curvature
+MORE = 4  # sample of models around a centre, against a single one's
 TOGETHER = 0.2  # of its time that the read of a model takes beside another one, whose Hessian takes its own time
 LITTLE = 2.0  # fall of the gap's logarithm in a step of Newton's that is not converging quadratically
 MOST_READS = 60  # beyond which an estimate of the reads to come is not believed
@@ -60,20 +60,7 @@ def _hessians(sample, W):
     """Hessians (B, 1, d, d) of models of one logit. Those with nearly the same curvatures share a sum over the rows."""
     eta = sample.rows.predict(W)
     sample.passes.n_read += sample.rows.shape[0]
-    curvature = sample.loss.curvature(eta)[0][..., 0].T  # (B, m)
-    own, anchors = [], []
-    for b in range(len(W)):
-        change = [float((curvature[b] - curvature[a]).abs().mean() / curvature[a].mean()) for a in anchors]
-        if not change or not min(change) <= ALIKE:
-            anchors.append(b)
-            own.append(b)
-        else:
-            own.append(anchors[change.index(min(change))])
-    index = torch.tensor(anchors, device=W.device)
-    hessian = sample.of_models(index).hessian_at(eta[:, index])
-    l2 = sample.penalty.l2.expand(len(W), -1, 1)[..., 0]
-    near = torch.tensor([anchors.index(a) for a in own], device=W.device)
-    return hessian[near] + torch.diag_embed(l2 - l2[index][near])[:, None]
+    return sample.hessian_at(eta, *alike(sample.rows.weight[..., None] * sample.loss.own_curvature(eta)))
 
 
 class Metrics:

@@ -1,0 +1,97 @@
+"""Sphinx configuration: `make docs` builds the site with warnings as errors."""
+
+import os
+import re
+from pathlib import Path
+
+import matplotlib
+
+import torchlogreg
+
+matplotlib.use("Agg")
+
+project = "torchlogreg"
+author = "The torchlogreg developers"
+project_copyright = "The torchlogreg developers"
+version = release = torchlogreg.__version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "numpydoc",
+    "myst_parser",
+    "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
+]
+source_suffix = {".rst": "restructuredtext", ".md": "markdown"}
+templates_path = ["_templates"]
+exclude_patterns = ["_build"]
+
+# Methods inherited from scikit-learn refer to its glossary and its user guide.
+suppress_warnings = ["ref.term", "ref.ref"]
+
+autosummary_generate = True
+autodoc_default_options = {"inherited-members": False}
+numpydoc_class_members_toctree = False
+numpydoc_show_class_members = False
+
+myst_heading_anchors = 3
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+NEED_DATA = ["plot_from_line_to_softmax"]  # they would download it otherwise
+executed = r"plot_" if "TORCHLOGREG_DATA" in os.environ else rf"plot_(?!{'|'.join(s[5:] for s in NEED_DATA)})"
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "gallery",
+    "filename_pattern": re.escape(os.sep) + executed,
+    "ignore_pattern": r"__init__\.py",
+    "within_subsection_order": "FileNameSortKey",
+    "download_all_examples": False,
+    "show_signature": False,
+    "remove_config_comments": True,
+    "abort_on_example_error": True,
+    "image_scrapers": ("matplotlib",),
+    "plot_gallery": True,
+}
+
+html_theme = "pydata_sphinx_theme"
+html_title = "torchlogreg"
+html_favicon = html_logo = "_static/sigmoid.svg"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_sourcelink = False
+html_theme_options = {
+    "logo": {"text": "torchlogreg"},
+    "navigation_with_keys": False,
+    "show_prev_next": True,
+    "header_links_before_dropdown": 5,
+    "secondary_sidebar_items": ["page-toc"],
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
+html_context = {"default_mode": "light"}
+html_sidebars = {page: [] for page in ("getting-started", "performance", "benchmarks", "changelog", "contributing")}
+toc_object_entries_show_parents = "hide"
+
+# The pages of the repository that link to each other as files: their links lead to the pages of this site.
+PAGES = {
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "benchmarks/README.md": "benchmarks.md",
+}
+
+
+def relink(_app, _docname, source):
+    """Point links between files of the repository at pages of the site."""
+    text = source[0]
+    for path, page in PAGES.items():
+        text = text.replace(f"](../{path})", f"]({page})")
+    text = text.replace("](docs/", "](")
+    source[0] = text
+
+
+def setup(app):
+    """Connect the hook."""
+    app.connect("source-read", relink)
+    (Path(app.srcdir) / "gallery").mkdir(exist_ok=True)
