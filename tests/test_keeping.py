@@ -4,7 +4,6 @@ import copy
 import json
 import os
 import pickle
-import re
 import subprocess
 import sys
 import time
@@ -574,24 +573,3 @@ def test_a_model_keeps_to_the_cpu_and_its_threads(tmp_path):
     TorchLogisticRegression.load(tmp_path / "model").to_torch()
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), state)
-
-
-PAGES = {
-    "keeping.md": (["skops", "skl2onnx", "onnxruntime"], ["pipeline.skops", "wine.pt", "wine.safetensors"]),
-    "pictures.md": (["matplotlib"], []),
-}
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_the_page_runs(page, tmp_path, monkeypatch):
-    needs, files = PAGES[page]
-    for module in needs:
-        pytest.importorskip(module)
-    path = Path(__file__).parents[1] / "docs" / page
-    blocks = re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MPLBACKEND", "Agg")
-    exec(compile("\n".join(blocks), path, "exec"), {})
-    if page == "pictures.md":
-        sys.modules["matplotlib.pyplot"].close("all")
-    assert sorted(os.listdir(tmp_path)) == files
