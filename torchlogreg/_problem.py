@@ -85,7 +85,8 @@ class Problem:
 
     def lifted(self):
         """The same problem, with X in a dtype that is multiplied as it is."""
-        return Problem(self.rows.lifted(), self.loss, self.penalty, self.passes)
+        rows = self.rows.lifted()
+        return self if rows is self.rows else Problem(rows, self.loss, self.penalty, self.passes)
 
     def smooth(self, W, of=None):
         """Value and gradient at W, in one read; at W[of] if `of` (B,) is given, where models share coefficients."""
