@@ -410,9 +410,9 @@ def test_text_takes_few_reads_and_little_memory():
 
 
 def test_float32_is_lifted_in_shares():
-    X, y = text(3000, 20_000, 200)
+    X, y = text(8000, 20_000, 200)
     X = X.astype(np.float32)
-    rows = SparseRows(Sparse.of(X), torch.from_numpy(y), torch.ones(3000, 1, dtype=F64), intercept=True).exact()
+    rows = SparseRows(Sparse.of(X), torch.from_numpy(y), torch.ones(8000, 1, dtype=F64), intercept=True).exact()
     assert rows.X.csr.data is X.data or np.shares_memory(rows.X.csr.data, X.data)
     blocks = list(rows.blocks())
     assert all(block.X.dtype == F64 for block in blocks)
