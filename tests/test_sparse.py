@@ -1,6 +1,12 @@
 """Sparse X: the same answer as the dense array, in whatever format it comes."""
 
+import asyncio
+import email
+import json
+import tracemalloc
+import unittest
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +15,7 @@ from conftest import gradient_norm, objective
 from scipy import sparse
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 
@@ -293,7 +300,7 @@ def test_cross_validation(kind, never_dense):
     np.testing.assert_allclose(ours.scores_, dense.scores_, atol=1e-6)
     np.testing.assert_allclose(ours.coefs_paths_, dense.coefs_paths_, atol=1e-5)
     assert ours.C_ == dense.C_
-    by_metric = kind(**settings, scoring="f1_macro").fit(sparse.coo_array(X), y)
+    by_metric = kind(**settings, scoring="f1_macro").fit(sparse.coo_matrix(X), y)
     np.testing.assert_allclose(by_metric.scores_, kind(**settings, scoring="f1_macro").fit(X.toarray(), y).scores_)
 
 
@@ -370,3 +377,47 @@ def test_an_accelerator_is_refused(never_dense, monkeypatch):
     model = TorchLogisticRegression().fit(X, y)
     model.device = "cuda"
     assert model.predict(X).shape == y.shape
+
+
+def test_lines_of_the_standard_library():
+    """Which package does a line come from? Hashed n-grams, many columns empty."""
+    packages = [asyncio, email, json, unittest]
+    lines, names = [], []
+    for package in packages:
+        for path in sorted(Path(package.__file__).parent.glob("*.py")):
+            found = [line for line in path.read_text(encoding="utf-8").splitlines() if len(line.strip()) >= 20][:60]
+            lines += found
+            names += [package.__name__] * len(found)
+    X = HashingVectorizer(analyzer="char_wb", ngram_range=(2, 3), n_features=2**13).transform(lines)
+    assert not pays_dense(X)
+    ours = TorchSoftmaxClassifier(tol=1e-9, max_iter=1000).fit(X, names)
+    theirs = LogisticRegression(solver="newton-cg", tol=1e-10, max_iter=1000).fit(X, names)
+    np.testing.assert_allclose(ours.coef_, theirs.coef_, atol=1e-6)
+    assert (ours.predict(X) == theirs.predict(X)).all()
+
+
+def test_text_takes_few_reads_and_little_memory():
+    X, y = text(20_000, 20_000, 60)
+    model = TorchLogisticRegression().fit(X, y)  # what is loaded and kept at a first fit is not the fit's
+    assert model.solver_ == "lbfgs"
+    assert model.converged_
+    assert model.n_passes_ < 40
+    tracemalloc.start()
+    TorchLogisticRegression().fit(X, y)
+    peak = tracemalloc.get_traced_memory()[1]  # of NumPy and scipy; torch's own arrays are vectors
+    tracemalloc.stop()
+    assert peak < 3 * X.data.nbytes
+
+
+def test_float32_is_lifted_in_shares():
+    X, y = text(8000, 20_000, 200)
+    X = X.astype(np.float32)
+    rows = SparseRows(Sparse.of(X), torch.from_numpy(y), torch.ones(8000, 1, dtype=F64), intercept=True).exact()
+    assert rows.X.csr.data is X.data or np.shares_memory(rows.X.csr.data, X.data)
+    blocks = list(rows.blocks())
+    assert all(block.X.dtype == F64 for block in blocks)
+    assert max(block.n_numbers for block in blocks) < X.nnz
+    W = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 20_001, 1)))
+    eta = torch.cat([block.predict(W) for block in blocks])[:, 0, 0]
+    expected = X.astype(np.float64) @ W[0, :-1, 0].numpy() + float(W[0, -1, 0])
+    np.testing.assert_allclose(eta.numpy(), expected, rtol=1e-12, atol=1e-12)

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn import config_context
 from sklearn.metrics import get_scorer, get_scorer_names, make_scorer
 from sklearn.model_selection import check_cv
-from sklearn.utils import _safe_indexing
+from sklearn.utils import _safe_indexing, indexable
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 
 from torchlogreg._arrays import numpy_of
@@ -259,7 +259,7 @@ class _LinearClassifierCV(LinearPredictor):
         score = score_by_name(scoring, params)
         if score is not None:
             return score(fitted.loss, eta, fitted.data.codes[test], params.get("sample_weight"))
-        X, y = _safe_indexing(X, test), _safe_indexing(y, test)
+        X, y = _safe_indexing(*indexable(X), test), _safe_indexing(y, test)  # COO is not, as it comes
         scorer = _with_labels(get_scorer(scoring), fitted.data.classes)
         opaque = scorer_parts(scorer) is None  # a function that may do more with a model than predict X
         models = (fitted.model(q, f, None if opaque else (X, eta[:, q : q + 1])) for q in range(eta.shape[1]))
