@@ -438,7 +438,7 @@ def release(X):
     Not those of a private map ("c"), which may have been written to.
     """
     file = getattr(X, "_mmap", None)
-    if file is None or X.mode == "c" or not hasattr(file, "madvise"):
+    if file is None or X.mode == "c" or not hasattr(file, "madvise") or min(X.strides) < 0:
         return
     first = np.frombuffer(file, dtype=np.uint8, count=1).ctypes.data
     columns = [X] if X.flags.c_contiguous else X.T
