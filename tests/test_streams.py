@@ -138,6 +138,27 @@ def test_the_order_of_rows_and_the_size_of_blocks_may_change_between_reads():
     np.testing.assert_allclose(model.coef_, expected.coef_, rtol=0, atol=1e-8)
 
 
+@pytest.mark.parametrize("small", [False, True])
+def test_a_source_may_write_every_block_where_the_last_one_was(small, monkeypatch):
+    monkeypatch.setattr(_stream, "SMALL_BLOCK", 2**40 if small else 1)
+    X, y, weight = data(2)
+
+    class Buffered(Blocks):
+        def __iter__(self):
+            buffers = np.empty((1500, 6)), np.empty(1500, dtype=int), np.empty(1500)
+            for block in super().__iter__():
+                views = [buffer[: len(new)] for buffer, new in zip(buffers, block, strict=True)]
+                for view, new in zip(views, block, strict=True):
+                    view[:] = new
+                yield tuple(views)
+                for view in views:
+                    view[:] = 0
+
+    expected = TorchLogisticRegression(tol=1e-10).fit(Blocks(X, y, weight))
+    model = TorchLogisticRegression(tol=1e-10).fit(Buffered(X, y, weight))
+    np.testing.assert_allclose(model.coef_, expected.coef_, rtol=0, atol=1e-9)
+
+
 CHANGES = {
     "fewer rows": (lambda X, y, w: (X[:-1], y[:-1], w[:-1]), "19999 rows, and had 20000 before"),
     "no rows": (lambda X, y, w: (X[:0], y[:0], w[:0]), "0 rows, and had 20000"),
@@ -398,7 +419,24 @@ def test_files_are_left_as_they_were(order, mode, tmp_path, all_files_are_large)
     np.testing.assert_array_equal(model.predict_proba(array), model.predict_proba(np.array(array)))
 
 
-def test_tables_of_a_pipeline_and_labels_of_any_shape(tmp_path, all_files_are_large):
+@pytest.mark.parametrize("view", ["columns", "every other row", "reversed", "transposed"])
+def test_views_of_files(view, tmp_path, all_files_are_large):
+    X, y, _ = data(2)
+    views = {
+        "columns": lambda a: a[:, 2:5],
+        "every other row": lambda a: a[::2],
+        "reversed": lambda a: a[::-1, ::-1],
+        "transposed": lambda a: a.reshape(6, -1).T,
+    }
+    file, array = views[view](as_file(X, tmp_path / "X")), views[view](X)
+    labels = y[: len(array)]
+    expected = TorchLogisticRegression(tol=1e-10).fit(array, labels)
+    model = TorchLogisticRegression(tol=1e-10).fit(file, labels)
+    np.testing.assert_allclose(model.coef_, expected.coef_, rtol=0, atol=1e-8)
+    np.testing.assert_allclose(model.predict_proba(file), expected.predict_proba(array), atol=1e-8)
+
+
+def test_labels_and_weights_beside_a_file_may_be_lists_and_tensors(tmp_path, all_files_are_large):
     X, y, weight = data(2, n=500)
     file = as_file(X, tmp_path / "X")
     expected = TorchLogisticRegression(tol=1e-10).fit(X, y, weight)

@@ -170,10 +170,12 @@ class Opened:
 
     def __init__(self, source: Iterable, read: Callable, *, n_sampled_bytes, seed, weightless=()):
         self.source, self.read = source, read
-        self.n_passes = 0
         tally, sample = _Tally(), _Sample(n_sampled_bytes, seed, set(weightless))
         labels, dtypes, self.n_block_bytes, self._fingerprint = [], set(), 0, None
-        for block in prefetched(self._read(tally)):
+        self._reuses, before = False, None  # whether the source writes each block where the last one was
+        for block in self._read(tally):  # not ahead of time, for that reason
+            self._reuses |= before is not None and before.data_ptr() == block.X.data_ptr()
+            before = block.X
             with threads_for(0):  # there is little to compute
                 sample.add(block)
             labels.append(block.classes)
@@ -208,12 +210,13 @@ class Opened:
 
     def blocks(self, size=1):
         """X, codes and weights (None if all are one) block by block; of a multiple of `size` rows, but the last."""
-        self.n_passes += 1
         tally, waiting, n_waiting = _Tally(), [], 0
         for block in self._read(tally):
-            waiting.append(self._encoded(block))
             n_waiting += len(block.codes)
-            if n_waiting * self.shape[1] < SMALL_BLOCK or n_waiting < size:
+            enough = n_waiting * self.shape[1] >= SMALL_BLOCK and n_waiting >= size
+            waiting.append(self._encoded(block, own=self._reuses or not enough))
+            del block
+            if not enough:
                 continue
             X, codes, weight = _joined(waiting)
             m = n_waiting - n_waiting % size
@@ -246,7 +249,8 @@ class Opened:
             error.add_note(f"This happened in block {number} of the stream, counted from 0.")
             raise
 
-    def _encoded(self, block):
+    def _encoded(self, block, own):
+        """X, codes and weights of a block; of its `own` if the source may write elsewhere what it has yielded."""
         index = np.minimum(np.searchsorted(self.classes, block.classes), len(self.classes) - 1)
         unknown = self.classes[index] != block.classes
         if unknown.any():
@@ -254,7 +258,7 @@ class Opened:
         codes, weight = index[block.codes], block.weight
         if weight is not None or not (self.factor == 1).all():
             weight = self.factor[codes] * (1.0 if weight is None else weight)
-        X = block.X.to(self.dtype)
+        X = block.X.to(self.dtype, copy=own)
         if self.device.type == "cuda" and X.device.type == "cpu":
             X = X.pin_memory()
         return X, codes, weight
@@ -439,7 +443,7 @@ def release(X):
     Not those of a private map ("c"), which may have been written to.
     """
     file = getattr(X, "_mmap", None)
-    if file is None or X.mode == "c" or not hasattr(file, "madvise"):
+    if file is None or X.mode == "c" or not hasattr(file, "madvise") or min(X.strides) < 0:
         return
     first = np.frombuffer(file, dtype=np.uint8, count=1).ctypes.data
     columns = [X] if X.flags.c_contiguous else X.T
