@@ -162,7 +162,11 @@ def _checked_rows(estimator, X, *, reset):
     if tensor is not None:
         return _checked_tensor(estimator, tensor, reset=reset)
     _check_columns(X)
-    return _as_tensor(validate_data(estimator, X, reset=reset, dtype=[np.float64, np.float32]))
+    # scikit-learn looks at pandas' dtypes alone: it would make a polars frame of float32 one of float64.
+    single = {str(dtype) for dtype in getattr(X, "dtypes", ())} == {"Float32"}
+    return _as_tensor(
+        validate_data(estimator, X, reset=reset, dtype=np.float32 if single else [np.float64, np.float32])
+    )
 
 
 def _check_columns(X):
