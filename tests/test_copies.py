@@ -5,7 +5,10 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the high-water mark is read from /proc")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="the high-water mark is read from /proc"),
+    pytest.mark.slow,
+]
 
 # X holds 80 MB of float32, of which a copy in float64 would take 160 MB. Arrays of that size are given back to the
 # system when they are freed, so one process can measure several things.

@@ -397,6 +397,14 @@ def test_mixed_columns(package):
     np.testing.assert_allclose(model.coef_, same.coef_, rtol=0, atol=1e-8)
 
 
+@pytest.mark.parametrize("package", ["pandas", "polars"])
+def test_float32_columns_are_kept(package):
+    library = pytest.importorskip(package)
+    frame = library.DataFrame({f"x{i}": column for i, column in enumerate(X.T.astype(np.float32))})
+    assert TorchSoftmaxClassifier().fit(frame, Y).coef_.dtype == np.float32
+    assert TorchSoftmaxClassifier().fit(wine_frame(package), Y).coef_.dtype == np.float64
+
+
 def test_nullable_columns():
     pd = pytest.importorskip("pandas")
     frame = wine_frame("pandas")

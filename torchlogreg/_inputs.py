@@ -320,7 +320,10 @@ def _checked_rows(estimator, X, *, reset):
     if tensor is not None:
         return _checked_tensor(estimator, tensor, reset=reset)
     _check_columns(X)
-    X = validate_data(estimator, X, reset=reset, dtype=[np.float64, np.float32], accept_sparse="csr")
+    # scikit-learn looks at pandas' dtypes alone: it would make a polars frame of float32 one of float64.
+    single = {str(dtype) for dtype in getattr(X, "dtypes", ())} == {"Float32"}
+    dtype = np.float32 if single else [np.float64, np.float32]
+    X = validate_data(estimator, X, reset=reset, dtype=dtype, accept_sparse="csr")
     if not issparse(X):
         return _as_tensor(X)
     return torch.from_numpy(X.toarray()) if pays_dense(X) else Sparse.of(X)

@@ -18,7 +18,7 @@ import torch
 from sklearn import config_context, get_config
 
 from torchlogreg._arithmetic import threads_for
-from torchlogreg._rows import Home, Rows
+from torchlogreg._rows import Home, Rows, product_dtype
 
 SAMPLE_BYTES = 2**25  # that the sample of rows may take, or as much as a block if that is more
 SMALL_BLOCK = 2**19  # numbers up to which blocks are joined: each costs a fifth of a millisecond
@@ -181,7 +181,7 @@ class Opened:
             labels.append(block.classes)
             if len(labels) > 100:
                 labels = [_distinct(labels)]
-            dtypes.add(block.X.dtype)
+            dtypes.add(product_dtype(block.X))
             self.n_block_bytes = max(self.n_block_bytes, block.X.numel() * block.X.element_size())
             n_features, device = block.X.shape[1], block.X.device
         if not tally.n_rows:
