@@ -89,7 +89,7 @@ def hybrid(sample, W, r, before=None, eta=None):
     own = rows.weight[..., None] * loss.own_curvature(eta)
     index, kind = alike(own)
     curvature = own.sum(dim=-1).mean(dim=1, keepdim=True)  # (m, 1)
-    if intercept:
+    if intercept and not l2[:, p:].any():  # a change of the mean would pull at intercepts that are held at zero
         mean = rows.pull((curvature / curvature.sum().clamp(min=1e-300))[..., None])[0, :p, 0]
         X = X - mean.to(X)
     else:
