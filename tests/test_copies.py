@@ -80,7 +80,7 @@ def test_float32_is_never_copied_to_float64(n_classes):
 
 
 def test_half_precision_is_not_copied_as_a_whole():
-    """A copy of all rows in float32 would take 1."""
+    """A copy of all rows in float32 would take 1 besides what a fit takes anyway, about 0.5 for float32 rows."""
     dtypes, solvers = ("bfloat16", "float16"), ("lbfgs", "newton-cholesky", "sgd")
     cases = [
         (
@@ -91,7 +91,7 @@ def test_half_precision_is_not_copied_as_a_whole():
         for solver in solvers
     ]
     for (_, work), share in zip(cases, growth((MODELS, "None"), *cases, n_classes=3)[1:], strict=True):
-        assert share < 0.9, work
+        assert share < 1.4, work
 
 
 FRAMES = {
