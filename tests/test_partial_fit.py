@@ -162,7 +162,7 @@ def test_state_survives_pickle_and_deepcopy_and_holds_no_tensor():
         same_model(one, copies[0], rtol=0)
     assert b"torch" not in pickle.dumps(vars(model)["_seen"])
     assert all(type(value) in (np.ndarray, int, float) for value in model._stream.values())
-    assert not hasattr(clone(model), "_stream")
+    assert not hasattr(clone(model), "_seen")
 
 
 def test_fit_starts_afresh_and_partial_fit_goes_on_from_it():
