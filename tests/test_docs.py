@@ -11,6 +11,7 @@ import pytest
 FOLDER = Path(__file__).parents[1] / "docs"
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 PAGES = {path.name: BLOCK.findall(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.md"))}
+PAGES = {name: [b for b in blocks if not b.startswith(">>>")] for name, blocks in PAGES.items()}  # those are doctests
 
 
 @pytest.mark.parametrize("page", [name for name, blocks in PAGES.items() if blocks])

@@ -108,8 +108,9 @@ def test_a_saved_model_comes_back_whole(name, tmp_path):
     plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in vars(model).items()}
     if name == "parameters":
         plain["class_weight"] = {"a": 1, "b": 2.5, "c": 0.1}
-    assert_same(plain, {key: vars(loaded)[key] for key in vars(model)})
-    assert vars(loaded).keys() == vars(model).keys()
+    plain.pop("_seen", None)  # what `partial_fit` goes on from is not in the file
+    assert_same(plain, {key: vars(loaded)[key] for key in plain})
+    assert vars(loaded).keys() == plain.keys()
     assert predictions(loaded) == predictions(model)
     loaded.save(tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "model.safetensors").read_bytes()

@@ -161,7 +161,7 @@ def test_state_survives_pickle_and_deepcopy_and_holds_no_tensor():
         one.partial_fit(X[1::2], y[1::2])
         same_model(one, copies[0], rtol=0)
     assert b"torch" not in pickle.dumps(vars(model)["_seen"])
-    assert all(type(value) in (np.ndarray, int, float) for value in model._stream.values())
+    assert all(type(value) in (np.ndarray, int, float) for value in model._seen.values())
     assert not hasattr(clone(model), "_seen")
 
 
