@@ -109,7 +109,7 @@ def _worst_gaps(row, X, y, models):
     ours = next(iter(models.values()))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a model did not converge
-        best = clone(ours).set_params(tol=1e-8, max_iter=2000).fit(X, y)
+        best = clone(ours).set_params(tol=1e-8, max_iter=500).fit(X, y)
     values = {}
     for name, model in {**models, "best": best}.items():
         values[name] = np.array(
