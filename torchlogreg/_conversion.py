@@ -10,6 +10,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
+from torchlogreg._inputs import plain
 from torchlogreg._persistence import check_attributes
 
 
@@ -146,6 +147,7 @@ def to_torch(model):
     module = _our(last).to_torch()
     if not scalers:
         return module
+    last = plain(last)
     scale, shift = np.ones(last.n_features_in_), np.zeros(last.n_features_in_)
     for a, b in [_affine(*step) for step in scalers]:
         scale, shift = a * scale, a * shift + b
@@ -204,6 +206,7 @@ def to_sklearn(model):
 def as_module(model):
     """The torch module that a fitted estimator is."""
     check_is_fitted(model)
+    model = plain(model)
     with torch.inference_mode(False):  # under which no parameter could be trained
         dtype = torch.float32 if model.coef_.dtype == np.float32 else torch.float64
         module = LogisticModule(model.n_features_in_, len(model.classes_), device="cpu", dtype=dtype)
@@ -213,6 +216,7 @@ def as_module(model):
 def as_sklearn(model):
     """The LogisticRegression that a fitted estimator is."""
     check_is_fitted(model)
+    model = plain(model)
     penalty = _penalty(model)
     solver = model.solver if model.solver in SOLVERS else "lbfgs"
     converted = LogisticRegression(**_shared(model), **penalty, solver="saga" if penalty["l1_ratio"] else solver)

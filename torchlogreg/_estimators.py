@@ -141,10 +141,11 @@ class LinearPredictor(Portable, CallbackSupportMixin, SparseCoefMixin, Classifie
 def _pieces(parts, W, transform):
     """transform(logits) of several rows, block by block."""
     for rows in parts:
-        with plain_arithmetic(rows.X):
-            V = W.to(rows.products.device, rows.products.dtype)
-            for block in rows.blocks(W.shape[2]):
-                yield transform(block.predict(V))[:, 0]
+        V = W.to(rows.products.device, rows.products.dtype)
+        for block in rows.blocks(W.shape[2]):
+            with plain_arithmetic(rows.X):  # not while the piece is taken, which may raise
+                piece = transform(block.predict(V))[:, 0]
+            yield piece
 
 
 class LinearClassifier(LinearPredictor):
@@ -276,9 +277,10 @@ class LinearClassifier(LinearPredictor):
             W = self._start(data, loss, coef_init, intercept_init, go_on=self.warm_start)
             observer = partial(_Callbacks, self, context, arguments={"X": X, "y": y, "metadata": metadata})
             fitted = with_room(partial(self._fitted, data, loss, W, observer))
+        fitted["_seen"] = Seen.after(data)._asdict()
         before = dict(vars(self))
         self.__dict__.pop("feature_names_in_", None)
-        vars(self).update(fitted, _seen=Seen.after(data)._asdict())
+        vars(self).update(fitted)
         try:
             context.call_on_fit_task_end(estimator=self, X=X, y=y, metadata=metadata, reconstruction_attributes={})
         except BaseException:  # a callback's error must not leave half a model behind
@@ -367,9 +369,10 @@ class LinearClassifier(LinearPredictor):
         if self.early_stopping:
             raise ValueError("partial_fit holds out no rows: set early_stopping=False.")
         before = Seen(**self._seen) if hasattr(self, "_seen") else None
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), translated(device=True):
             data = block_data(self, X, y, classes, sample_weight)
-        with torch.inference_mode(False), torch.no_grad(), plain_arithmetic(data.X, one_column=len(data.classes) == 2):
+        arithmetic = plain_arithmetic(data.X, one_column=len(data.classes) == 2)
+        with torch.inference_mode(False), torch.no_grad(), translated(device=True), arithmetic:
             loss = loss_of(len(data.classes))
             rows = rows_of(data, loss, intercept=self.fit_intercept)
             n_iter = 1 + (0 if before is None else self.n_iter_)

@@ -16,6 +16,7 @@ from torchlogreg._estimators import model_attributes, to_float32
 from torchlogreg._grid import Candidates, Grid, Settings
 from torchlogreg._inputs import TrainingData, class_weights, prediction_rows, rows_of, training_data
 from torchlogreg._losses import loss_of
+from torchlogreg._memory import translated
 from torchlogreg._minimise import Results
 from torchlogreg._penalty import strengths
 
@@ -141,7 +142,7 @@ def fit_all(estimator, data, candidates, trains, left=None):
     start = time.perf_counter()
     loss = loss_of(len(data.classes))
     settings = [{**estimator.get_params(deep=False), **candidate} for candidate in candidates]
-    with torch.inference_mode(False), torch.no_grad(), plain_arithmetic(data.X):
+    with torch.inference_mode(False), torch.no_grad(), translated(device=True), plain_arithmetic(data.X):
         rows = rows_of(data, loss, intercept=any(s["fit_intercept"] for s in settings))
         home = rows.home
         kinds, column = _distinct([s["class_weight"] for s in settings])

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from torchlogreg._arrays import numpy_of
-from torchlogreg._inputs import dense_rows, total_weight
+from torchlogreg._inputs import bytes_of_rows, total_weight
 from torchlogreg._penalty import Ridge
 from torchlogreg._problem import Problem
 from torchlogreg.solvers._rates import stable_rate
@@ -30,7 +30,7 @@ class Seen(NamedTuple):
     the same blocks keep that of `fit` on those.
     """
 
-    mark: int  # of the first block
+    mark: int | None  # of the first block
     n_rows: int = 0  # in the present pass
     weight: float = 0.0  # their total
     n_rows_before: int = 0  # in the longest pass before it
@@ -45,12 +45,12 @@ class Seen(NamedTuple):
 
     @classmethod
     def after(cls, data, before=None):
-        """The stream with one more block; a fit is a first block."""
+        """The stream with one more block; a fit is a first block, that of a stream one that does not come again."""
         n, weight = data.X.shape[0], total_weight(data)
-        mark = 0 if data.codes is None else _mark(data)  # a fit of a stream is no block that comes again
+        mark = None if data.codes is None or n < MARKED else _mark(data)  # a few rows may be alike by chance
         if before is None:
             return cls(mark, n, weight)
-        if mark != before.mark:
+        if mark is None or mark != before.mark:
             return before._replace(n_rows=before.n_rows + n, weight=before.weight + weight)
         return before._replace(
             n_rows=n,
@@ -73,7 +73,7 @@ class Seen(NamedTuple):
 def _mark(data):
     """What a block of data is recognised by: its length, and some of its rows and labels."""
     index = np.linspace(0, len(data.codes) - 1, min(len(data.codes), MARKED)).astype(np.int64)
-    return crc32(dense_rows(data.X, index).tobytes(), crc32(data.codes[index].tobytes(), len(data.codes)))
+    return crc32(bytes_of_rows(data.X, index), crc32(data.codes[index].tobytes(), len(data.codes)))
 
 
 class Advance(NamedTuple):

@@ -63,7 +63,7 @@ def fit_data(estimator, X, y, sample_weight):
         "X does not fit in the memory of the device: reading it block by block.", RuntimeWarning, stacklevel=4
     )
     stand_in = copy.copy(estimator)
-    checked = _checked_rows(stand_in, X, reset=True).numpy()
+    checked = _checked_rows(stand_in, X, reset=True)
     data = _streamed(estimator, Slices(checked, *_slicable(checked, y, sample_weight)))
     return data._replace(schema={**data.schema, **_schema(stand_in)})
 
@@ -132,7 +132,12 @@ class _BlockReader:
         self.stand_in, self.first = stand_in, True
 
     def __call__(self, block, checked):
-        if not isinstance(block, (tuple, list)) or len(block) not in (2, 3) or block[1] is None:
+        if (
+            not isinstance(block, (tuple, list))
+            or len(block) not in (2, 3)
+            or block[1] is None
+            or isinstance(block[0], numbers.Number)
+        ):
             raise ValueError(
                 "A stream must yield tuples (X, y) or (X, y, sample_weight). For a single table, fit requires y to be "
                 "passed, but the target y is None."
@@ -243,10 +248,20 @@ def rows_of(data, loss, index=None, *, intercept):
     return _kind(X)(X, y, weight.to(wide).to(X.device)[:, None], intercept=intercept)
 
 
-def dense_rows(X, index):
-    """The rows of X at an index, as NumPy's float64 array."""
+def bytes_of_rows(X, index):
+    """What the rows of X at an index are told from others by."""
     rows = X[torch.from_numpy(index).to(X.device)]
-    return (rows.dense() if isinstance(rows, Sparse) else rows).to("cpu", torch.float64).numpy()
+    if isinstance(rows, Sparse):
+        return b"".join(array.tobytes() for array in (rows.csr.indptr, rows.csr.indices, rows.csr.data))
+    return rows.to("cpu", torch.float64).numpy().tobytes()
+
+
+def plain(model):
+    """A copy of a fitted model with dense NumPy arrays, whatever library X came from and however `coef_` is stored."""
+    out = copy.copy(model)
+    arrays = {name: value for name, value in vars(model).items() if name.endswith("_") and hasattr(value, "shape")}
+    vars(out).update({name: dense_coefficients(v) for name, v in arrays.items() if not isinstance(v, np.generic)})
+    return out
 
 
 def total_weight(data):
@@ -283,7 +298,8 @@ def dense_coefficients(coef):
 
 def prediction_parts(estimator, X, dtype):
     """How many rows there are, and their `prediction_rows`; those of a large array in parts, lest checks copy it."""
-    if isinstance(X, (np.ndarray, torch.Tensor)) and X.ndim == 2 and X.shape[0] * X.shape[1] >= LARGE:
+    table = isinstance(X, np.ndarray) or (isinstance(X, torch.Tensor) and X.layout == torch.strided)
+    if table and X.ndim == 2 and X.shape[0] * X.shape[1] >= LARGE:
         return len(X), (prediction_rows(estimator, part, dtype) for part, *_ in Slices(X))
     rows = prediction_rows(estimator, X, dtype)
     return rows.shape[0], (rows,)

@@ -24,6 +24,8 @@ from pathlib import Path
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from torchlogreg._inputs import plain
+
 FORMAT = 1  # raised when an older torchlogreg would misread a file
 TENSORS = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
 
@@ -42,7 +44,7 @@ def save(model, path):
         raise TypeError(
             "Callbacks cannot be saved: remove them with set_callbacks(), without arguments, and save then."
         )
-    fitted = {name: value for name, value in vars(model).items() if _is_fitted_name(name)}
+    fitted = {name: value for name, value in vars(plain(model)).items() if _is_fitted_name(name)}
     check_attributes(model, fitted)
     tensors = {}
     content = {

@@ -237,8 +237,7 @@ class Opened:
         """The blocks of one read."""
         number, checked = 0, self._fingerprint is not None
         try:
-            source = iter(self.source)
-            while (block := next(source, None)) is not None:
+            for block in self.source:
                 block = self.read(block, checked)
                 if block is not None:
                     tally.add(block)

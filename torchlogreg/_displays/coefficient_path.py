@@ -6,6 +6,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from torchlogreg._cv import TorchLogisticRegressionCV, TorchSoftmaxClassifierCV
 from torchlogreg._displays._shared import COLOURS, axes_for, checked_Cs, names_of_features, row_of_class
+from torchlogreg._inputs import plain
 
 BY_HAND = "CoefficientPathDisplay(Cs=..., coefs=..., C=...), with coefs of shape (n_cs, n_features)"
 
@@ -138,6 +139,7 @@ class CoefficientPathDisplay:
                 f"last step, pipeline[-1]; otherwise use {BY_HAND}."
             )
         check_is_fitted(estimator)
+        estimator = plain(estimator)
         paths = estimator.coefs_paths_
         if isinstance(paths, dict) or paths.shape[1] != 1:
             raise ValueError(

@@ -5,6 +5,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from torchlogreg._displays._shared import AGAINST, DIVERGING, FOR, axes_for, names_of_features, row_of_class
+from torchlogreg._inputs import plain
 
 
 class CoefficientDisplay:
@@ -127,6 +128,7 @@ class CoefficientDisplay:
         last = estimator[-1] if isinstance(estimator, Pipeline) else estimator
         if not hasattr(last, "coef_") or not hasattr(last, "classes_"):
             raise TypeError(f"CoefficientDisplay takes a linear classifier, with coef_; got {type(last).__name__}.")
+        last = plain(last)
         coef, labels = last.coef_, list(last.classes_)
         if target is not None or len(labels) == 2:
             row, target = row_of_class(last.classes_, target)
