@@ -46,7 +46,7 @@ class Centre(NamedTuple):
 class Shared(NamedTuple):
     """Metrics that several models share."""
 
-    metric: Metric | Hybrid  # (G models)
+    metric: Metric | Hybrid | HeadAndTail  # (G models)
     of: torch.Tensor  # (B,) which of them each model uses
 
     def of_models(self, index):
