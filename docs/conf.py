@@ -53,6 +53,7 @@ sphinx_gallery_conf = {
     "abort_on_example_error": True,
     "image_scrapers": ("matplotlib",),
     "plot_gallery": True,
+    "capture_repr": (),
 }
 
 html_theme = "pydata_sphinx_theme"
