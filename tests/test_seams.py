@@ -1,6 +1,7 @@
 """Where features meet: containers with persistence, conversion, pictures and streams."""
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from scipy import sparse
@@ -92,3 +93,18 @@ def test_large_sparse_tensors_are_refused_by_the_methods_that_predict(monkeypatc
 def test_rows_without_labels_are_no_stream():
     with pytest.raises(ValueError, match="requires y"):
         TorchSoftmaxClassifier().fit([[1.0, 2.0], [3.0, 4.0]])
+
+
+def test_a_tensor_of_one_weight_weighs_every_row():
+    one, other = (TorchSoftmaxClassifier().fit(X, y, sample_weight=weight) for weight in (torch.tensor(2.0), 2.0))
+    np.testing.assert_array_equal(one.coef_, other.coef_)
+
+
+def test_names_are_missed_once_however_large_the_array(monkeypatch):
+    monkeypatch.setattr("torchlogreg._inputs.LARGE", 100)
+    monkeypatch.setattr("torchlogreg._stream.MAPPED_BLOCK", 8 * 64 * X.shape[1])
+    model = TorchSoftmaxClassifier().fit(pandas.DataFrame(X, columns=list("abcdefghijklm")), y)
+    with pytest.warns(UserWarning, match="valid feature names") as caught:
+        labels = model.predict(X)
+    assert len(caught) == 1
+    np.testing.assert_array_equal(labels, TorchSoftmaxClassifier().fit(X, y).predict(X))

@@ -300,7 +300,10 @@ def prediction_parts(estimator, X, dtype):
     """How many rows there are, and their `prediction_rows`; those of a large array in parts, lest checks copy it."""
     table = isinstance(X, np.ndarray) or (isinstance(X, torch.Tensor) and X.layout == torch.strided)
     if table and X.ndim == 2 and X.shape[0] * X.shape[1] >= LARGE:
-        return len(X), (prediction_rows(estimator, part, dtype) for part, *_ in Slices(X))
+        validate_data(estimator, X, reset=False, skip_check_array=True)  # what it says of names, it says once
+        nameless = copy.copy(estimator)
+        vars(nameless).pop("feature_names_in_", None)
+        return len(X), (prediction_rows(nameless, part, dtype) for part, *_ in Slices(X))
     rows = prediction_rows(estimator, X, dtype)
     return rows.shape[0], (rows,)
 
@@ -457,9 +460,10 @@ def _checked_weights(sample_weight, n, *, all_zero=False):
     """Sample weights as float64 (n,); all of them may be zero if `all_zero`."""
     if sample_weight is None:
         return np.ones(n)
+    sample_weight = numpy_of(sample_weight)
     if isinstance(sample_weight, (numbers.Real, np.ndarray)) and np.ndim(sample_weight) == 0:
         sample_weight = np.full(n, sample_weight, dtype=np.float64)
-    weight = check_array(numpy_of(sample_weight), ensure_2d=False, dtype=np.float64, input_name="sample_weight")
+    weight = check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
     if weight.shape != (n,):
         raise ValueError(f"sample_weight has shape {weight.shape}; expected one weight for each row, ({n},).")
     if (weight < 0).any():
