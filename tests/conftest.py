@@ -57,3 +57,16 @@ def gradient_norm(estimator, X, y):
 needs_data = pytest.mark.skipif(
     "TORCHLOGREG_DATA" not in os.environ, reason="TORCHLOGREG_DATA names no folder with MNIST and the diabetes table"
 )
+
+
+@pytest.fixture
+def no_windows():
+    """Pictures are drawn without a screen, and closed."""
+    import matplotlib
+    import matplotlib.pyplot as plt
+
+    before = matplotlib.get_backend()
+    plt.switch_backend("Agg")
+    yield
+    plt.close("all")
+    plt.switch_backend(before)

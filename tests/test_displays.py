@@ -3,7 +3,6 @@
 import subprocess
 import sys
 
-import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -24,17 +23,10 @@ from torchlogreg import (
     TorchSoftmaxClassifierCV,
 )
 
+pytestmark = pytest.mark.usefixtures("no_windows")
+
 CS = [0.01, 0.1, 1.0, 10.0]
 SCORES = np.array([[-0.6, -0.3, -0.1, -0.4], [-0.5, -0.1, -0.2, -0.6], [-0.4, -0.2, -0.3, -0.5]])
-
-
-@pytest.fixture(autouse=True)
-def no_windows():
-    before = matplotlib.get_backend()
-    plt.switch_backend("Agg")
-    yield
-    plt.close("all")
-    plt.switch_backend(before)
 
 
 def drawn(display):

@@ -3,7 +3,6 @@
 import sys
 from itertools import combinations
 
-import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -30,16 +29,9 @@ from torchlogreg import (
     TorchSoftmaxClassifierCV,
 )
 
+pytestmark = pytest.mark.usefixtures("no_windows")
+
 NAMES = [f"feature {i}" for i in range(13)]
-
-
-@pytest.fixture(autouse=True)
-def no_windows():
-    before = matplotlib.get_backend()
-    plt.switch_backend("Agg")
-    yield
-    plt.close("all")
-    plt.switch_backend(before)
 
 
 def texts_of(figure):

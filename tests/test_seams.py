@@ -24,6 +24,7 @@ MODELS = {"sparse coefficients": lambda: TorchSoftmaxClassifier().fit(X, y).spar
 
 
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+@pytest.mark.usefixtures("no_windows")
 def test_models_of_any_storage_are_kept_converted_and_drawn(make, tmp_path):
     model = make()
     coef = np.asarray(model.coef_.toarray() if sparse.issparse(model.coef_) else model.coef_)

@@ -13,7 +13,7 @@ from test_theorems import F64, generator, random_problem, random_rows
 
 from torchlogreg import TorchLogisticRegression, TorchSoftmaxClassifier
 from torchlogreg._arithmetic import in_threads
-from torchlogreg._inputs import _encoded
+from torchlogreg._labels import encoded
 from torchlogreg._losses import Binomial, Multinomial
 from torchlogreg._penalty import Ridge
 from torchlogreg._problem import Problem
@@ -171,7 +171,7 @@ def test_a_drawn_sample_keeps_the_objective_on_average_and_leaves_out_weightless
 )
 def test_labels_are_encoded_as_numpy_does(y):
     y = np.asarray(y)
-    classes, codes = _encoded(y)
+    classes, codes = encoded(y)
     expected, expected_codes = np.unique(y, return_inverse=True)
     np.testing.assert_array_equal(classes, expected)
     np.testing.assert_array_equal(codes, expected_codes)

@@ -393,7 +393,7 @@ class LinearClassifier(LinearPredictor):
             n_iter_=n_iter,
             converged_=False,
             loss_curve_=data.space.array(curve),
-            _seen=step.stream._asdict(),
+            _seen=step.seen._asdict(),
         )
         return self
 

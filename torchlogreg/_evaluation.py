@@ -14,7 +14,8 @@ from torchlogreg._arithmetic import plain_arithmetic
 from torchlogreg._arrays import Space, numpy_of
 from torchlogreg._estimators import model_attributes, to_float32
 from torchlogreg._grid import Candidates, Grid, Settings
-from torchlogreg._inputs import TrainingData, class_weights, prediction_rows, rows_of, training_data
+from torchlogreg._inputs import TrainingData, prediction_rows, rows_of, training_data
+from torchlogreg._labels import class_weights
 from torchlogreg._losses import loss_of
 from torchlogreg._memory import translated
 from torchlogreg._minimise import Results

@@ -7,7 +7,6 @@ from zlib import crc32
 import numpy as np
 import torch
 
-from torchlogreg._arrays import numpy_of
 from torchlogreg._inputs import bytes_of_rows, total_weight
 from torchlogreg._penalty import Ridge
 from torchlogreg._problem import Problem
@@ -82,51 +81,51 @@ class Advance(NamedTuple):
     W: torch.Tensor  # (1, d, K) in float64
     value: float  # mean over its mini-batches of F as each update found it
     rate: float
-    stream: Seen
+    seen: Seen
 
 
-def advance(solver, rows, loss, l2, W, stream):
-    """One epoch of SGD over `rows` from W (1, d, K); `stream` has counted them already."""
-    problem = _block_problem(rows, loss, l2, stream)
+def advance(solver, rows, loss, l2, W, seen):
+    """One epoch of SGD over `rows` from W (1, d, K); `seen` has counted them already."""
+    problem = _block_problem(rows, loss, l2, seen)
     rows, n = problem.rows, problem.rows.shape[0]
     d, automatic = W.shape[1], solver.learning_rate == "auto"
     generator = torch.Generator(rows.device).manual_seed(solver.seed)
     W = class_major(W, rows)
     velocity = torch.zeros_like(W)
-    if stream.velocity is not None:
-        velocity.copy_(torch.from_numpy(np.array(numpy_of(stream.velocity)))[:d])
+    if seen.velocity is not None:
+        velocity.copy_(torch.from_numpy(np.array(seen.velocity))[:d])
     if automatic:
-        stream = _with_bounds(problem, stream)
+        seen = _with_bounds(problem, seen)
     size = n if solver.batch_size is None else min(solver.batch_size, n)
     for _ in range(MOST_HALVINGS):
         start = W.clone()
-        rate = _rate(solver, problem, stream, size) if automatic else solver.learning_rate
+        rate = _rate(solver, problem, seen, size) if automatic else solver.learning_rate
         value = float(solver.epoch(problem, W, velocity, rate, generator))
         if not automatic or _is_sound(problem, start, W, value):
             break
         # The bounds hold in expectation, not in every order of the rows.
         W.copy_(start)
         velocity.zero_()
-        stream = stream._replace(caution=stream.caution / 2)
+        seen = seen._replace(caution=seen.caution / 2)
     if not (math.isfinite(value) and bool(torch.isfinite(W).all())):
         raise ValueError("The objective overflowed in partial_fit. Lower learning_rate, or standardise X.")
     kept = np.zeros((rows.n_features + 1, W.shape[2]))
     kept[:d] = velocity[0].numpy(force=True)
-    stream = stream._replace(velocity=kept, n_steps=stream.n_steps + math.ceil(n / size))
-    return Advance(rows.bring_home(W), value, rate, stream)
+    seen = seen._replace(velocity=kept, n_steps=seen.n_steps + math.ceil(n / size))
+    return Advance(rows.bring_home(W), value, rate, seen)
 
 
-def _block_problem(rows, loss, l2, stream):
+def _block_problem(rows, loss, l2, seen):
     """The objective on a block: its rows as a sample of the stream, the penalty over the S of the stream."""
     weight = float(rows.columns.sum())
-    penalty = Ridge.of(l2 * (weight / stream.S), rows.n_features, intercept=rows.intercept, home=rows.home)
+    penalty = Ridge.of(l2 * (weight / seen.S), rows.n_features, intercept=rows.intercept, home=rows.home)
     problem = Problem.of(rows, loss, penalty)
     # Rows that weigh more than others in the stream do so in the block, too.
-    share = weight / rows.shape[0] / stream.mean_weight
+    share = weight / rows.shape[0] / seen.mean_weight
     return problem if share == 1.0 else problem.reweighted(problem.rows.columns * share)
 
 
-def _with_bounds(problem, stream):
+def _with_bounds(problem, seen):
     """The stream with bounds that hold for the block, too.
 
     Its largest eigenvalue is looked for in the first block, in longer ones, and in those whose rows are longer than
@@ -134,22 +133,22 @@ def _with_bounds(problem, stream):
     """
     n = problem.rows.shape[0]
     mean_square, longest = problem.row_moments()
-    record = mean_square > stream.mean_square or longest > stream.longest
-    if record or n >= 2 * stream.n_curvature:
+    record = mean_square > seen.mean_square or longest > seen.longest
+    if record or n >= 2 * seen.n_curvature:
         curvature = problem.largest_moment()
-        larger = n >= 2 * stream.n_curvature and not mean_square < 0.5 * stream.mean_square
-        stream = stream._replace(
-            curvature=curvature if larger else max(curvature, stream.curvature),
-            n_curvature=max(n, stream.n_curvature),
+        larger = n >= 2 * seen.n_curvature and not mean_square < 0.5 * seen.mean_square
+        seen = seen._replace(
+            curvature=curvature if larger else max(curvature, seen.curvature),
+            n_curvature=max(n, seen.n_curvature),
         )
-    return stream._replace(longest=max(longest, stream.longest), mean_square=max(mean_square, stream.mean_square))
+    return seen._replace(longest=max(longest, seen.longest), mean_square=max(mean_square, seen.mean_square))
 
 
-def _rate(solver, problem, stream, size):
+def _rate(solver, problem, seen, size):
     """The rate for an endless number of rows, which falls as the square root of the steps grows."""
-    smoothness = ((size - 1) * stream.curvature + stream.longest) / size * problem.loss.smoothness
+    smoothness = ((size - 1) * seen.curvature + seen.longest) / size * problem.loss.smoothness
     rate = stable_rate(solver, smoothness + float(problem.penalty.l2.max()))
-    return SHARE * rate * stream.caution / math.sqrt(1.0 + stream.n_steps / FLAT)
+    return SHARE * rate * seen.caution / math.sqrt(1.0 + seen.n_steps / FLAT)
 
 
 def _is_sound(problem, start, W, value):

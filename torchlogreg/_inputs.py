@@ -14,12 +14,21 @@ import numpy as np
 import torch
 from scipy.sparse import issparse
 from sklearn import config_context, get_config
-from sklearn.utils import check_array, check_random_state
-from sklearn.utils.class_weight import compute_class_weight
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_consistent_length, column_or_1d, validate_data
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_consistent_length, validate_data
 
 from torchlogreg._arrays import Space, numpy_of, tensor_of
+from torchlogreg._labels import (
+    WEIGHTLESS,
+    as_column,
+    check_number_of_classes,
+    check_presence,
+    checked_labels,
+    checked_weights,
+    class_weights,
+    encoded,
+)
+from torchlogreg._losses import loss_of
 from torchlogreg._memory import ran_out
 from torchlogreg._rows import Home, Rows, product_dtype
 from torchlogreg._sparse import Sparse, SparseRows, pays_dense
@@ -79,9 +88,9 @@ def _is_large_file(X):
 
 def _slicable(X, y, sample_weight):
     """Labels and weights as arrays."""
-    y = _as_column(y)
+    y = as_column(y)
     check_consistent_length(X, y)
-    return y, None if sample_weight is None else _checked_weights(sample_weight, len(y))
+    return y, None if sample_weight is None else checked_weights(sample_weight, len(y))
 
 
 def _streamed(estimator, source):
@@ -113,9 +122,9 @@ def _streamed(estimator, source):
         raise ValueError(WEIGHTLESS)
     if given is not None:
         opened.factor = class_weights(given, classes, np.arange(len(classes)), opened.mass)
-    _check_number_of_classes(estimator, classes)
-    _check_presence(classes, opened.mass * opened.factor)
-    n_logits = 1 if len(classes) == 2 else len(classes)
+    check_number_of_classes(estimator, classes)
+    check_presence(classes, opened.mass * opened.factor)
+    n_logits = loss_of(len(classes)).n_logits
     like = torch.empty(0, dtype=opened.dtype, device=opened.device)
     opened.device = resolve_device(estimator.device, like, work=opened.numel() * n_logits)
     dtype = np.dtype(np.float32 if opened.dtype == torch.float32 else np.float64)
@@ -148,10 +157,10 @@ class _BlockReader:
         with config_context(assume_finite=checked or get_config()["assume_finite"]):
             X = _checked_rows(self.stand_in, X.toarray() if issparse(X) else X, reset=self.first)
         self.first = False
-        y = _checked_labels(y)
+        y = checked_labels(y)
         check_consistent_length(X, y)
-        weight = None if weight is None else _checked_weights(weight, len(y), all_zero=True)
-        return Block(X, *_encoded(y), weight)
+        weight = None if weight is None else checked_weights(weight, len(y), all_zero=True)
+        return Block(X, *encoded(y), weight)
 
 
 def _schema(stand_in):
@@ -168,13 +177,13 @@ def training_data(estimator, X, y, sample_weight):
         )
     space = Space.of(X)
     X, labels, schema = _checked_pair(estimator, X, y, reset=True)
-    classes, codes = _encoded(labels)
+    classes, codes = encoded(labels)
     schema["classes_"] = Space.of(y).array(classes)
-    weight = _checked_weights(sample_weight, len(codes))
+    weight = checked_weights(sample_weight, len(codes))
     if estimator.class_weight is not None:
         weight = weight * class_weights(estimator.class_weight, classes, codes, weight)[codes]
-    _check_number_of_classes(estimator, classes)
-    _check_presence(classes, np.bincount(codes, weights=weight, minlength=len(classes)))
+    check_number_of_classes(estimator, classes)
+    check_presence(classes, np.bincount(codes, weights=weight, minlength=len(classes)))
     return _on_device(estimator, X, codes, weight, classes, schema, space)
 
 
@@ -189,15 +198,15 @@ def block_data(estimator, X, y, classes, sample_weight):
     space, known = Space.of(X), numpy_of(getattr(estimator, "classes_", None))
     if classes is None and known is None:
         raise ValueError("classes must be passed on the first call to partial_fit.")
-    given = known if classes is None else np.unique(_checked_labels(classes))
+    given = known if classes is None else np.unique(checked_labels(classes))
     if known is not None and not np.array_equal(given, known):
         raise ValueError(f"`classes={classes!r}` is not the same as on last call to partial_fit, was: {known!r}")
-    _check_number_of_classes(estimator, given)
+    check_number_of_classes(estimator, given)
     if len(given) < 2:
         raise ValueError(f"A classifier needs at least two classes; classes holds {given.tolist()}.")
     X, labels, schema = _checked_pair(estimator, X, y, reset=known is None)
     schema["classes_"] = Space.of(classes).array(given) if known is None else estimator.classes_
-    present, index = _encoded(labels)
+    present, index = encoded(labels)
     places = {label: code for code, label in enumerate(given.tolist())}
     unknown = [label for label in present.tolist() if label not in places]
     if unknown:
@@ -206,7 +215,7 @@ def block_data(estimator, X, y, classes, sample_weight):
             "stream will hold in the first call to partial_fit."
         )
     codes = np.array([places[label] for label in present.tolist()], dtype=np.int64)[index]
-    weight = _checked_weights(sample_weight, len(codes))
+    weight = checked_weights(sample_weight, len(codes))
     if estimator.class_weight is not None:
         weight = weight * class_weights(estimator.class_weight, given, codes, weight)[codes]
     if not weight.any():
@@ -222,14 +231,14 @@ def _checked_pair(estimator, X, y, *, reset):
         )
     stand_in = copy.copy(estimator)  # takes the attributes that validate_data sets
     X = _checked_rows(stand_in, X, reset=reset)
-    y = _checked_labels(y)
+    y = checked_labels(y)
     check_consistent_length(X, y)
     return X, y, _schema(stand_in)
 
 
 def _on_device(estimator, X, codes, weight, classes, schema, space):
     """The data where the fit runs."""
-    n_logits = 1 if len(classes) == 2 else len(classes)
+    n_logits = loss_of(len(classes)).n_logits
     dtype = np.dtype(np.float32 if X.dtype.is_floating_point and X.dtype != torch.float64 else np.float64)
     device = resolve_device(estimator.device, X, work=X.numel() * n_logits)
     return TrainingData(_moved(X, device), codes, weight, classes, schema, dtype, space)
@@ -422,83 +431,3 @@ def _moved(X, device):
     if device.type == "mps" and X.dtype == torch.float64:
         X = X.float()
     return X.to(device)
-
-
-def _checked_labels(y):
-    """Labels as a 1-d NumPy array of a kind that classifiers accept."""
-    y = _as_column(y)
-    if y.dtype.kind not in "biuSU":  # those are class labels whatever they hold
-        if y.dtype.kind == "f" and not np.isfinite(y).all():
-            raise ValueError("Input y contains NaN or infinity.")
-        check_classification_targets(y)
-    return y
-
-
-def _as_column(y):
-    """Labels as a 1-d NumPy array of whatever kind."""
-    return column_or_1d(numpy_of(y), warn=True)
-
-
-def _encoded(y):
-    """Sorted classes, and the index of each label in them."""
-    if y.dtype.kind not in "biu" or y.dtype == np.uint64 or not len(y):
-        return np.unique(y, return_inverse=True)
-    numbers = y.astype(np.int64)
-    lowest = int(numbers.min())
-    if int(numbers.max()) - lowest > len(y):
-        return np.unique(y, return_inverse=True)
-    # Counting takes a fifth of the time of sorting.
-    present = np.bincount(numbers - lowest) > 0
-    classes = (np.flatnonzero(present) + lowest).astype(y.dtype)
-    return classes, (np.cumsum(present) - 1)[numbers - lowest]
-
-
-WEIGHTLESS = "All sample weights are zero; at least one weight must be positive."
-
-
-def _checked_weights(sample_weight, n, *, all_zero=False):
-    """Sample weights as float64 (n,); all of them may be zero if `all_zero`."""
-    if sample_weight is None:
-        return np.ones(n)
-    sample_weight = numpy_of(sample_weight)
-    if isinstance(sample_weight, (numbers.Real, np.ndarray)) and np.ndim(sample_weight) == 0:
-        sample_weight = np.full(n, sample_weight, dtype=np.float64)
-    weight = check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
-    if weight.shape != (n,):
-        raise ValueError(f"sample_weight has shape {weight.shape}; expected one weight for each row, ({n},).")
-    if (weight < 0).any():
-        raise ValueError("Negative values in sample_weight: weights must be zero or positive.")
-    if not all_zero and not weight.any():
-        raise ValueError(WEIGHTLESS)
-    return weight
-
-
-def class_weights(class_weight, classes, codes, weight):
-    """Weight of each class, (n_classes,)."""
-    if class_weight == "balanced":
-        total = np.bincount(codes, weights=weight / weight.max())
-        return total.sum() / (np.count_nonzero(total) * np.where(total > 0, total, np.inf))
-    out = compute_class_weight(class_weight, classes=classes, y=classes)
-    if not (np.isfinite(out) & (out >= 0)).all():
-        raise ValueError(f"class_weight must hold finite weights, zero or positive; got {class_weight}.")
-    return out
-
-
-def _check_number_of_classes(estimator, classes):
-    """Raise if the estimator knows no more than two classes and there are more."""
-    if len(classes) > 2 and not estimator.__sklearn_tags__().classifier_tags.multi_class:
-        raise ValueError(
-            f"Only binary classification is supported. y holds {len(classes)} classes: use TorchSoftmaxClassifier, "
-            "or wrap this estimator in OneVsRestClassifier."
-        )
-
-
-def _check_presence(classes, weight_of_class):
-    """Raise unless two classes weigh something."""
-    present = classes[weight_of_class > 0]
-    if len(present) < 2:
-        raise ValueError(
-            "A classifier needs samples of at least two classes"
-            + ("" if len(classes) < 2 else " with positive weight")
-            + f", but the data contains only one class: {(present if len(present) else classes)[0]}"
-        )

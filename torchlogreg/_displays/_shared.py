@@ -40,6 +40,17 @@ def checked_Cs(Cs, C, by_hand):
     return Cs
 
 
+def mark_chosen(ax, C, given, **options):
+    """The vertical line at the chosen C, drawn with the caller's options over the display's; None if there is none."""
+    from matplotlib.cbook import normalize_kwargs
+    from matplotlib.lines import Line2D
+
+    if C is None:
+        return None
+    options = {"linestyle": "--", "label": f"C = {C:.3g}", **options}
+    return ax.axvline(C, **{**options, **normalize_kwargs(given, Line2D)})
+
+
 def names_of_features(names, estimator, n_features):
     """Names: those given, else those that the estimator or the steps before it know, else x0, x1 and so on."""
     if names is None:

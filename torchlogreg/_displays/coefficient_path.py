@@ -5,7 +5,7 @@ from sklearn.linear_model import LogisticRegressionCV
 from sklearn.utils.validation import check_is_fitted
 
 from torchlogreg._cv import TorchLogisticRegressionCV, TorchSoftmaxClassifierCV
-from torchlogreg._displays._shared import COLOURS, axes_for, checked_Cs, names_of_features, row_of_class
+from torchlogreg._displays._shared import COLOURS, axes_for, checked_Cs, mark_chosen, names_of_features, row_of_class
 from torchlogreg._inputs import plain
 
 BY_HAND = "CoefficientPathDisplay(Cs=..., coefs=..., C=...), with coefs of shape (n_cs, n_features)"
@@ -200,10 +200,8 @@ class CoefficientPathDisplay:
             options |= {"marker": "o", "markersize": 3} if j in colours else {"linewidth": 1}
             self.lines_ += ax.plot(Cs, coefs[:, j], **{**options, **given})
         handles = [self.lines_[j] for j in named]
-        self.chosen_ = None
-        if self.C is not None:
-            options = {"color": "0.3", "linestyle": "--", "linewidth": 1, "label": f"C = {self.C:.3g}"}
-            self.chosen_ = ax.axvline(self.C, **{**options, **normalize_kwargs(chosen_kw, Line2D)})
+        self.chosen_ = mark_chosen(ax, self.C, chosen_kw, color="0.3", linewidth=1)
+        if self.chosen_ is not None:
             handles.append(self.chosen_)
         label = "Coefficient" if self.target is None else f"Coefficient, class {self.target}"
         ax.set(xlabel="C (inverse penalty strength)", ylabel=label)

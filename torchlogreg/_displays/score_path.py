@@ -7,7 +7,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from torchlogreg._arrays import numpy_of
 from torchlogreg._cv import TorchLogisticRegressionCV, TorchSoftmaxClassifierCV
-from torchlogreg._displays._shared import axes_for, checked_Cs
+from torchlogreg._displays._shared import axes_for, checked_Cs, mark_chosen
 from torchlogreg._search import same_value
 
 BY_HAND = "ScorePathDisplay(Cs=..., scores=..., C=...), with scores of shape (n_folds, n_cs)"
@@ -201,11 +201,8 @@ class ScorePathDisplay:
         if not {"color", "facecolor"} & given.keys():
             options["facecolor"] = line.get_color()
         band = ax.fill_between(Cs, mean - std, mean + std, **{**options, **given})
-        chosen = None
-        if self.C is not None:
-            # The curve's colour rather than a second one, so that two displays on the same axes can be told apart.
-            options = {"color": line.get_color(), "linestyle": "--", "label": f"C = {self.C:.3g}"}
-            chosen = ax.axvline(self.C, **{**options, **normalize_kwargs(chosen_kw, Line2D)})
+        # The curve's colour rather than a second one, so that two displays on the same axes can be told apart.
+        chosen = mark_chosen(ax, self.C, chosen_kw, color=line.get_color())
         name = "Score" if self.score_name is None else self.score_name
         ax.set(xlabel="C (inverse penalty strength)", ylabel=name)
         ax.legend()

@@ -1,0 +1,90 @@
+"""Labels, classes and weights of the rows: checked, encoded, and always NumPy's."""
+
+import numbers
+
+import numpy as np
+from sklearn.utils import check_array
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import column_or_1d
+
+from torchlogreg._arrays import numpy_of
+
+WEIGHTLESS = "All sample weights are zero; at least one weight must be positive."
+
+
+def checked_labels(y):
+    """Labels as a 1-d NumPy array of a kind that classifiers accept."""
+    y = as_column(y)
+    if y.dtype.kind not in "biuSU":  # those are class labels whatever they hold
+        if y.dtype.kind == "f" and not np.isfinite(y).all():
+            raise ValueError("Input y contains NaN or infinity.")
+        check_classification_targets(y)
+    return y
+
+
+def as_column(y):
+    """Labels as a 1-d NumPy array of whatever kind."""
+    return column_or_1d(numpy_of(y), warn=True)
+
+
+def encoded(y):
+    """Sorted classes, and the index of each label in them."""
+    if y.dtype.kind not in "biu" or y.dtype == np.uint64 or not len(y):
+        return np.unique(y, return_inverse=True)
+    numbers = y.astype(np.int64)
+    lowest = int(numbers.min())
+    if int(numbers.max()) - lowest > len(y):
+        return np.unique(y, return_inverse=True)
+    # Counting takes a fifth of the time of sorting.
+    present = np.bincount(numbers - lowest) > 0
+    classes = (np.flatnonzero(present) + lowest).astype(y.dtype)
+    return classes, (np.cumsum(present) - 1)[numbers - lowest]
+
+
+def checked_weights(sample_weight, n, *, all_zero=False):
+    """Sample weights as float64 (n,); all of them may be zero if `all_zero`."""
+    if sample_weight is None:
+        return np.ones(n)
+    sample_weight = numpy_of(sample_weight)
+    if isinstance(sample_weight, (numbers.Real, np.ndarray)) and np.ndim(sample_weight) == 0:
+        sample_weight = np.full(n, sample_weight, dtype=np.float64)
+    weight = check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
+    if weight.shape != (n,):
+        raise ValueError(f"sample_weight has shape {weight.shape}; expected one weight for each row, ({n},).")
+    if (weight < 0).any():
+        raise ValueError("Negative values in sample_weight: weights must be zero or positive.")
+    if not all_zero and not weight.any():
+        raise ValueError(WEIGHTLESS)
+    return weight
+
+
+def class_weights(class_weight, classes, codes, weight):
+    """Weight of each class, (n_classes,)."""
+    if class_weight == "balanced":
+        total = np.bincount(codes, weights=weight / weight.max())
+        return total.sum() / (np.count_nonzero(total) * np.where(total > 0, total, np.inf))
+    out = compute_class_weight(class_weight, classes=classes, y=classes)
+    if not (np.isfinite(out) & (out >= 0)).all():
+        raise ValueError(f"class_weight must hold finite weights, zero or positive; got {class_weight}.")
+    return out
+
+
+def check_number_of_classes(estimator, classes):
+    """Raise if the estimator knows no more than two classes and there are more."""
+    if len(classes) > 2 and not estimator.__sklearn_tags__().classifier_tags.multi_class:
+        raise ValueError(
+            f"Only binary classification is supported. y holds {len(classes)} classes: use TorchSoftmaxClassifier, "
+            "or wrap this estimator in OneVsRestClassifier."
+        )
+
+
+def check_presence(classes, weight_of_class):
+    """Raise unless two classes weigh something."""
+    present = classes[weight_of_class > 0]
+    if len(present) < 2:
+        raise ValueError(
+            "A classifier needs samples of at least two classes"
+            + ("" if len(classes) < 2 else " with positive weight")
+            + f", but the data contains only one class: {(present if len(present) else classes)[0]}"
+        )
