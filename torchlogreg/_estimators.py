@@ -24,6 +24,7 @@ from torchlogreg._minimise import minimise
 from torchlogreg._penalty import Ridge, strengths
 from torchlogreg._portable import Portable
 from torchlogreg._problem import Problem
+from torchlogreg._sparse import Filled
 from torchlogreg.solvers import SOLVERS, choose
 from torchlogreg.solvers.sgd import SGD
 
@@ -293,15 +294,20 @@ class LinearClassifier(LinearPredictor):
         with plain_arithmetic(data.X, one_column=len(data.classes) == 2):
             train, held_out = self._split(data)
             rows = rows_of(data, loss, train, intercept=self.fit_intercept)
+            filled = Filled.of(rows, W, wanted=self.solver != "sgd")
+            rows = filled.rows
             strength = strengths(self.C, self.l1_ratio)
-            penalty = Ridge.of(strength.l2, data.X.shape[1], intercept=self.fit_intercept, home=rows.home)
+            penalty = Ridge.of(strength.l2, rows.n_features, intercept=self.fit_intercept, home=rows.home)
             problem = Problem.of(rows, loss, penalty)
             solver = self._solver(problem, data, held_out)
-            attributes = partial(model_attributes, data=data, intercept=self.fit_intercept)
+
+            def attributes(W):
+                return model_attributes(filled.leave(W), data, self.fit_intercept)
+
             result = minimise(
                 problem,
                 solver,
-                W.to(rows.home.device),
+                filled.enter(W).to(rows.home.device),
                 tol=self.tol,
                 max_iter=self.max_iter,
                 store=to_float32 if data.dtype == np.float32 else None,
