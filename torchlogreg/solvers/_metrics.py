@@ -91,6 +91,11 @@ class Metrics:
         out.problem, out.centre = of_models(index, self.problem, self.centre)
         return out
 
+    @property
+    def is_whole(self):
+        """Whether it is the whole Hessian of a sample of rows that serves several models."""
+        return self.n_logits == 1 and self._pays(self._sample_size())
+
     def start(self, W):
         """The first point and the metric there: the centre's, or from samples of the rows if W is zero."""
         problem = self.problem
