@@ -67,8 +67,7 @@ _, ax = plt.subplots(figsize=(6.5, 4.5), layout="constrained")
 ax.plot(forgotten - best, c="#D55E00", lw=2, label="never zeroed")
 ax.plot(zeroed - best, c="#0072B2", lw=2, label="zeroed")
 ax.set(xlabel="step", ylabel="objective above its minimum", title="Gradients that pile up", yscale="log")
-ax.grid(alpha=0.3)
-ax.legend()
+ax.grid(alpha=0.3), ax.legend()
 
 # %%
 # **Derivatives of derivatives.** With ``create_graph=True`` a gradient has a graph of its own, and has derivatives. At
