@@ -66,4 +66,4 @@ for rows, name, style in ((few, "the 200 rows", "--"), (test, "other rows", "-")
 chosen = models["200 rows, C chosen"].C_
 ax.axvline(chosen, c="#009E73", ls=":", lw=2, label=f"chosen, C = {chosen:.2g}")
 ax.axhline(best, c="#0072B2", ls="-.", lw=1.5, label="true probabilities")
-ax.set(xlabel="C", ylabel="log loss", title="200 rows: which penalty?"), ax.legend()
+ax.set(xlabel="C", ylabel="log loss", title="200 rows: which penalty?"), ax.legend(loc="center right")
