@@ -17,14 +17,14 @@ from torchlogreg.datasets import fetch_mnist
 
 if "TORCHLOGREG_DATA" in os.environ:
     X, y, X_test, y_test = fetch_mnist()
-    X, y = X[:3000], y[:3000]
+    X, y = X[:2000], y[:2000]
 else:
     print("TORCHLOGREG_DATA is not set: the small digits of scikit-learn (8 x 8 pixels) instead of MNIST")
     X, y = load_digits(return_X_y=True)
     X, X_test, y, y_test = train_test_split((X / 16).astype(np.float32), y, random_state=0)
 
 # %%
-# Three strengths of the penalty, each solved to the optimum, on 3000 images of MNIST. With a weak one (large C) all of
+# Three strengths of the penalty, each solved to the optimum, on 2000 images of MNIST. With a weak one (large C) all of
 # these are right, but more of the test images are wrong than with the one in the middle.
 Cs = (0.001, 0.1, 10)
 models = [TorchSoftmaxClassifier(C=C, max_iter=200).fit(X, y) for C in Cs]
