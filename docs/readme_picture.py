@@ -53,8 +53,8 @@ def few_iterations(ax):
     ax.loglog(iterations, theirs, "s--", c=BLUE, lw=2)
     ax.loglog(np.arange(1, len(ours) + 1), np.maximum(ours, 1e-15), "o-", c=ORANGE, lw=2)
     ax.set(xlabel="iterations", ylabel="objective above its minimum", title="Few iterations on raw features")
-    ax.text(1000, 0.02, "LogisticRegression()\nlbfgs", c=BLUE, ha="right", va="top")
-    ax.text(15, 1e-12, f"TorchLogisticRegression()\n{best.solver_}", c=ORANGE, va="center")
+    ax.text(1000, 0.02, "scikit-learn:\nlbfgs", c=BLUE, ha="right", va="top")
+    ax.text(15, 1e-12, f"torchlogreg:\n{best.solver_}", c=ORANGE, va="center")
 
 
 def grid_in_one_solve(ax):
@@ -66,9 +66,9 @@ def grid_in_one_solve(ax):
     ax.legend(handles=[display.line_, display.chosen_], loc="lower left")
 
 
-fig, axes = plt.subplots(1, 3, figsize=(11, 3.8), layout="constrained")
+fig, axes = plt.subplots(1, 3, figsize=(9.6, 3.5), layout="constrained")
 for draw, ax in zip((same_coefficients, few_iterations, grid_in_one_solve), axes, strict=True):
     draw(ax)
 path = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "_static" / "at-a-glance.png"
-fig.savefig(path, dpi=130)
+fig.savefig(path, dpi=150)
 print(path)

@@ -61,7 +61,7 @@ assert 1e-9 < error.max() < 2.1e-9
 assert torch.log(1 + torch.exp(torch.tensor(100.0))) == torch.inf
 assert -logsigmoid(torch.tensor(-100.0)) == 100
 
-_, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.6), layout="constrained")
+_, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.6), layout="constrained")
 left.plot(z.detach(), softplus(-z).detach(), c=ORANGE, lw=2.5, label="class 1: softplus(-z)")
 left.plot(z.detach(), softplus(z).detach(), "--", c=BLUE, lw=2.5, label="class 0: softplus(z)")
 left.set(xlabel="z", ylabel="loss of a row", title="What a prediction costs"), left.legend(loc="upper center")

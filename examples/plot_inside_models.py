@@ -32,7 +32,7 @@ for k in range(20):
 
 # %%
 # One product of X with all coefficients gives all logits: X is read once for the twenty. White rows have no weight.
-fig, axes = plt.subplots(1, 3, figsize=(9, 4.4), width_ratios=[30, 20, 20], layout="constrained")
+fig, axes = plt.subplots(1, 3, figsize=(7.5, 4.4), width_ratios=[30, 20, 20], layout="constrained")
 pictures = {
     "X: 80 rows, 30 features": (X, "gray", 3),
     "times coefficients": (W[:, :30].T, "RdBu_r", np.abs(W).max()),

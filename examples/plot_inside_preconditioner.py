@@ -32,7 +32,7 @@ R = np.linalg.cholesky((X[:200].T * (sample * (1 - sample))) @ X[:200] / 200).T
 best = TorchLogisticRegression(fit_intercept=False, tol=1e-12).fit(X, y)
 step = 7 / np.linalg.eigvalsh(X.T @ X / 5000)[-1]  # of what is stable: 8 and more may diverge
 gaps = []
-_, axes = plt.subplots(1, 2, figsize=(8.5, 4.2), layout="constrained")
+_, axes = plt.subplots(1, 2, figsize=(7.2, 3.9), layout="constrained")
 for ax, A, size, n_steps, name in ((axes[0], np.eye(2), step, 30, "w"), (axes[1], R, 1.0, 4, "R w")):
     metric, path = np.linalg.inv(A.T @ A) * size, [np.zeros(2)]
     for _ in range(n_steps):
@@ -46,7 +46,7 @@ for ax, A, size, n_steps, name in ((axes[0], np.eye(2), step, 30, "w"), (axes[1]
     ax.plot(*path.T, "o-", c="#D55E00", ms=4, label="gradient descent")
     ax.plot(*end, "*", c="#0072B2", ms=15, label="minimum")
     ax.set(
-        title=f"{n_steps} steps, {gaps[-1]:.0e} above the minimum",
+        title=f"{n_steps} steps: gap {gaps[-1]:.0e}",
         xlabel=f"first of {name}",
         ylabel=f"second of {name}",
     )
