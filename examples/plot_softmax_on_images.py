@@ -2,8 +2,8 @@
 Softmax on images
 =================
 
-Ten digits, 784 pixels, mini-batches of 64: the loop over a ``DataLoader``, then the estimator. The data moves to its
-device once, not batch by batch; and ``score`` cannot count wrongly.
+Ten digits, 784 pixels (Fashion-MNIST has the same shapes), mini-batches of 64: the loop over a ``DataLoader``, then the
+estimator. The data moves to its device once, not batch by batch; and ``score`` cannot count wrongly.
 """
 
 import io
