@@ -32,6 +32,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import torchlogreg._grid as grid_module
 import torchlogreg._search as search_module
+import torchlogreg.solvers._metrics as metrics_module
 from torchlogreg import (
     TorchGridSearchCV,
     TorchLogisticRegression,
@@ -39,6 +40,10 @@ from torchlogreg import (
     TorchSoftmaxClassifier,
     TorchSoftmaxClassifierCV,
 )
+from torchlogreg._losses import Multinomial
+from torchlogreg._penalty import Ridge
+from torchlogreg._problem import Problem
+from torchlogreg._rows import Rows
 
 CS = [1e-3, 0.1, 10.0]
 TIGHT = {"tol": 1e-10, "max_iter": 1000}
@@ -610,6 +615,37 @@ def test_weak_penalties_are_solved_along_the_path_of_their_fold(weights, monkeyp
                 alone = TorchSoftmaxClassifier(**{**model.get_params(), **candidate}).fit(X[train], y[train])
                 expected = -log_loss(y[test], alone.predict_proba(X[test]))
                 assert search.cv_results_[f"split{k}_test_score"][q] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_models_that_rounding_holds_leave_without_a_hessian_for_all(dtype, monkeypatch):
+    """In float32 the last models of nearly separable classes are soon stuck; float64 finishes them."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 5, 448)
+    X = (rng.standard_normal((448, 256)) + 0.5 * rng.standard_normal((5, 256))[y]).astype(dtype)
+    hessians, original = [], Problem.second_order
+
+    def seen(self, W):
+        hessians.append(W.shape)
+        return original(self, W)
+
+    monkeypatch.setattr(Problem, "second_order", seen)
+    model = TorchSoftmaxClassifierCV(Cs=[1e2, 1e3, 1e4], cv=5, max_iter=200).fit(X, y)
+    assert model.converged_
+    assert not hessians
+
+
+@pytest.mark.parametrize("room", [3, 2])
+def test_hessians_of_a_batch_are_made_only_where_there_is_room_for_all(room, monkeypatch):
+    X, y = table("digits", True)
+    monkeypatch.setattr(metrics_module, "ALL_MODELS", room * 650**2)
+    rows = Rows(torch.tensor(X), torch.tensor(y), torch.ones(len(y), 1), intercept=True)
+    problem = Problem.of(rows, Multinomial(10), Ridge.of(1.0, 64, intercept=True, home=rows.home))
+    metrics = metrics_module.Metrics(problem, 10, seed=0)
+    point = problem.smooth(torch.zeros(3, 65, 10, dtype=torch.float64))
+    assert (metrics.with_hessian(point).hessian is not None) == (room == 3)
+    slow = torch.ones(3, dtype=torch.float64)
+    assert any(metrics.hessian_pays(slow) for _ in range(100)) == (room == 3)
 
 
 @pytest.mark.parametrize("p", [12, 30])

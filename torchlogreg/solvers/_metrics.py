@@ -13,7 +13,7 @@ from torchlogreg.solvers._head import ROWS_PER_COLUMN, HeadAndTail, columns_of_h
 from torchlogreg.solvers._hybrid import Hybrid, alike, hybrid, leading
 from torchlogreg.solvers._sample import draw, newton_on_samples
 
-LARGEST = 2**24  # numbers in a metric
+LARGEST, ALL_MODELS = 2**24, 2**25  # numbers in a metric, and in those of all models
 DEAREST = 20  # reads of X that one may cost at the start
 DOUBTFUL = 0.3  # relative decrease that no sound estimate promises at a point near the optimum
 SOON, LATE = 3, 10  # iteration of the first renewal, from few rows or from most; the next ones come at twice the last
@@ -172,7 +172,7 @@ class Metrics:
 
     def with_hessian(self, point):
         """`point` with the Hessian of all rows, if that is affordable at all."""
-        return self.problem.second_order(point.W) if self.cost < math.inf else point
+        return self.problem.second_order(point.W) if self._fits(len(point.W)) else point
 
     def hessian_pays(self, gap):
         """Note the gap (B,); whether the reads still to come at the present pace cost more than the Hessian.
@@ -180,7 +180,7 @@ class Metrics:
         Where even Newton's own step brings little, as on almost separable classes, only a fresh Hessian helps.
         """
         self.gaps.append(math.log(max(float(gap.max()), 1e-300)))
-        if self.gaps[-1] <= math.log(GOAL):
+        if self.gaps[-1] <= math.log(GOAL) or not self._fits(len(gap)):
             return False
         if len(self.gaps) == 1 and self.gap_before - self.gaps[0] < LITTLE:
             return True
@@ -217,5 +217,9 @@ class Metrics:
 
     def _cost(self, m):
         """Reads of X that the whole Hessian costs on m rows; infinite if it is too large to keep."""
-        fits = (self.n_logits * self.d) ** 2 <= LARGEST
-        return _costs.hessian(m, self.n, self.d, self.n_logits, self.filled) if fits else math.inf
+        return _costs.hessian(m, self.n, self.d, self.n_logits, self.filled) if self._fits(1) else math.inf
+
+    def _fits(self, n_models):
+        """Whether the whole Hessians of so many models may be kept."""
+        numbers = (self.n_logits * self.d) ** 2
+        return numbers <= LARGEST and n_models * numbers <= ALL_MODELS

@@ -73,7 +73,7 @@ class LBFGS(Solver):
             # 4. renewed metric; where no step helps, at once and without the pairs, which may be what misleads
             iteration += 1
             restarted = verdict.exhausted | (restarted & ~accepted)
-            lost = bool(verdict.exhausted.any())
+            lost = bool((verdict.exhausted & ~stuck).any())  # but those that are stuck leave
             if lost:
                 point = metrics.with_hessian(point)
             afresh = lost or point.hessian is not None
