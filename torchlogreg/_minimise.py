@@ -59,9 +59,9 @@ class Optimality:
 
 
 class NoImprovement:
-    """Stop after `patience` iterations in a row without an improvement by `tol`, as SGDClassifier does; never if tol = 0.
+    """Stop after `patience` iterations in a row without an improvement by `tol`, as SGDClassifier does.
 
-    It looks at the training objective or, if `validated`, at the accuracy on the rows to validate on.
+    It looks at the training objective or, if `validated`, at the accuracy on the rows to validate on. Never if tol = 0.
     """
 
     def __init__(self, tol, patience, *, validated=False):

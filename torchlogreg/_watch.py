@@ -1,4 +1,4 @@
-"""What is noted of every iteration of a fit, and what looks at it: rows to validate on, callbacks, the printed line."""
+"""What is noted of every iteration of a fit, and what looks at it: monitors, callbacks, the printed line."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -8,7 +8,6 @@ from zlib import crc32
 
 import numpy as np
 import torch
-
 
 # What the monitors of a Watch note, by their names.
 MONITORS = {name: {f"{name}_loss", f"{name}_accuracy"} for name in ("train", "validation")}
@@ -88,7 +87,7 @@ class Watch:
         self.values.append(point.value.tolist())
         noted = {"objective": self.values[-1][0]}
         if point.gradient is not None:
-            noted["gradient_norm"] = float(point.gradient_norm.max())
+            noted["gradient_norm"] = float(torch.linalg.vector_norm(point.gradient, torch.inf))
         for name, monitor in self.monitors.items():
             noted[f"{name}_loss"], noted[f"{name}_accuracy"] = monitor(iterate)
         noted["seconds"] = perf_counter() - self.began
@@ -105,7 +104,7 @@ class Watch:
 
     def _line(self, noted):
         width = len(str(self.max_iter))
-        line = f"{self.solver.name} {len(self.values):>{width + 2}}/{self.max_iter}  objective {noted['objective']:<#12.8g}"
+        line = f"{self.solver.name} {len(self.values):>{width}}/{self.max_iter}  objective {noted['objective']:<#12.8g}"
         if "gradient_norm" in noted:
             line += f"  max|gradient| {noted['gradient_norm']:.1e}"
         line += f"  reads {self.problem.passes.total:<6.1f}"
