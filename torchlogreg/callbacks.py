@@ -142,8 +142,8 @@ class EarlyStopping(_Callback):
 class Checkpoint(_Callback):
     """Write where a fit stands to a file, and go on from there when the same fit is run again.
 
-    A process may be killed at any moment: the file is then whole, and the fit that goes on from it has the iterates, and
-    with them the coefficients, ``n_iter_``, ``loss_curve_`` and ``history_`` (but its times), of one that was never
+    A process may be killed at any moment: the file is then whole, and the fit that goes on from it has the iterates,
+    and with them the coefficients, ``n_iter_``, ``loss_curve_`` and ``history_`` (but its times), of one that was never
     interrupted. A fit that ends removes its file.
 
     Parameters
@@ -158,16 +158,17 @@ class Checkpoint(_Callback):
     Raises
     ------
     ValueError
-        If `every` is not positive; from ``fit``, if the file is damaged, no checkpoint, or that of another fit: of other
-        data, another start, other parameters or another version. The message says what differs.
+        If `every` is not positive; from ``fit``, if the file is damaged, no checkpoint, or that of another fit: of
+        other data, another start, other parameters or another version. The message says what differs.
     FileNotFoundError
         From ``fit``, if the folder is missing.
 
     Notes
     -----
-    All of X, y and the weights are read once for a checksum. `max_iter` may be another one but for ``'sgd'``, whose rate
-    it determines, and `verbose` in any case. With as many threads as before the iterates are the same to the last bit;
-    otherwise sums over the rows are rounded differently. A file holds numbers only, and reading it executes nothing.
+    All of X, y and the weights are read once for a checksum. `max_iter` may be another one but for ``'sgd'``, whose
+    rate it determines, and `verbose` in any case. With as many threads as before the iterates are the same to the last
+    bit; otherwise sums over the rows are rounded differently. A file holds numbers only, and reading it executes
+    nothing.
 
     With ``random_state=None`` the order of the rows in ``solver='sgd'`` goes on as it began; but rows that
     ``early_stopping`` holds out need a `random_state` that tells them.
