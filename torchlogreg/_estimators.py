@@ -312,7 +312,7 @@ class LinearClassifier(LinearPredictor):
                 data = fit_data(self, X, y, sample_weight, validated=X_val is not None)
                 validation = validation_data(self, data, X_val, y_val, sample_weight_val)
             W = self._start(data, loss_of(len(data.classes)), coef_init, intercept_init, go_on=self.warm_start)
-            callbacks = _Callbacks(self, context, {"X": X, "y": y, "metadata": metadata})
+            callbacks = partial(_Callbacks, self, context, {"X": X, "y": y, "metadata": metadata})
             fitted = with_room(partial(self._fitted, data, validation, W, callbacks, began))
         fitted["_seen"] = Seen.after(data)._asdict()
         before = dict(vars(self))
@@ -339,16 +339,15 @@ class LinearClassifier(LinearPredictor):
             keeps_best = self.early_stopping and validation is not None
             solver = self._solver(problem, keeps_best)
             attributes = partial(model_attributes, data=data, intercept=self.fit_intercept)
-            monitors = {"train": training_monitor(data, train), "validation": validation}
+            mark = partial(self._mark, data, problem, solver, W, validation, held_out)
+            callbacks = callbacks(solver, attributes, mark)
             watch = Watch(
                 problem,
                 solver,
                 self.max_iter,
-                monitors=callbacks.monitors_of(solver, monitors),
+                monitors=callbacks.monitors_of(training_monitor(data, train), validation),
                 keeps_best=keeps_best,
-                callbacks=callbacks.of(
-                    solver, attributes, partial(self._mark, data, problem, solver, W, validation, held_out)
-                ),
+                callbacks=callbacks if callbacks.active else None,
                 verbose=self.verbose,
                 began=began,
             )
@@ -381,12 +380,15 @@ class LinearClassifier(LinearPredictor):
         """What this fit is recognised by: plain values, by what messages call them."""
         if held_out is not None and self.random_state is None:
             raise ValueError("Other rows would be held out when the fit is resumed: set random_state, or pass X_val.")
-        ignored = {"verbose", "random_state", "device"} | (set() if solver.stochastic else {"max_iter"})
-        parameters = self.get_params(deep=False).items()
+        parameters = self.get_params(deep=False)
+        for name in ("verbose", "device", *([] if solver.stochastic else ["max_iter"])):
+            del parameters[name]
+        if isinstance(self.random_state, np.random.RandomState):
+            parameters["random_state"] = np.random.RandomState  # not its place in memory
         return {
             "version": version("torchlogreg"),
             "estimator": type(self).__name__,
-            **{name: repr(value) for name, value in parameters if name not in ignored},
+            **{name: repr(value) for name, value in parameters.items()},
             "solver_": solver.name,
             "device_": str(data.X.device),
             "shape of X": tuple(data.X.shape),
@@ -574,28 +576,27 @@ class _Callbacks:
     history they need, and in `resume` where an interrupted fit stood.
     """
 
-    def __init__(self, estimator, context, arguments):
+    def __init__(self, estimator, context, arguments, solver, attributes, mark):
         self.callbacks = getattr(estimator, "_skl_callbacks", ())
         self.context, self.arguments = context, {"estimator": estimator, **arguments}
-
-    def monitors_of(self, solver, monitors):
-        """Those of the monitors that are asked for; all of them if there are rows to validate on."""
-        asked = {name for callback in self.callbacks for name in getattr(callback, "monitors", ())}
-        if solver.stochastic and "gradient_norm" in asked:
-            raise ValueError("solver='sgd' knows no gradient of all rows: choose another monitor than 'gradient_norm'.")
-        if monitors["validation"] is not None:
-            return monitors
-        if asked & MONITORS["validation"]:
-            raise ValueError(
-                f"monitor={min(asked & MONITORS['validation'])!r} needs rows to validate on: fit(..., X_val=, y_val=)."
-            )
-        return {"train": monitors["train"]} if asked & MONITORS["train"] else {}
-
-    def of(self, solver, attributes, mark):
-        """The same for a solver, whose coefficients `attributes` makes a model of, in a fit with a `mark`."""
         self.task_name = "epoch" if solver.stochastic else "iteration"
         self.attributes, self.mark, self.task = attributes, cache(mark), None
-        return self if self.callbacks else None
+
+    @property
+    def active(self):
+        """Whether there are any."""
+        return bool(self.callbacks)
+
+    def monitors_of(self, training, validation):
+        """The monitors that are asked for, by name; both if there are rows to validate on."""
+        asked = {name for callback in self.callbacks for name in getattr(callback, "monitors", ())}
+        if self.task_name == "epoch" and "gradient_norm" in asked:
+            raise ValueError("solver='sgd' knows no gradient of all rows: choose another monitor than 'gradient_norm'.")
+        if validation is not None:
+            return {"train": training, "validation": validation}
+        if missing := asked & MONITORS["validation"]:
+            raise ValueError(f"monitor={min(missing)!r} needs rows to validate on: fit(..., X_val=, y_val=).")
+        return {"train": training} if asked & MONITORS["train"] else {}
 
     def resume(self):
         """What the first checkpoint says, None without."""

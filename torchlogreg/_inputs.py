@@ -232,7 +232,7 @@ def validation_data(estimator, data, X, y, sample_weight):
         if not weight.any():
             raise ValueError("class_weight leaves no row of X_val; at least one weight must be positive.")
     source = (lambda: parts) if small else partial(_read_again, stand_in, X, dtype)
-    return Validation(source, loss_of(len(data.classes)), codes, weight, own, dtype)
+    return Validation(source, loss_of(len(data.classes)), *_as_tensors(codes, weight, own), dtype)
 
 
 def _read_again(stand_in, X, dtype):
@@ -245,16 +245,17 @@ def _read_again(stand_in, X, dtype):
 def held_out_data(data, loss, index, *, intercept):
     """The monitor of the rows at an index of the training data."""
     rows = rows_of(data, loss, index, intercept=intercept)
-    own = None if data.own is None else data.own[index]
     dtype = torch.float32 if data.dtype == np.float32 else torch.float64
-    return Validation(lambda: (rows,), loss, data.codes[index], data.weight[index], own, dtype)
+    own = None if data.own is None else data.own[index]
+    return Validation(lambda: (rows,), loss, *_as_tensors(data.codes[index], data.weight[index], own), dtype)
 
 
 def training_monitor(data, index):
     """The monitor of the training rows, of all or of those at an index."""
     if data.codes is None:
         return Training(factor=torch.from_numpy(data.X.factor) if data.X.is_weighted else None)
-    return Training(None if data.own is None else torch.from_numpy(data.own if index is None else data.own[index]))
+    own = data.own if data.own is None or index is None else data.own[index]
+    return Training(*_as_tensors(own))
 
 
 def block_data(estimator, X, y, classes, sample_weight):
@@ -488,6 +489,11 @@ def _as_tensor(array):
         return torch.from_dlpack(array)  # from_numpy would warn
     except (BufferError, RuntimeError):
         return torch.from_numpy(array.copy())
+
+
+def _as_tensors(*arrays):
+    """Tensors over the same memory; None stays None."""
+    return [None if array is None else _as_tensor(array) for array in arrays]
 
 
 def _moved(X, device):

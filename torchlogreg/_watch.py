@@ -159,8 +159,7 @@ class Validation:
 
     def __init__(self, parts: Callable, loss, codes, weight, own, dtype):
         self.parts, self.loss, self.dtype = parts, loss, dtype
-        self.codes, self.weight = torch.from_numpy(codes), torch.from_numpy(weight)
-        self.own = None if own is None else torch.from_numpy(own)
+        self.codes, self.weight, self.own = codes, weight, own
 
     def __call__(self, iterate):
         return _means(self.loss, self._pieces(iterate.W.to(self.dtype)))
