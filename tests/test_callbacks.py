@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import table
-from scipy.sparse import hstack, random_array
+from scipy.sparse import csr_array, hstack, random_array
 from sklearn.base import clone
 from sklearn.callback import ScoringMonitor
 from sklearn.datasets import make_blobs
@@ -38,11 +38,12 @@ def normal(n, p, n_classes=2, seed=0, dtype=np.float64):
     return X.astype(dtype), y
 
 
-def text(n=3000, p=2000):
-    """Sparse rows, some columns of which are much heavier than others."""
-    rng = np.random.default_rng(0)
+def text(n=3000, p=2000, seed=0):
+    """Sparse rows, some columns of which are much heavier than others, and some empty."""
+    rng = np.random.default_rng(seed)
     X = hstack([random_array((n, m), density=d, random_state=rng) for m, d in ((50, 0.5), (p - 50, 0.01))], "csr")
-    return X, (X @ rng.normal(size=p) + rng.logistic(size=n) > 0).astype(int)
+    y = (X @ rng.normal(size=p) + rng.logistic(size=n) > 0).astype(int)
+    return hstack([csr_array((n, p // 2)), X], "csr"), y
 
 
 def two_clouds():
@@ -189,6 +190,11 @@ FITS = {
     "lbfgs, one logit": (TorchLogisticRegression(solver="lbfgs", tol=1e-7), normal(20_000, 30), {}),
     "lbfgs, hybrid metric": (TorchSoftmaxClassifier(solver="lbfgs"), table("digits", True), {}),
     "lbfgs, text": (TorchLogisticRegression(solver="lbfgs", C=10.0), text(), {}),
+    "lbfgs, text, validated": (
+        TorchLogisticRegression(C=1e3, early_stopping=True, n_iter_no_change=3),
+        text(),
+        {"X_val": text(seed=1)[0], "y_val": text(seed=1)[1]},
+    ),
     "lbfgs, wide": (TorchLogisticRegression(solver="lbfgs", tol=1e-7), normal(100, 500), {}),
     "lbfgs, wide, off the origin": (TorchLogisticRegression(solver="lbfgs"), OFF_THE_ORIGIN, {}),
     "lbfgs, float32": (TorchLogisticRegression(solver="lbfgs", tol=1e-7), normal(5000, 40, dtype=np.float32), {}),
@@ -549,7 +555,6 @@ def test_the_picture_shows_the_model(n_classes):
 @pytest.mark.parametrize("container", ["frame", "tensor", "list", "sparse"])
 def test_any_table_is_drawn(container, tmp_path):
     import pandas as pd
-    from scipy.sparse import csr_array
 
     X, y = make_blobs(50, centers=2, random_state=0)
     X = {

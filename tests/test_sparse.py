@@ -17,7 +17,8 @@ from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV
+from sklearn.metrics import f1_score, log_loss
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
 import torchlogreg._inputs
 from torchlogreg import (
@@ -31,7 +32,7 @@ from torchlogreg._losses import Binomial, Multinomial, loss_of
 from torchlogreg._penalty import Ridge
 from torchlogreg._problem import Problem
 from torchlogreg._rows import Rows
-from torchlogreg._sparse import DENSE, FULL, Sparse, SparseRows, pays_dense
+from torchlogreg._sparse import DENSE, FULL, Filled, Sparse, SparseRows, pays_dense
 from torchlogreg._wide import is_wide
 from torchlogreg.solvers._metrics import Metrics
 from torchlogreg.solvers.sgd import SGD, _autograd_epoch, _fused_epoch
@@ -275,7 +276,7 @@ def test_metric_is_the_hessian_of_the_head_and_the_diagonal_of_the_tail(n_classe
     problem = Problem.of(ours, loss, ridge)
     W = torch.from_numpy(np.random.default_rng(0).normal(size=(1, d, K)))
     metric = Metrics(problem, K, seed=0).at(problem.smooth(W))
-    head, n_head = metric.columns, ours.n_head
+    head, n_head = metric.columns, ours.n_head(K)
     assert len(head) == n_head + 1 < d
     assert head[-1] == 600
     whole = Problem.of(dense, loss, ridge).second_order(W).hessian[0, 0]
@@ -295,13 +296,20 @@ def test_metric_is_the_hessian_of_the_head_and_the_diagonal_of_the_tail(n_classe
 @pytest.mark.parametrize("kind", [TorchLogisticRegressionCV, TorchSoftmaxClassifierCV])
 def test_cross_validation(kind, never_dense):
     X, y = text(n_classes=2 if kind is TorchLogisticRegressionCV else 3)
-    settings = {"Cs": [0.1, 1.0, 10.0], "cv": 3, "tol": 1e-8, "max_iter": 1000}
-    ours, dense = kind(**settings).fit(X, y), kind(**settings).fit(X.toarray(), y)
-    np.testing.assert_allclose(ours.scores_, dense.scores_, atol=1e-6)
-    np.testing.assert_allclose(ours.coefs_paths_, dense.coefs_paths_, atol=2e-4)  # tol over the weakest penalty
-    assert ours.C_ == dense.C_
-    by_metric = kind(**settings, scoring="f1_macro").fit(sparse.coo_matrix(X), y)
-    np.testing.assert_allclose(by_metric.scores_, kind(**settings, scoring="f1_macro").fit(X.toarray(), y).scores_)
+    folds = list(StratifiedKFold(3).split(X, y))
+    settings = {"Cs": [0.1, 1.0, 10.0], "cv": folds, "tol": 1e-9, "max_iter": 1000}
+    cv = kind(**settings).fit(X, y)
+    for k, (train, test) in enumerate(folds):
+        for c, C in enumerate(cv.Cs_):
+            alone = TorchSoftmaxClassifier(C=C, tol=1e-9, max_iter=1000).fit(X[train], y[train])
+            path = np.column_stack([alone.coef_, alone.intercept_])
+            np.testing.assert_allclose(cv.coefs_paths_[k, 0, c], path, atol=1e-5)
+            assert cv.scores_[k, 0, c] == pytest.approx(-log_loss(y[test], alone.predict_proba(X[test])), abs=1e-7)
+    assert cv.Cs_[cv.scores_.mean(axis=(0, 1)).argmax()] == cv.C_
+    by_metric = kind(**settings, scoring="f1_macro")
+    by_metric.fit(sparse.coo_matrix(X), y)
+    expected = f1_score(y[test], alone.predict(X[test]), average="macro")
+    assert by_metric.scores_[-1, 0, -1] == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("scoring", ["accuracy", "f1_macro"])
@@ -314,6 +322,43 @@ def test_grid_search(scoring, never_dense):
     np.testing.assert_allclose(ours.cv_results_["mean_test_score"], theirs.cv_results_["mean_test_score"], atol=1e-12)
     assert ours.best_params_ == theirs.best_params_
     np.testing.assert_array_equal(ours.predict(X), theirs.predict(X))
+
+
+@pytest.mark.parametrize("solver", ["auto", "lbfgs", "newton-cholesky"])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_empty_columns_are_left_out(n_classes, solver, never_dense, monkeypatch):
+    X, y = text(300, 200, n_classes=n_classes)
+    n, p = X.shape
+    wide = sparse.hstack([sparse.csr_array((n, 50)), X, sparse.csr_array((n, p))], format="csr")
+    settings = {"solver": solver, "tol": 1e-9, "max_iter": 500}
+    few, all_ = TorchSoftmaxClassifier(**settings).fit(X, y), TorchSoftmaxClassifier(**settings)
+    seen = []
+    original = Filled.of
+
+    def filled(*arguments, **options):
+        seen.append(original(*arguments, **options))
+        return seen[-1]
+
+    monkeypatch.setattr(Filled, "of", filled)
+    all_.fit(wide, y)
+    assert seen[0].rows.n_features <= p
+    assert seen[0].columns[-1] == 50 + 2 * p
+    np.testing.assert_allclose(all_.coef_[:, 50 : 50 + p], few.coef_, atol=1e-6)
+    assert not all_.coef_[:, :50].any()
+    assert not all_.coef_[:, 50 + p :].any()
+    np.testing.assert_allclose(all_.intercept_, few.intercept_, atol=1e-6)
+    assert all_.objective_ == pytest.approx(few.objective_, rel=1e-12)
+    assert all_.gradient_norm_ <= 1e-9
+    # Where such a column starts from something else, the penalty takes it to zero.
+    start = np.zeros_like(all_.coef_)
+    start[:, 3] = 1.0
+    again = TorchSoftmaxClassifier(**settings).fit(wide, y, coef_init=start)
+    assert seen[-1].columns is None
+    np.testing.assert_allclose(again.coef_, all_.coef_, atol=1e-6)
+    cv = TorchSoftmaxClassifierCV(Cs=[0.1, 1.0], cv=3, tol=1e-9, max_iter=500)
+    paths = cv.fit(wide, y).coefs_paths_[..., 50 : 50 + p]
+    np.testing.assert_allclose(paths, cv.fit(X, y).coefs_paths_[..., :p], atol=1e-6)
+    np.testing.assert_allclose(cv.fit(wide, y).coef_[:, 50 : 50 + p], cv.fit(X, y).coef_, atol=1e-6)
 
 
 @pytest.mark.parametrize("estimator", [TorchSoftmaxClassifier, TorchSoftmaxClassifierCV])

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from conftest import STEADY_HEAP
 from sklearn.callback import ProgressBar
 from test_theorems import random_problem
 
@@ -476,7 +477,7 @@ rng = np.random.default_rng(0)
 def measured(script, *arguments):
     """The numbers that a script prints in a process of its own."""
     command = [sys.executable, "-c", MEASURE + script, *map(str, arguments)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=200, env=STEADY_HEAP)
     if "PermissionError" in run.stderr:
         pytest.skip("this system does not let a process reset its peak of memory")
     assert run.returncode == 0, run.stderr

@@ -9,7 +9,7 @@ import pytest
 import sklearn
 import torch
 from conftest import table
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, hstack, random_array
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, log_loss
@@ -248,6 +248,21 @@ def test_a_stream_is_watched_as_an_array_is(weighted, class_weight, solver):
     fitted, models = watched(model, stream, **validation)
     accuracy = [accuracy_score(y, then.predict(X), sample_weight=s) for then in models]
     np.testing.assert_allclose(fitted.history_["train_accuracy"], accuracy, rtol=1e-12)
+
+
+def test_sparse_rows_are_watched_among_all_features():
+    rng = np.random.default_rng(0)
+    filled = random_array((3000, 1000), density=0.02, format="csr", random_state=rng)
+    X = hstack([csr_array((3000, 500)), filled], "csr")  # empty columns are left out of the fit
+    y = (filled @ rng.normal(size=1000) + 0.1 * rng.logistic(size=3000) > 0).astype(int)
+    model = TorchLogisticRegression(C=1e3, early_stopping=True, n_iter_no_change=2, tol=1e-3)
+    fitted, models = watched(model, X[:2000], y[:2000], X_val=X[2000:], y_val=y[2000:])
+    for name, part in (("train", slice(2000)), ("validation", slice(2000, None))):
+        loss = [mean_loss(then, X[part], y[part]) for then in models]
+        np.testing.assert_allclose(fitted.history_[f"{name}_loss"], loss, rtol=1e-9)
+        accuracy = [then.score(X[part], y[part]) for then in models]
+        np.testing.assert_array_equal(fitted.history_[f"{name}_accuracy"], accuracy)
+    assert fitted.score(X[2000:], y[2000:]) == max(accuracy) > accuracy[-1]
 
 
 def test_wide_data_are_watched_among_the_features():

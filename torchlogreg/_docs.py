@@ -40,8 +40,8 @@ _TEMPLATE = """{summary}
         Stop when the largest absolute entry of F's gradient is at most `tol` and F is estimated to be within the
         fraction `tol` of its minimum (``tol ** 1.5`` for ``'lbfgs'``, whose estimate is a rough one). For ``'sgd'``,
         stop when `n_iter_no_change` epochs in a row did not improve the training objective by `tol`, or with
-        ``learning_rate='auto'`` begin to lower the rate then; 0 runs all epochs. With `early_stopping`, also what counts
-        as an improvement of the accuracy.
+        ``learning_rate='auto'`` begin to lower the rate then; 0 runs all epochs. With `early_stopping`, also what
+        counts as an improvement of the accuracy.
 
     max_iter : int, default=100
         Largest number of iterations, each of which evaluates F once; of epochs for ``'sgd'``.
@@ -65,10 +65,10 @@ _TEMPLATE = """{summary}
         Whether ``'sgd'`` puts the rows in a new random order for every epoch. A stream has an order of its own.
 
     early_stopping : bool, default=False
-        Whether to stop when the accuracy on the rows in ``fit(..., X_val=..., y_val=...)`` has not improved by `tol` for
-        `n_iter_no_change` iterations, and to keep the best iterate: the one of the highest accuracy on them and, among
-        those, of the lowest loss. Without such rows ``'sgd'`` holds some out; the other solvers then train on every row
-        until `tol` is met.
+        Whether to stop when the accuracy on the rows in ``fit(..., X_val=..., y_val=...)`` has not improved by `tol`
+        for `n_iter_no_change` iterations, and to keep the best iterate: the one of the highest accuracy on them and,
+        among those, of the lowest loss. Without such rows ``'sgd'`` holds some out; the other solvers then train on
+        every row until `tol` is met.
 
     validation_fraction : float, default=0.1
         Share of the rows, stratified by class, that `early_stopping` holds out for ``'sgd'`` if no others are given.
@@ -131,11 +131,12 @@ _TEMPLATE = """{summary}
     history_ : dict of ndarrays of shape (n_iterations,)
         What was noted of each iteration of `fit`, always NumPy's: ``'iteration'`` (``'epoch'`` for ``'sgd'``), counted
         from 1; ``'objective'``, which is `loss_curve_`; ``'gradient_norm'``, its largest absolute entry (not for
-        ``'sgd'``, which knows no gradient of all rows); ``'seconds'`` since `fit` began. With rows to validate on, given
-        or held out, also ``'train_loss'``, ``'train_accuracy'``, ``'validation_loss'`` and ``'validation_accuracy'``
-        after each iteration: losses are F without its penalty, weighted as F weighs them (with the class weights of
-        the training rows), accuracies by sample weight, as `score` has them. Those of the training rows take a read of
-        X in each epoch of ``'sgd'``, and where other solvers have no room to keep the logits.
+        ``'sgd'``, which knows no gradient of all rows); ``'seconds'`` since `fit` began. With rows to validate on,
+        given or held out, also ``'train_loss'``, ``'train_accuracy'``, ``'validation_loss'`` and
+        ``'validation_accuracy'`` after each iteration: losses are F without its penalty, weighted as F weighs them
+        (with the class weights of the training rows), accuracies by sample weight, as `score` has them. Those of the
+        training rows take a read of X in each epoch of ``'sgd'``, and where other solvers have no room to keep the
+        logits.
 
     solver_ : str
         The solver that was used.

@@ -36,6 +36,7 @@ from torchlogreg._minimise import minimise
 from torchlogreg._penalty import Ridge, strengths
 from torchlogreg._portable import Portable
 from torchlogreg._problem import Problem
+from torchlogreg._sparse import Filled
 from torchlogreg._watch import MONITORS, Progress, Watch
 from torchlogreg.solvers import SOLVERS, choose
 from torchlogreg.solvers.sgd import SGD
@@ -333,8 +334,10 @@ class LinearClassifier(LinearPredictor):
             if held_out is not None:
                 validation = held_out_data(data, loss, held_out, intercept=self.fit_intercept)
             rows = rows_of(data, loss, train, intercept=self.fit_intercept)
+            filled = Filled.of(rows, W, wanted=self.solver != "sgd")
+            rows = filled.rows
             strength = strengths(self.C, self.l1_ratio)
-            penalty = Ridge.of(strength.l2, data.X.shape[1], intercept=self.fit_intercept, home=rows.home)
+            penalty = Ridge.of(strength.l2, rows.n_features, intercept=self.fit_intercept, home=rows.home)
             problem = Problem.of(rows, loss, penalty)
             keeps_best = self.early_stopping and validation is not None
             solver = self._solver(problem, keeps_best)
@@ -348,13 +351,14 @@ class LinearClassifier(LinearPredictor):
                 monitors=callbacks.monitors_of(training_monitor(data, train), validation),
                 keeps_best=keeps_best,
                 callbacks=callbacks if callbacks.active else None,
+                leave=filled.leave,
                 verbose=self.verbose,
                 began=began,
             )
             result = minimise(
                 problem,
                 solver,
-                W.to(rows.home.device),
+                filled.enter(W).to(rows.home.device),
                 tol=self.tol,
                 max_iter=self.max_iter,
                 store=to_float32 if data.dtype == np.float32 else None,
@@ -363,7 +367,7 @@ class LinearClassifier(LinearPredictor):
             )
             bound = problem.optimality_bound(result.point)
         return {
-            **attributes(result.point.W),
+            **attributes(filled.leave(result.point.W)),
             "solver_": solver.name,
             "device_": str(rows.device),
             "n_iter_": result.n_iter,

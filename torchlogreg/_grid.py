@@ -11,6 +11,7 @@ import torch
 from torchlogreg._minimise import Results, minimise_all
 from torchlogreg._penalty import Ridge
 from torchlogreg._problem import Problem
+from torchlogreg._sparse import Filled
 from torchlogreg._wide import is_wide
 from torchlogreg.solvers import SOLVERS, choose
 from torchlogreg.solvers._metrics import Centre
@@ -49,6 +50,9 @@ class Grid:
     def __init__(self, rows, loss, columns, candidates, settings, left=None):
         self.n_folds, self.n_columns = columns.shape[0] - 1, columns.shape[1]
         self.loss, self.candidates, self.settings, self.left = loss, candidates, settings, left
+        # The models start at zero, or where a solution without the empty columns was.
+        self.filled = Filled.of(rows, torch.zeros(1, rows.shape[1], 1, dtype=torch.float64, device="cpu"))
+        rows = self.filled.rows
         d, home = rows.shape[1], rows.home
         auto = settings.solver == "auto"
         self.solver = choose(rows, loss.n_logits) if auto else settings.solver
@@ -70,21 +74,22 @@ class Grid:
             # (the tolerance to the power of 1.5, for L-BFGS) at the centre brings the folds no nearer to theirs.
             n, d = self.rows.shape
             tol = max(tol, min(FARTHEST, (d * self.loss.n_logits / n) ** (2 / 3)))
-        return self._solve(self._problem(self.candidates.column[q], q), self.start[q] if W is None else W, tol)
+        start = self.start[q] if W is None else self.filled.enter(W)
+        return self._solve(self._problem(self.candidates.column[q], q), start, tol)
 
     def on_folds(self, centre):
         """The Results of all candidates on the folds, fold by fold (F Q models), from those on all rows."""
         Q, device = len(self.l2), self.l2.device
         model = torch.arange(self.n_folds * Q, device=device)
         column = (1 + model // Q) * self.n_columns + self.candidates.column[model % Q]
-        around = self._problem(self.candidates.column, slice(None))
+        around, W = self._problem(self.candidates.column, slice(None)), self.filled.enter(centre.W)
         wide = is_wide(self.rows)  # then the problem is solved in other coordinates
         results = []
         for part in model.split(_affordable(self.rows, self.loss, self.solver)):
             q = part % Q
-            options = {"centre": Centre(around, centre.W, q)} if self.solver == "lbfgs" and not wide else {}
+            options = {"centre": Centre(around, W, q)} if self.solver == "lbfgs" and not wide else {}
             problem = self._problem(column[part], q)
-            results.append(self._solve(problem, centre.W[q], self.settings.tol, **options))
+            results.append(self._solve(problem, W[q], self.settings.tol, **options))
         return Results(*(torch.cat(parts) for parts in zip(*results, strict=True)))
 
     def _problem(self, column, q):
@@ -96,9 +101,10 @@ class Grid:
         if self.solver == "lbfgs":
             options["seed"] = settings.seed
         solver = SOLVERS[self.solver](**options)
-        return minimise_all(
+        results = minimise_all(
             problem, solver, W, tol=tol, max_iter=settings.max_iter, store=settings.store, left=self.left
         )
+        return results._replace(W=self.filled.leave(results.W))
 
 
 def _affordable(rows, loss, name):

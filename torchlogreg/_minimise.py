@@ -16,7 +16,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from torchlogreg._problem import Point
-from torchlogreg._watch import Iterate, Watch
+from torchlogreg._watch import Watch
 from torchlogreg._wide import Rotated, is_wide
 
 
@@ -290,7 +290,7 @@ def _draw(problem, solver, W, rules, max_iter, watch, state, coefficients=lambda
         watch.begin(step.state and partial(_state, step, finishing, rules))
         following = next(iterates, None)
         step = following or step
-        score, asked = watch.end(Iterate(problem, step, coefficients))
+        score, asked = watch.end(problem, step.point, coefficients)
         if asked:
             return _Run(step.point, "observer")
         if following is None:

@@ -146,7 +146,9 @@ class Rows:
         """A checksum of all that the rows are."""
         return marked([*self.X.split(max(1, CPU_BLOCK // self.n_features)), self.y, self.columns])
 
-    n_head = 0  # columns that hold most of the numbers, where the others are nearly empty
+    def n_head(self, n_logits):  # noqa: ARG002 - a table has none
+        """How many columns hold most of the numbers, where the others are nearly empty."""
+        return 0
 
     @property
     def device(self):

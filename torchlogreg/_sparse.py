@@ -23,6 +23,7 @@ PER_COLUMN = 32  # numbers of a block for each column of X, lest sums over the c
 SHARES = 8  # of X, at least, of which one at a time is lifted to a wider dtype
 THIN = 1 / 12  # density below which a sparse product gives second moments sooner than dense pieces of X
 HEAD, FEWEST, MOST = 4.0, 32, 1024  # the cube of the columns that a head has, for each number of X; and its limits
+FILLED = 0.8  # share of the columns that hold numbers, below which the others are left out
 
 
 def pays_dense(csr):
@@ -166,10 +167,9 @@ class SparseRows(Rows):
         X = self.X.dense(columns)
         return Rows(X, self.y, self.columns, intercept=self.intercept, products=self.products, of=self.of)
 
-    @property
-    def n_head(self):
+    def n_head(self, n_logits):
         """As many columns as have their second moments, from twenty rows for each, in the time of some three reads."""
-        return int(min(self.n_features, MOST, max(FEWEST, (HEAD * self.n_numbers) ** (1 / 3))))
+        return int(min(self.n_features, MOST, max(FEWEST, (HEAD * n_logits * self.n_numbers) ** (1 / 3))))
 
     def is_column(self, W):  # noqa: ARG002 - `sweep` has no overhead that would matter
         return False
@@ -261,6 +261,45 @@ class SparseRows(Rows):
         if self.X.dtype != self.products.dtype:
             size = min(size, self.n_numbers // SHARES)
         return max(CPU_BLOCK, size)
+
+
+class Filled(NamedTuple):
+    """Rows without the columns of X that hold no number, as most of a hashed vocabulary's do.
+
+    Such columns have no say in the losses, so where they start from zero they stay there.
+    """
+
+    rows: Rows
+    columns: torch.Tensor | None  # (u,) index among the d coefficients; None if none are left out
+    d: int
+
+    @classmethod
+    def of(cls, rows, W, *, wanted=True):
+        """The rows where enough columns are empty, and start from zero in W (B, d, K); otherwise as they are."""
+        p, d = rows.n_features, rows.shape[1]
+        if not (wanted and isinstance(rows, SparseRows)):
+            return cls(rows, None, d)
+        csr = rows.X.csr
+        is_filled = np.zeros(p, dtype=bool)
+        is_filled[csr.indices] = True
+        n_filled = int(is_filled.sum())
+        if not 0 < n_filled < FILLED * p or W[:, :p][:, torch.from_numpy(~is_filled)].any():
+            return cls(rows, None, d)
+        indices = (is_filled.cumsum(dtype=csr.indices.dtype) - 1)[csr.indices]
+        X = Sparse(_compressed(csr_array, csr.data, indices, csr.indptr, (csr.shape[0], n_filled)))
+        columns = torch.from_numpy(np.append(np.flatnonzero(is_filled), np.arange(p, d)))
+        filled = SparseRows(X, rows.y, rows.columns, intercept=rows.intercept, products=rows.products, of=rows.of)
+        return cls(filled, columns, d)
+
+    def enter(self, W):
+        """Coefficients (B, d, K) of these columns alone."""
+        return W if self.columns is None else W[:, self.columns]
+
+    def leave(self, W):
+        """Coefficients of all columns from those of these."""
+        if self.columns is None:
+            return W
+        return W.new_zeros(W.shape[0], self.d, W.shape[2]).index_copy_(1, self.columns, W)
 
 
 def _times(csr, columns):

@@ -309,7 +309,6 @@ class Stream:
 
     in_memory = False
     n_scanned = 1
-    n_head = 0
     of = None
 
     def __init__(self, data, loss, *, intercept, products=None, divisors=()):
@@ -321,6 +320,9 @@ class Stream:
     def shape(self):
         """(n, d)"""
         return self.data.shape[0], self.n_features + self.intercept
+
+    def n_head(self, n_logits):  # noqa: ARG002 - see `Rows.n_head`
+        return 0
 
     @property
     def n_features(self):

@@ -23,15 +23,23 @@ class Progress(NamedTuple):
 
 
 class Iterate:
-    """Where an iteration led to, in the problem that was iterated in."""
+    """Where an iteration led to, in the problem that was iterated in.
 
-    def __init__(self, problem, step, coefficients):
-        self.problem, self.point, self._coefficients = problem, step.point, coefficients
+    `coefficients` turns its W into that of the problem of the fit, and `leave` that into the one of all features.
+    """
+
+    def __init__(self, problem, point, coefficients, leave):
+        self.problem, self.point, self._coefficients, self._leave = problem, point, coefficients, leave
 
     @cached_property
     def W(self):
-        """The coefficients (B, d, K) of the features; in a fit in the span of the rows, they cost a read."""
+        """The coefficients (B, d, K) in the problem of the fit; in the span of the rows, they cost a read."""
         return self._coefficients(self.point.W)
+
+    @cached_property
+    def of_features(self):
+        """The coefficients of all features."""
+        return self._leave(self.W)
 
 
 class _Best(NamedTuple):
@@ -47,10 +55,21 @@ class Watch:
     """
 
     def __init__(
-        self, problem, solver, max_iter=0, *, monitors=None, keeps_best=False, callbacks=None, verbose=0, began=None
+        self,
+        problem,
+        solver,
+        max_iter=0,
+        *,
+        monitors=None,
+        keeps_best=False,
+        callbacks=None,
+        leave=lambda W: W,
+        verbose=0,
+        began=None,
     ):
         self.problem, self.solver, self.max_iter, self.verbose = problem, solver, max_iter, verbose
         self.monitors, self.keeps_best, self.callbacks = monitors or {}, keeps_best, callbacks
+        self.leave = leave
         self.began = perf_counter() if began is None else began
         self.values = []  # objective of each model
         self.columns = {}  # what else is noted, by name
@@ -81,9 +100,9 @@ class Watch:
             "best": self.best and tuple(self.best),
         }
 
-    def end(self, iterate):
+    def end(self, problem, point, coefficients):
         """An iteration has ended. The accuracy that early stopping goes by, and whether a callback asks to stop."""
-        point = iterate.point
+        iterate = Iterate(problem, point, coefficients, self.leave)
         self.values.append(point.value.tolist())
         noted = {"objective": self.values[-1][0]}
         if point.gradient is not None:
@@ -99,7 +118,7 @@ class Watch:
                 self.best = _Best(rank, iterate.W)
         if self.verbose:
             print(self._line(noted))
-        asked = self.callbacks is not None and self.callbacks.end(self.columns, lambda: iterate.W)
+        asked = self.callbacks is not None and self.callbacks.end(self.columns, lambda: iterate.of_features)
         return noted["validation_accuracy"] if self.keeps_best else None, asked
 
     def _line(self, noted):
@@ -162,7 +181,7 @@ class Validation:
         self.codes, self.weight, self.own = codes, weight, own
 
     def __call__(self, iterate):
-        return _means(self.loss, self._pieces(iterate.W.to(self.dtype)))
+        return _means(self.loss, self._pieces(iterate.of_features.to(self.dtype)))
 
     def mark(self):
         """What the rows are recognised by."""

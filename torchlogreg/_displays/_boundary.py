@@ -25,7 +25,7 @@ class MovingBoundary:
         self.ax = plt.subplots()[1] if self.is_own else ax
         self.figure = self.ax.figure
         if self.is_own:
-            self.figure.subplots_adjust(top=0.86)  # for a title of two lines; a layout that moves would tremble
+            self.figure.subplots_adjust(top=0.86, right=0.85)  # a layout that moves with the title would tremble
         self.classes = numpy_of(attributes["classes_"])
         self._scatter(X.toarray() if issparse(X) else np.asarray(numpy_of(X), dtype=np.float64), as_column(y))
         self.ax.set(xlabel="x0", ylabel="x1")
@@ -51,7 +51,7 @@ class MovingBoundary:
             colour, marker = COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]
             own = y == label
             self.ax.scatter(*X[own].T, s=16, c=colour, marker=marker, alpha=0.6, linewidth=0, label=str(label))
-        self.ax.legend(title="class", loc="upper right")
+        self.ax.legend(title="class", loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
 
     def draw(self, attributes, title):
         """Show this model."""

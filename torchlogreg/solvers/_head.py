@@ -35,8 +35,8 @@ class HeadAndTail(NamedTuple):
         return out
 
 
-def columns_of_head(problem, diagonal):
+def columns_of_head(problem, diagonal, n_head):
     """Index of the head, the intercept as last: the columns that raise the diagonal (G, d, K) the most."""
     p = problem.rows.n_features
-    heaviest = (diagonal - problem.penalty.l2)[:, :p].sum(dim=(0, 2)).topk(problem.rows.n_head).indices
+    heaviest = (diagonal - problem.penalty.l2)[:, :p].sum(dim=(0, 2)).topk(n_head).indices
     return torch.cat([heaviest.sort().values, torch.arange(p, diagonal.shape[1], device=heaviest.device)])

@@ -80,6 +80,7 @@ class Metrics:
         self.generator = torch.Generator("cpu").manual_seed(seed)
         self.n, self.d = problem.rows.shape
         self.filled = max(1.0, problem.rows.n_numbers / self.n)  # numbers in a row
+        self.n_head = problem.rows.n_head(n_logits)
         self.cost = self._cost(self.n)  # of the Hessian of all rows
         self.renewal = math.inf
         self.gaps = []  # logarithms, since the metric became that Hessian or since the start
@@ -142,18 +143,20 @@ class Metrics:
             size = self._sample_size(min(len(W), MORE))
             if self._pays(size):
                 return Metric.of(_hessians(draw(problem, size, self.generator), W))
-        elif self._hybrid_pays and not problem.rows.n_head:
+        elif self._hybrid_pays and not self.n_head:
             size = self._hybrid_rows
             sample = draw(problem, size, self.generator)
             r = leading(size, self.n, sample.rows.n_features, self.n_logits)
             return hybrid(sample, W, r, before if isinstance(before, Hybrid) else None)
-        return self._head_and_tail(problem, W, before) if problem.rows.n_head else Metric.of(problem.diagonal(W))
+        return self._head_and_tail(problem, W, before) if self.n_head else Metric.of(problem.diagonal(W))
 
     def _head_and_tail(self, problem, W, before):
         """The metric of the head as if it were all that there is, on logits to which all columns contribute."""
         before = before if isinstance(before, HeadAndTail) else HeadAndTail(None, None, None)
         diagonal = problem.diagonal(W).view(len(W), self.n_logits, self.d).mT  # (B, d, K)
-        columns = columns_of_head(problem, diagonal) if before.columns is None else before.columns
+        columns = before.columns
+        if columns is None:
+            columns = columns_of_head(problem, diagonal, self.n_head)
         several, h = self.n_logits > 1, len(columns)
         size = min(self.n, max(4000, 5 * h) if several else min(len(W), MORE) * ROWS_PER_COLUMN * h)
         sample = draw(problem, size, self.generator)
