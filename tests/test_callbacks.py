@@ -328,6 +328,14 @@ def test_more_iterations_may_be_asked_for(tmp_path):
     assert_same_fit(resumed, clone(model).fit(*data))
 
 
+def test_a_checkpoint_beyond_max_iter_is_refused(tmp_path):
+    model, data, _ = FITS["newton"]
+    path = tmp_path / "fit.checkpoint"
+    assert interrupted(model, 5, path, data, {})
+    with pytest.raises(ValueError, match="has 4 iterations, more than max_iter=3 allows"):
+        clone(model).set_params(max_iter=3).set_callbacks(Checkpoint(path)).fit(*data)
+
+
 def test_a_stop_by_another_callback_is_the_same(tmp_path):
     X, y = two_clouds()
     path = tmp_path / "fit.checkpoint"
@@ -372,6 +380,7 @@ FOREIGN = {
     "float32": (lambda m, X, y: (m, X.astype(np.float32), y), {}, "dtype of coef_ was float64 and is float32"),
     "a start": (lambda m, X, y: (m, X, y), {"intercept_init": [1, 0, 0]}, "other start"),
     "validation data": (lambda m, X, y: (m, X, y), {"X_val": np.ones((1, 13)), "y_val": [1]}, "other validation data"),
+    "a seed": (lambda m, X, y: (m.set_params(random_state=4), X, y), {}, "random_state was 3 and is 4"),
     "another solver": (lambda m, X, y: (m.set_params(solver="lbfgs"), X, y), {}, "solver_ was sgd and is lbfgs"),
 }
 

@@ -103,7 +103,7 @@ class Rules(NamedTuple):
 
 class _Run(NamedTuple):
     point: Point
-    ended: str  # "converged", "validation", "limit", "observer", "precision" (no step helps) or "overflow"
+    ended: str  # "converged", "validation", "limit", "callback", "precision" (no step helps) or "overflow"
 
 
 def minimise(problem, solver, W, *, tol, max_iter, store=None, watch=None, patience=None):
@@ -292,12 +292,13 @@ def _draw(problem, solver, W, rules, max_iter, watch, state, coefficients=lambda
         step = following or step
         score, asked = watch.end(problem, step.point, coefficients)
         if asked:
-            return _Run(step.point, "observer")
+            return _Run(step.point, "callback")
         if following is None:
             return _Run(step.point, "precision")
         if not math.isfinite(sum(watch.values[-1])):
             return _Run(step.point, "overflow")
-        step = step._replace(score=score)
+        if score is not None:
+            step = step._replace(score=score)
 
 
 def _state(step, finishing, rules):
@@ -317,7 +318,7 @@ def _stored(problem, run, store):
 
 def _remedy(problem, solver, run, point, tol, max_iter):
     """What to do about a fit that did not converge, or None if it did or was stopped on request."""
-    if run.ended in ("observer", "validation"):
+    if run.ended in ("callback", "validation"):
         return None
     if solver.stochastic:
         if run.ended == "converged" or tol == 0:

@@ -80,6 +80,11 @@ class Watch:
         saved = self.callbacks and self.callbacks.resume()
         if saved is None:
             return None
+        if len(saved["values"]) > self.max_iter:
+            raise ValueError(
+                f"The checkpoint has {len(saved['values'])} iterations, more than max_iter={self.max_iter} allows. "
+                "Raise max_iter, or delete the file to start afresh."
+            )
         self.values, self.columns = saved["values"], saved["columns"]
         self.began = perf_counter() - self.columns["seconds"][-1]
         self.problem.passes.n_read += saved["n_read"]
