@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -9,6 +10,7 @@ import matplotlib
 import torchlogreg
 
 matplotlib.use("Agg")
+sys.path.insert(0, str(Path(__file__).parent))  # for gallery_order
 
 project = "torchlogreg"
 author = "The torchlogreg developers"
@@ -46,7 +48,7 @@ sphinx_gallery_conf = {
     "gallery_dirs": "gallery",
     "filename_pattern": re.escape(os.sep) + executed,
     "ignore_pattern": r"__init__\.py",
-    "within_subsection_order": "FileNameSortKey",
+    "within_subsection_order": "gallery_order.AsInTheHeader",
     "download_all_examples": False,
     "show_signature": False,
     "remove_config_comments": True,

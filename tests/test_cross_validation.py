@@ -13,7 +13,7 @@ from sklearn.callback import ProgressBar
 from sklearn.datasets import load_iris, make_classification
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
-from sklearn.metrics import brier_score_loss, make_scorer
+from sklearn.metrics import brier_score_loss, log_loss, make_scorer
 from sklearn.model_selection import (
     GridSearchCV,
     GroupKFold,
@@ -572,6 +572,44 @@ def test_blocks_that_all_remaining_models_hold_out():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model = TorchSoftmaxClassifierCV(Cs=[1.0, 1e4], cv=3).fit(X, y)
     assert model.score(X, y) > -0.05
+
+
+@pytest.mark.parametrize("weights", [None, [None, "balanced"]])
+def test_weak_penalties_are_solved_along_the_path_of_their_fold(weights, monkeypatch):
+    X, y = table("digits", True)
+    X, y = X[:700], y[:700]
+    lengths, starts = [], []
+    Grid = grid_module.Grid
+    stages, solve = Grid._stages, Grid._solve
+
+    def counted(self, values):
+        out = stages(self, values)
+        lengths.append([len(stage) for stage, _ in out])
+        return out
+
+    def seen(self, problem, W, *arguments, **options):
+        starts.append(W)
+        return solve(self, problem, W, *arguments, **options)
+
+    monkeypatch.setattr(Grid, "_stages", counted)
+    monkeypatch.setattr(Grid, "_solve", seen)
+    grid = {"C": [1e-3, np.inf, 1e-2, 10.0, 1e3]} | ({} if weights is None else {"class_weight": weights})
+    model = TorchSoftmaxClassifier(solver="lbfgs", tol=1e-6, max_iter=200)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the classes are separable: without a penalty, no optimum
+        search = TorchGridSearchCV(model, grid, cv=3, scoring="neg_log_loss").fit(X, y)
+    n = 1 if weights is None else 2
+    assert lengths[0][0] >= n
+    assert len(lengths[0]) >= 3
+    assert sum(lengths[0]) == 5 * n
+    assert all(bool(torch.isfinite(W).all()) for W in starts)
+    folds = list(StratifiedKFold(3).split(X, y))
+    for q, candidate in enumerate(search.cv_results_["params"]):
+        if np.isfinite(candidate["C"]):
+            for k, (train, test) in enumerate(folds):
+                alone = TorchSoftmaxClassifier(**{**model.get_params(), **candidate}).fit(X[train], y[train])
+                expected = -log_loss(y[test], alone.predict_proba(X[test]))
+                assert search.cv_results_[f"split{k}_test_score"][q] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("p", [12, 30])

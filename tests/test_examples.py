@@ -1,6 +1,7 @@
 """Every example runs without a warning, and all but the quickstart stay short."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,18 @@ import pytest
 
 FOLDER = Path(__file__).parents[1] / "examples"
 PICTURES = sorted(FOLDER.glob("plot_*.py"))
-LESSONS = [path for path in PICTURES if path.name not in {"plot_c_path.py", "plot_what_a_model_says.py"}]
+LESSONS = {
+    "gradient descent on eight points": ["plot_eight_points.py"],
+    "momentum, a stop, and autograd": ["plot_two_clouds.py", "plot_autograd.py", "plot_autograd_newton.py"],
+    "hours of study": ["plot_hours_of_study.py"],
+    "from a line to softmax": [
+        "plot_a_line.py",
+        "plot_from_line_to_softmax.py",
+        "plot_softmax_on_images.py",
+        "plot_activations.py",
+    ],
+    "softmax on MNIST": ["plot_softmax_on_images.py", "plot_complaints_time_accuracy.py", "plot_complaints_losses.py"],
+}
 NEED_DATA = {"plot_from_line_to_softmax.py"}  # the others say what they leave out
 SLOW = {"quickstart.py"}
 
@@ -33,8 +45,25 @@ def test_runs_without_warnings(path, tmp_path):
         assert ("MNIST: skipped" in run.stdout) == ("TORCHLOGREG_DATA" not in os.environ)
 
 
-def test_there_is_an_example_for_every_lesson():
-    assert len(LESSONS) == 5
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_every_lesson_has_its_examples(lesson):
+    assert {FOLDER / name for name in LESSONS[lesson]} <= set(PICTURES)
+
+
+def test_the_gallery_names_every_example():
+    header = (FOLDER / "GALLERY_HEADER.rst").read_text(encoding="utf-8")
+    assert sorted(re.findall(r":doc:`(\w+)`", header)) == [path.stem for path in sorted(FOLDER.glob("*.py"))]
+
+
+def test_the_picture_of_the_readme_can_be_drawn(tmp_path):
+    script = FOLDER.parent / "docs" / "readme_picture.py"
+    command = [sys.executable, "-W", "error", str(script), str(tmp_path / "picture.png")]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
+    readme = (FOLDER.parent / "README.md").read_text(encoding="utf-8")
+    assert "](docs/_static/at-a-glance.png)" in readme
+    assert (FOLDER.parent / "docs" / "_static" / "at-a-glance.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize("path", PICTURES, ids=lambda path: path.name)

@@ -97,7 +97,7 @@ class Fitted(NamedTuple):
         """The Results of candidate q on all rows."""
         one_column = self.loss.n_logits == 1
         with torch.inference_mode(False), torch.no_grad(), plain_arithmetic(self.data.X, one_column=one_column):
-            return self.grid.on_all(slice(q, q + 1), self.on_all.W[q : q + 1])
+            return self.grid.on_all(slice(q, q + 1), self.grid.near_optimum(q, self.on_all, self.on_folds))
 
     def n_unconverged(self):
         """How many models did not converge: those on the folds if there are any, and if they have an optimum."""

@@ -1,7 +1,9 @@
 """Many models over the same rows, solved together: the folds of a cross-validation times the values of C.
 
 A fold is a column of weights that is zero where it has no rows, a value of C a strength. The models of all rows come
-first, one for each candidate; those of the folds start there and share metrics that were made there.
+first, one for each candidate; those of the folds start there and share metrics that were made there. Where classes are
+nearly separable, that is a poor start for weak penalties: those models are solved in the order of their strengths, each
+from where the fold's own path leads.
 """
 
 from typing import NamedTuple
@@ -14,7 +16,8 @@ from torchlogreg._problem import Problem
 from torchlogreg._sparse import Filled
 from torchlogreg._wide import is_wide
 from torchlogreg.solvers import SOLVERS, choose
-from torchlogreg.solvers._metrics import Centre
+from torchlogreg.solvers._descent import per_model
+from torchlogreg.solvers._metrics import Centre, Metrics
 
 # Bytes that a batch may take, or those of X if they are more; and how many arrays of the size of its coefficients, and
 # matrices of the size of their second moments where the solver needs them, it takes.
@@ -38,6 +41,9 @@ class Settings(NamedTuple):
     seed: int
     store: object = None  # see `minimise`
 
+
+HARD = 0.2  # of the objective at zero, below which a model's optimum moves far with the rows and with C
+STRETCH = 1.5  # most that a step along a path is longer than the one before
 
 FARTHEST = 0.2  # largest tolerance for the models of all rows where folds refine them
 # The strength of an intercept that is not there, for each unit of weight: an intercept of 1e-30 changes no logit.
@@ -64,6 +70,7 @@ class Grid:
         if rows.intercept:
             S = 1.0 / self.base.penalty.l2[candidates.column, -1, 0]
             self.l2[:, -1, 0] = torch.where(candidates.free, 0.0, ABSENT * S)
+        self.followed = torch.zeros(len(self.l2), dtype=torch.bool)  # whether candidates were solved along a path
         self.start = torch.zeros(len(self.l2), d, loss.n_logits, dtype=home.dtype, device=home.device)
 
     def on_all(self, q=slice(None), W=None, loosely=False):
@@ -79,18 +86,57 @@ class Grid:
 
     def on_folds(self, centre):
         """The Results of all candidates on the folds, fold by fold (F Q models), from those on all rows."""
-        Q, device = len(self.l2), self.l2.device
-        model = torch.arange(self.n_folds * Q, device=device)
-        column = (1 + model // Q) * self.n_columns + self.candidates.column[model % Q]
-        around, W = self._problem(self.candidates.column, slice(None)), self.filled.enter(centre.W)
-        wide = is_wide(self.rows)  # then the problem is solved in other coordinates
-        results = []
-        for part in model.split(_affordable(self.rows, self.loss, self.solver)):
-            q = part % Q
-            options = {"centre": Centre(around, W, q)} if self.solver == "lbfgs" and not wide else {}
-            problem = self._problem(column[part], q)
-            results.append(self._solve(problem, W[q], self.settings.tol, **options))
-        return Results(*(torch.cat(parts) for parts in zip(*results, strict=True)))
+        F, Q, device = self.n_folds, len(self.l2), self.l2.device
+        W = self.filled.enter(centre.W)
+        around = Centre(self._problem(self.candidates.column, slice(None)), W, torch.arange(Q, device=device))
+        found = None
+        for stage, before in self._stages(centre.value):
+            q = stage.repeat(F)
+            fold = torch.arange(F, device=device).repeat_interleave(len(stage))
+            column = (1 + fold) * self.n_columns + self.candidates.column[q]
+            for part in torch.arange(len(q), device=device).split(_affordable(self.rows, self.loss, self.solver)):
+                start, options = W[q[part]], {}
+                if before is not None:
+                    start = self._next(self.filled.enter(found.W), fold[part] * Q, q[part], before)
+                elif self.solver == "lbfgs" and not is_wide(self.rows):  # else it is solved in other coordinates
+                    options = {"centre": around._replace(of=q[part])}
+                results = self._solve(self._problem(column[part], q[part]), start, self.settings.tol, **options)
+                if found is None:
+                    found = Results(*(v.new_empty(F * Q, *v.shape[1:]) for v in results))
+                for values, new in zip(found, results, strict=True):
+                    values[fold[part] * Q + q[part]] = new
+            if before is not None:
+                self.followed[stage] = True
+        return found
+
+    def near_optimum(self, q, centre, on_folds):
+        """Where to start candidate q on all rows: the centre, or the mean of the folds where that was left early."""
+        if not self.followed[q]:
+            return centre.W[q : q + 1]
+        return on_folds.W[q :: len(self.l2)].mean(dim=0, keepdim=True)
+
+    def _stages(self, values):
+        """Candidates to be solved together, and for each of them the one before it on its path; None for the first."""
+        if self.solver != "lbfgs" or Metrics(self.base, self.loss.n_logits, 0).is_whole:
+            return [(torch.arange(len(self.l2), device=self.l2.device), None)]
+        weakness, easy = -self.candidates.l2, HARD * self.loss.at_zero
+        before, rank = torch.full_like(self.candidates.column, -1), torch.zeros_like(self.candidates.column)
+        kinds = torch.stack([self.candidates.column, self.candidates.free.to(self.candidates.column)], dim=1)
+        for kind in kinds.unique(dim=0):
+            path = torch.nonzero((kinds == kind).all(dim=1)).flatten()
+            path = path[weakness[path].argsort(stable=True)]
+            before[path[1:]] = path[:-1]
+            least = values[path].cummin(dim=0).values  # the weaker the penalty, the lower the optimum
+            rank[path[1:]] = (least[1:] < easy).cumsum(dim=0)
+        return [(torch.nonzero(rank == r).flatten(), before if r else None) for r in range(int(rank.max()) + 1)]
+
+    def _next(self, W, first, q, before):
+        """Where the paths in W (F Q, d, K) of the folds that begin at `first` lead: on in a line over log C."""
+        here = before[q]
+        last = torch.where(before[here] < 0, here, before[here])
+        ahead, behind = ((self.candidates.l2[a] / self.candidates.l2[b]).log() for a, b in ((here, q), (last, here)))
+        t = torch.where((behind > 0) & ahead.isfinite(), (ahead / behind).clamp(max=STRETCH), 0.0)
+        return W[first + here] + per_model(t) * (W[first + here] - W[first + last])
 
     def _problem(self, column, q):
         penalty = Ridge(self.l2[q] * self.base.penalty.l2[column])

@@ -102,6 +102,11 @@ class Metrics:
         self.generator.set_state(state["generator"].cpu())
         vars(self).update({name: state[name] for name in CHANGING})
 
+    @property
+    def is_whole(self):
+        """Whether it is the whole Hessian of a sample of rows that serves several models."""
+        return self.n_logits == 1 and self._pays(self._sample_size())
+
     def start(self, W):
         """The first point and the metric there: the centre's, or from samples of the rows if W is zero."""
         problem = self.problem
