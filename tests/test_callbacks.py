@@ -609,7 +609,8 @@ def test_a_notebook_shows_one_picture_that_changes(monkeypatch):
         return Handle()
 
     monkeypatch.setattr(matplotlib, "get_backend", lambda: "module://matplotlib_inline.backend_inline")
-    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(display=types.SimpleNamespace(display=display)))
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", types.SimpleNamespace(display=display))
     X, y = make_blobs(50, centers=2, random_state=0)
     model = TorchLogisticRegression().set_callbacks(LiveBoundary()).fit(X, y)
     assert len(shown) == model.n_iter_

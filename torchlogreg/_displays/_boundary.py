@@ -97,7 +97,9 @@ class MovingBoundary:
         if "inline" not in matplotlib.get_backend() or "IPython" not in sys.modules:
             return
         if self.shown is None:
-            self.shown = sys.modules["IPython"].display.display(self.figure, display_id=True)
+            from IPython.display import display
+
+            self.shown = display(self.figure, display_id=True)
         else:
             self.shown.update(self.figure)
 
