@@ -31,7 +31,8 @@ def test_a_pickle_holds_no_torch(solver):
     assert not [word for word in words if word == "torch" or word.startswith("torch.")]
     allowed = (np.ndarray, str, int, float, bool, type(None))
     stream = vars(fitted).pop("_seen")  # what `partial_fit` goes on from: a dict of the same
-    values = [*vars(fitted).values(), *stream.values()]
+    history = vars(fitted).pop("history_")  # and so is this
+    values = [*vars(fitted).values(), *stream.values(), *history.values()]
     assert all(isinstance(value, allowed) for value in values)
     np.testing.assert_array_equal(pickle.loads(data).predict_proba(X), fitted.predict_proba(X))
 

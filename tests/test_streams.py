@@ -343,7 +343,7 @@ def test_warm_starts_callbacks_and_verbosity(capsys):
     X, y, _ = data(2)
     stream = Blocks(X, y)
     model = TorchLogisticRegression(warm_start=True, verbose=1).fit(stream)
-    assert "lbfgs    1/100" in capsys.readouterr().out
+    assert "lbfgs   1/100" in capsys.readouterr().out
     first = stream.n_reads
     assert model.fit(stream).n_iter_ <= 1
     assert stream.n_reads <= first + 4

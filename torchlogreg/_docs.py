@@ -26,7 +26,7 @@ _TEMPLATE = """{summary}
         weight, computed with the sample weights.
 
     solver : {{'auto', 'lbfgs', 'newton-cholesky', 'sgd'}}, default='auto'
-        The algorithm. Parameters from `learning_rate` to `n_iter_no_change` concern ``'sgd'`` only.
+        The algorithm. Parameters from `learning_rate` to `shuffle` concern ``'sgd'`` only.
 
         - ``'auto'`` is ``'newton-cholesky'`` for tiny data and ``'lbfgs'`` for all other.
         - ``'newton-cholesky'``: Newton's method with the full Hessian; exact and indifferent to the scale of the
@@ -39,9 +39,9 @@ _TEMPLATE = """{summary}
     tol : float, default=1e-4
         Stop when the largest absolute entry of F's gradient is at most `tol` and F is estimated to be within the
         fraction `tol` of its minimum (``tol ** 1.5`` for ``'lbfgs'``, whose estimate is a rough one). For ``'sgd'``,
-        stop when `n_iter_no_change` epochs in a row did not improve the training objective (with `early_stopping`, the
-        accuracy on held-out rows) by `tol`, or with ``learning_rate='auto'`` begin to lower the rate then; 0 runs all
-        epochs.
+        stop when `n_iter_no_change` epochs in a row did not improve the training objective by `tol`, or with
+        ``learning_rate='auto'`` begin to lower the rate then; 0 runs all epochs. With `early_stopping`, also what
+        counts as an improvement of the accuracy.
 
     max_iter : int, default=100
         Largest number of iterations, each of which evaluates F once; of epochs for ``'sgd'``.
@@ -50,7 +50,7 @@ _TEMPLATE = """{summary}
         Step size of ``'sgd'`` on F, that is, on the mean loss. ``'auto'`` derives it from the data, so that it does
         not diverge whatever the scale of the features, and keeps it until the objective stands still (for at most
         three fifths of `max_iter` epochs); then the rate falls linearly to zero, and the fit ends. With
-        `early_stopping`, the accuracy on held-out rows may end it before.
+        `early_stopping`, the accuracy on other rows may end it before.
 
     momentum : float, default=0.9
         Momentum of ``'sgd'``, in [0, 1).
@@ -65,14 +65,16 @@ _TEMPLATE = """{summary}
         Whether ``'sgd'`` puts the rows in a new random order for every epoch. A stream has an order of its own.
 
     early_stopping : bool, default=False
-        Whether ``'sgd'`` holds out rows and stops when its accuracy on them no longer improves. Without it every row
-        is trained on. The other solvers ignore it.
+        Whether to stop when the accuracy on the rows in ``fit(..., X_val=..., y_val=...)`` has not improved by `tol`
+        for `n_iter_no_change` iterations, and to keep the best iterate: the one of the highest accuracy on them and,
+        among those, of the lowest loss. Without such rows ``'sgd'`` holds some out; the other solvers then train on
+        every row until `tol` is met.
 
     validation_fraction : float, default=0.1
-        Share of the rows, stratified by class, that `early_stopping` holds out.
+        Share of the rows, stratified by class, that `early_stopping` holds out for ``'sgd'`` if no others are given.
 
     n_iter_no_change : int, default=5
-        Epochs without improvement after which ``'sgd'`` stops.
+        Epochs without improvement after which ``'sgd'`` stops, or iterations of any solver with `early_stopping`.
 
     warm_start : bool, default=False
         Whether `fit` starts from the coefficients of the previous fit.
@@ -82,7 +84,8 @@ _TEMPLATE = """{summary}
         None stands for a fixed seed and any seed leads to the same optimum, within `tol`.
 
     verbose : int, default=0
-        Whether to print a line for each iteration.
+        Whether to print a line for each iteration or epoch: the objective, the largest entry of its gradient (not for
+        ``'sgd'``), the reads of X so far, the accuracy on rows to validate on, and the seconds since the fit began.
 
     device : str, default='auto'
         Where to compute: ``'cpu'``, ``'cuda'``, ``'cuda:1'``, ``'mps'``. With ``'auto'`` a tensor stays where it is;
@@ -125,6 +128,16 @@ _TEMPLATE = """{summary}
         F after each iteration. For ``'sgd'``, the mean over an epoch's mini-batches of F as each update found it, so
         that with ``batch_size=None`` entry k is F before update k.
 
+    history_ : dict of ndarrays of shape (n_iterations,)
+        What was noted of each iteration of `fit`, always NumPy's: ``'iteration'`` (``'epoch'`` for ``'sgd'``), counted
+        from 1; ``'objective'``, which is `loss_curve_`; ``'gradient_norm'``, its largest absolute entry (not for
+        ``'sgd'``, which knows no gradient of all rows); ``'seconds'`` since `fit` began. With rows to validate on,
+        given or held out, also ``'train_loss'``, ``'train_accuracy'``, ``'validation_loss'`` and
+        ``'validation_accuracy'`` after each iteration: losses are F without its penalty, weighted as F weighs them
+        (with the class weights of the training rows), accuracies by sample weight, as `score` has them. Those of the
+        training rows take a read of X in each epoch of ``'sgd'``, and where other solvers have no room to keep the
+        logits.
+
     solver_ : str
         The solver that was used.
 
@@ -147,7 +160,8 @@ _TEMPLATE = """{summary}
     Fitted attributes are NumPy arrays and Python numbers whatever the device, so a model can be pickled on one machine
     and used on any other. Under ``sklearn.config_context(array_api_dispatch=True)`` they and all answers are arrays of
     the library and on the device of X instead, and ``classes_`` of those of y. scikit-learn's callbacks are supported
-    through ``set_callbacks``, with one task for each iteration or epoch of `fit`.
+    through ``set_callbacks``, with one task for each iteration or epoch of `fit`, and so are those of
+    ``torchlogreg.callbacks``.
 
     References
     ----------

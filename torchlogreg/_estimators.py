@@ -1,7 +1,10 @@
 """The two public estimators: parameters, documentation, fit and the methods that predict."""
 
-from functools import partial
+from functools import cache, partial
+from importlib.metadata import version
 from numbers import Integral, Real
+from time import perf_counter
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -17,7 +20,16 @@ from torchlogreg._compat import Interval, SparseCoefMixin, StrOptions, check_sam
 from torchlogreg._conversion import of_sklearn
 from torchlogreg._docs import documented
 from torchlogreg._incremental import Seen, advance
-from torchlogreg._inputs import block_data, dense_coefficients, fit_data, prediction_parts, rows_of
+from torchlogreg._inputs import (
+    block_data,
+    dense_coefficients,
+    fit_data,
+    held_out_data,
+    prediction_parts,
+    rows_of,
+    training_monitor,
+    validation_data,
+)
 from torchlogreg._losses import loss_of
 from torchlogreg._memory import translated, with_room
 from torchlogreg._minimise import minimise
@@ -25,6 +37,7 @@ from torchlogreg._penalty import Ridge, strengths
 from torchlogreg._portable import Portable
 from torchlogreg._problem import Problem
 from torchlogreg._sparse import Filled
+from torchlogreg._watch import MONITORS, Progress, Watch
 from torchlogreg.solvers import SOLVERS, choose
 from torchlogreg.solvers.sgd import SGD
 
@@ -218,7 +231,18 @@ class LinearClassifier(LinearPredictor):
         self.device = device
 
     @fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None, sample_weight=None, *, coef_init=None, intercept_init=None):
+    def fit(
+        self,
+        X,
+        y=None,
+        sample_weight=None,
+        *,
+        coef_init=None,
+        intercept_init=None,
+        X_val=None,
+        y_val=None,
+        sample_weight_val=None,
+    ):
         """Fit the model to training data.
 
         Parameters
@@ -244,6 +268,17 @@ class LinearClassifier(LinearPredictor):
         intercept_init : array-like of shape (1,) or (n_classes,), default=None
             Intercepts to start from.
 
+        X_val : array-like, sparse matrix or tensor of shape (n_val_samples, n_features), default=None
+            Rows to validate on, in any type that `predict` takes. ``history_`` then has the loss and the accuracy on
+            the training rows and on these, and `early_stopping` goes by these. In a pipeline, with metadata routing,
+            ``Pipeline(..., transform_input=["X_val"])`` transforms them as it does X.
+
+        y_val : array-like of shape (n_val_samples,), default=None
+            Their labels, each of which must be among the classes of y.
+
+        sample_weight_val : array-like of shape (n_val_samples,) or float, default=None
+            Weight of each of them.
+
         Returns
         -------
         self : object
@@ -252,8 +287,9 @@ class LinearClassifier(LinearPredictor):
         Raises
         ------
         ValueError
-            If the data or a parameter is invalid, holds a single class, or makes the objective overflow, and if a
-            stream changes between two reads. The estimator then is as it was before the call.
+            If the data or a parameter is invalid, holds a single class, or makes the objective overflow, if a stream
+            changes between two reads, and if a checkpoint is damaged or that of another fit. The estimator then is as
+            it was before the call.
         MemoryError
             If memory runs out: on an accelerator, even in small blocks.
         NotImplementedError
@@ -266,6 +302,7 @@ class LinearClassifier(LinearPredictor):
         RuntimeWarning
             If the memory of an accelerator ran out and the fit went on with smaller blocks.
         """
+        began = perf_counter()
         self._check_combination()
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}
         context = self._init_callback_context(max_subtasks=self.max_iter or None)
@@ -273,11 +310,11 @@ class LinearClassifier(LinearPredictor):
 
         with torch.inference_mode(False), torch.no_grad():
             with translated(device=True):
-                data = fit_data(self, X, y, sample_weight)
-            loss = loss_of(len(data.classes))
-            W = self._start(data, loss, coef_init, intercept_init, go_on=self.warm_start)
-            observer = partial(_Callbacks, self, context, arguments={"X": X, "y": y, "metadata": metadata})
-            fitted = with_room(partial(self._fitted, data, loss, W, observer))
+                data = fit_data(self, X, y, sample_weight, validated=X_val is not None)
+                validation = validation_data(self, data, X_val, y_val, sample_weight_val)
+            W = self._start(data, loss_of(len(data.classes)), coef_init, intercept_init, go_on=self.warm_start)
+            callbacks = partial(_Callbacks, self, context, {"X": X, "y": y, "metadata": metadata})
+            fitted = with_room(partial(self._fitted, data, validation, W, callbacks, began))
         fitted["_seen"] = Seen.after(data)._asdict()
         before = dict(vars(self))
         self.__dict__.pop("feature_names_in_", None)
@@ -289,21 +326,35 @@ class LinearClassifier(LinearPredictor):
             raise
         return self
 
-    def _fitted(self, data, loss, W, observer):
+    def _fitted(self, data, validation, W, callbacks, began):
         """The attributes of the model that minimises the objective."""
+        loss = loss_of(len(data.classes))
         with plain_arithmetic(data.X, one_column=len(data.classes) == 2):
-            train, held_out = self._split(data)
+            train, held_out = self._split(data) if validation is None else (None, None)
+            if held_out is not None:
+                validation = held_out_data(data, loss, held_out, intercept=self.fit_intercept)
             rows = rows_of(data, loss, train, intercept=self.fit_intercept)
             filled = Filled.of(rows, W, wanted=self.solver != "sgd")
             rows = filled.rows
             strength = strengths(self.C, self.l1_ratio)
             penalty = Ridge.of(strength.l2, rows.n_features, intercept=self.fit_intercept, home=rows.home)
             problem = Problem.of(rows, loss, penalty)
-            solver = self._solver(problem, data, held_out)
-
-            def attributes(W):
-                return model_attributes(filled.leave(W), data, self.fit_intercept)
-
+            keeps_best = self.early_stopping and validation is not None
+            solver = self._solver(problem, keeps_best)
+            attributes = partial(model_attributes, data=data, intercept=self.fit_intercept)
+            mark = partial(self._mark, data, problem, solver, W, validation, held_out)
+            callbacks = callbacks(solver, attributes, mark)
+            watch = Watch(
+                problem,
+                solver,
+                self.max_iter,
+                monitors=callbacks.monitors_of(training_monitor(data, train), validation),
+                keeps_best=keeps_best,
+                callbacks=callbacks if callbacks.active else None,
+                leave=filled.leave,
+                verbose=self.verbose,
+                began=began,
+            )
             result = minimise(
                 problem,
                 solver,
@@ -311,12 +362,12 @@ class LinearClassifier(LinearPredictor):
                 tol=self.tol,
                 max_iter=self.max_iter,
                 store=to_float32 if data.dtype == np.float32 else None,
-                observer=observer(solver, attributes),
-                verbose=self.verbose,
+                watch=watch,
+                patience=self.n_iter_no_change if keeps_best else None,
             )
             bound = problem.optimality_bound(result.point)
         return {
-            **attributes(result.point.W),
+            **attributes(filled.leave(result.point.W)),
             "solver_": solver.name,
             "device_": str(rows.device),
             "n_iter_": result.n_iter,
@@ -326,6 +377,30 @@ class LinearClassifier(LinearPredictor):
             "optimality_gap_": float(bound),
             "n_passes_": problem.passes.total,
             "loss_curve_": data.space.array(result.loss_curve[:, 0]),
+            "history_": watch.history(),
+        }
+
+    def _mark(self, data, problem, solver, W, validation, held_out):
+        """What this fit is recognised by: plain values, by what messages call them."""
+        if held_out is not None and self.random_state is None:
+            raise ValueError("Other rows would be held out when the fit is resumed: set random_state, or pass X_val.")
+        parameters = self.get_params(deep=False)
+        for name in ("verbose", "device", *([] if solver.stochastic else ["max_iter"])):
+            del parameters[name]
+        if isinstance(self.random_state, np.random.RandomState):
+            parameters["random_state"] = np.random.RandomState  # not its place in memory
+        return {
+            "version": version("torchlogreg"),
+            "estimator": type(self).__name__,
+            **{name: repr(value) for name, value in parameters.items()},
+            "solver_": solver.name,
+            "device_": str(data.X.device),
+            "shape of X": tuple(data.X.shape),
+            "dtype of coef_": str(data.dtype),
+            "classes": repr(data.classes.tolist()),
+            "data": problem.rows.mark(),
+            "start": crc32(W.numpy().tobytes()),
+            "validation data": None if validation is None else validation.mark(),
         }
 
     @fit_context(prefer_skip_nested_validation=True)
@@ -361,7 +436,7 @@ class LinearClassifier(LinearPredictor):
         self : object
             The estimator. ``n_iter_`` counts the calls, ``loss_curve_`` has F of each, as its updates found it, after
             those of a `fit` that came before. ``converged_`` is False; ``objective_``, ``gradient_norm_``,
-            ``optimality_gap_`` and ``n_passes_``, which would take all rows, are absent.
+            ``optimality_gap_``, ``n_passes_`` and ``history_``, which would take all rows, are absent.
 
         Raises
         ------
@@ -390,7 +465,7 @@ class LinearClassifier(LinearPredictor):
         curve = np.append([] if before is None else numpy_of(self.loss_curve_), step.value)
         if self.verbose:
             print(f"partial_fit {n_iter:>4}  objective {step.value:.8g}  learning rate {step.rate:.3g}")
-        for name in ("objective_", "gradient_norm_", "optimality_gap_", "n_passes_"):
+        for name in ("objective_", "gradient_norm_", "optimality_gap_", "n_passes_", "history_"):
             self.__dict__.pop(name, None)
         vars(self).update(
             found,
@@ -470,8 +545,8 @@ class LinearClassifier(LinearPredictor):
         train, held_out = next(splitter.split(usable, data.codes[usable]))
         return usable[train], usable[held_out]
 
-    def _solver(self, problem, data, held_out):
-        """The solver with its settings."""
+    def _solver(self, problem, validated):
+        """The solver with its settings; `validated` if other rows say when to stop."""
         name = choose(problem.rows, problem.loss.n_logits) if self.solver == "auto" else self.solver
         if name == "newton-cholesky":
             return SOLVERS[name]()
@@ -480,13 +555,9 @@ class LinearClassifier(LinearPredictor):
         seed = check_random_state(default if self.random_state is None else self.random_state).randint(2**31 - 1)
         if name == "lbfgs":
             return SOLVERS[name](seed=seed)
-        score = None
-        if held_out is not None:
-            rows = rows_of(data, problem.loss, held_out, intercept=self.fit_intercept)
-            score = partial(_accuracy, rows, problem.loss, torch.from_numpy(data.codes[held_out]))
-        return self._sgd(seed, score)
+        return self._sgd(seed, validated)
 
-    def _sgd(self, seed, score=None):
+    def _sgd(self, seed, validated=False):
         """The solver "sgd" with its settings."""
         return SGD(
             learning_rate=self.learning_rate,
@@ -498,33 +569,58 @@ class LinearClassifier(LinearPredictor):
             tol=self.tol,
             n_epochs=max(1, self.max_iter),
             seed=seed,
-            score=score,
+            validated=validated,
         )
 
 
 class _Callbacks:
-    """The observer that runs scikit-learn's callbacks, one task an iteration."""
+    """What runs scikit-learn's callbacks, one task an iteration.
 
-    def __init__(self, estimator, context, solver, attributes, *, arguments):
-        self.estimator, self.context, self.attributes = estimator, context, attributes
-        self.arguments = {"estimator": estimator, **arguments}
+    Those of `torchlogreg.callbacks` find a `Progress` in the context of a task, and may say in `monitors` what of the
+    history they need, and in `resume` where an interrupted fit stood.
+    """
+
+    def __init__(self, estimator, context, arguments, solver, attributes, mark):
+        self.callbacks = getattr(estimator, "_skl_callbacks", ())
+        self.context, self.arguments = context, {"estimator": estimator, **arguments}
         self.task_name = "epoch" if solver.stochastic else "iteration"
-        self.active = hasattr(estimator, "_skl_callbacks")
-        self.task = None
+        self.attributes, self.mark, self.task = attributes, cache(mark), None
 
-    def begin(self):
-        if self.active:
-            self.task = self.context.subcontext(task_name=self.task_name)
-            self.task.call_on_fit_task_begin(**self.arguments)
+    @property
+    def active(self):
+        """Whether there are any."""
+        return bool(self.callbacks)
 
-    def end(self, step, coefficients):
-        if not self.active:
-            return False
+    def monitors_of(self, training, validation):
+        """The monitors that are asked for, by name; both if there are rows to validate on."""
+        asked = {name for callback in self.callbacks for name in getattr(callback, "monitors", ())}
+        if self.task_name == "epoch" and "gradient_norm" in asked:
+            raise ValueError("solver='sgd' knows no gradient of all rows: choose another monitor than 'gradient_norm'.")
+        if validation is not None:
+            return {"train": training, "validation": validation}
+        if missing := asked & MONITORS["validation"]:
+            raise ValueError(f"monitor={min(missing)!r} needs rows to validate on: fit(..., X_val=, y_val=).")
+        return {"train": training} if asked & MONITORS["train"] else {}
+
+    def resume(self):
+        """What the first checkpoint says, None without."""
+        found = (callback.resume(self.mark()) for callback in self.callbacks if hasattr(callback, "resume"))
+        return next((saved for saved in found if saved is not None), None)
+
+    def begin(self, history, state):
+        """Before an iteration; see `Watch`."""
+        self.task = self.context.subcontext(task_name=self.task_name)
+        self.task.progress = Progress(history, None, state, self.mark)
+        self.task.call_on_fit_task_begin(**self.arguments)
+
+    def end(self, history, coefficients):
+        """After an iteration that led to these coefficients; whether to stop."""
 
         def attributes():
             # A model of an earlier fit may have feature names that these rows do not have.
-            return {"feature_names_in_": None, **self.attributes(coefficients(step.point.W))}
+            return {"feature_names_in_": None, **self.attributes(coefficients())}
 
+        self.task.progress = Progress(history, attributes, None, self.mark)
         return self.task.call_on_fit_task_end(**self.arguments, reconstruction_attributes=attributes)
 
 
@@ -541,13 +637,6 @@ def model_attributes(W, data, intercept):
 
 def to_float32(W):
     return W.float().to(W.dtype)
-
-
-def _accuracy(rows, loss, codes, W):
-    """Weighted accuracy of W on `rows`, as `score` computes it."""
-    predicted = torch.cat([loss.choice(block.predict(W))[:, 0] for block in rows.blocks()]).cpu()
-    weight = rows.weight[:, 0].cpu()
-    return float((weight * (predicted == codes)).sum() / weight.sum())
 
 
 def _checked_start(value, shape, name):

@@ -8,6 +8,7 @@ Nothing is copied that need not be, and nothing the user owns is written to.
 import copy
 import numbers
 import warnings
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ from torchlogreg._labels import (
     checked_labels,
     checked_weights,
     class_weights,
+    codes_among,
     encoded,
 )
 from torchlogreg._losses import loss_of
@@ -33,6 +35,7 @@ from torchlogreg._memory import ran_out
 from torchlogreg._rows import Home, Rows, product_dtype
 from torchlogreg._sparse import Sparse, SparseRows, pays_dense
 from torchlogreg._stream import SAMPLE_BYTES, Block, Opened, Slices
+from torchlogreg._watch import Training, Validation
 from torchlogreg._wide import is_wide_table
 
 # Work (n p K) from which an accelerator is expected to repay the copy of X, for device="auto".
@@ -52,14 +55,19 @@ class TrainingData(NamedTuple):
     schema: dict  # classes_ where y is, n_features_in_ and, for frames, feature_names_in_
     dtype: np.dtype  # of the coefficients
     space: Space  # of the other fitted arrays
+    own: np.ndarray | None = None  # (n,) sample weight alone, where one was given
+    factor: np.ndarray | None = None  # (n_classes,) class weights, where they were given
 
 
-def fit_data(estimator, X, y, sample_weight):
-    """What `training_data` returns, or a stream: of blocks, or of a file in memory-mapped form."""
+def fit_data(estimator, X, y, sample_weight, *, validated=False):
+    """What `training_data` returns, or a stream: of blocks, or of a file in memory-mapped form.
+
+    With `validated`, early stopping holds out no rows, for there are others.
+    """
     if y is None and is_stream(X):
         if sample_weight is not None:
             raise ValueError("A stream brings its weights itself: let it yield (X, y, sample_weight).")
-        return _streamed(estimator, X)
+        return _streamed(estimator, X, validated)
     stochastic = estimator.solver == "sgd"  # which reads rows in random order, a page each
     if y is not None and _is_large_file(X) and not stochastic and not is_wide_table(*X.shape):
         return _streamed(estimator, Slices(X, *_slicable(X, y, sample_weight)))
@@ -93,17 +101,18 @@ def _slicable(X, y, sample_weight):
     return y, None if sample_weight is None else checked_weights(sample_weight, len(y))
 
 
-def _streamed(estimator, source):
+def _streamed(estimator, source, validated=False):
     """Open a stream of blocks, which reads it once."""
     if hasattr(source, "__next__"):
         raise ValueError(
             f"A fit reads its stream several times, but {type(source).__name__} can be read only once: pass a list, a "
             "torch DataLoader, or an object whose __iter__ starts afresh each time."
         )
-    if estimator.solver == "sgd" and (estimator.early_stopping or estimator.batch_size is None):
+    holds_out = estimator.early_stopping and not validated
+    if estimator.solver == "sgd" and (holds_out or estimator.batch_size is None):
         raise ValueError(
             "On a stream solver='sgd' takes its mini-batches as they come: it needs early_stopping=False and a "
-            "batch_size other than None."
+            "batch_size other than None. (With X_val, early_stopping=True is possible.)"
         )
     stand_in = copy.copy(estimator)
     read = _BlockReader(stand_in)
@@ -131,7 +140,8 @@ def _streamed(estimator, source):
     if opened.device.type == "mps":
         opened.dtype = torch.float32
     schema = {**_schema(stand_in), "classes_": classes}
-    return TrainingData(opened, None, None, classes, schema, dtype, Space())
+    factor = None if given is None else opened.factor
+    return TrainingData(opened, None, None, classes, schema, dtype, Space(), factor=factor)
 
 
 class _BlockReader:
@@ -180,11 +190,72 @@ def training_data(estimator, X, y, sample_weight):
     classes, codes = encoded(labels)
     schema["classes_"] = Space.of(y).array(classes)
     weight = checked_weights(sample_weight, len(codes))
+    own, factor = None if sample_weight is None else weight, None
     if estimator.class_weight is not None:
-        weight = weight * class_weights(estimator.class_weight, classes, codes, weight)[codes]
+        factor = class_weights(estimator.class_weight, classes, codes, weight)
+        weight = weight * factor[codes]
     check_number_of_classes(estimator, classes)
     check_presence(classes, np.bincount(codes, weights=weight, minlength=len(classes)))
-    return _on_device(estimator, X, codes, weight, classes, schema, space)
+    return _on_device(estimator, X, codes, weight, classes, schema, space)._replace(own=own, factor=factor)
+
+
+def validation_data(estimator, data, X, y, sample_weight):
+    """The monitor of the rows that the user validates on, checked as those of `data` were; None if there are none."""
+    if X is None and y is None and sample_weight is None:
+        return None
+    if X is None or y is None:
+        missing = [name for name, value in (("X_val", X), ("y_val", y)) if value is None]
+        raise ValueError(f"Validation data come together, as X_val and y_val: {' and '.join(missing)} must be given.")
+    if is_stream(X) and not isinstance(X, (list, tuple)):
+        raise ValueError("X_val must be a table, an array or a tensor; a stream cannot be validated on.")
+    stand_in = copy.copy(estimator)
+    vars(stand_in).pop("feature_names_in_", None)
+    vars(stand_in).update(data.schema)
+    dtype = torch.float32 if data.dtype == np.float32 else torch.float64
+    try:
+        n, parts = prediction_parts(stand_in, X, dtype)
+        small = isinstance(parts, tuple)
+        for _ in parts:  # checks them
+            pass
+        labels = checked_labels(y)
+    except (TypeError, ValueError) as error:
+        error.add_note("This is about the validation data, X_val and y_val.")
+        raise
+    if len(labels) != n:
+        raise ValueError(f"X_val has {n} rows, and y_val {len(labels)} labels; they must be as many.")
+    present, index = encoded(labels)
+    codes = codes_among(data.classes, present, "y_val")[index]
+    weight = checked_weights(sample_weight, n, name="sample_weight_val")
+    own = None if sample_weight is None else weight
+    if data.factor is not None:
+        weight = weight * data.factor[codes]
+        if not weight.any():
+            raise ValueError("class_weight leaves no row of X_val; at least one weight must be positive.")
+    source = (lambda: parts) if small else partial(_read_again, stand_in, X, dtype)
+    return Validation(source, loss_of(len(data.classes)), *_as_tensors(codes, weight, own), dtype)
+
+
+def _read_again(stand_in, X, dtype):
+    """The parts of a large array that has been checked."""
+    vars(stand_in).pop("feature_names_in_", None)  # nor say again what there is to say of names
+    with config_context(assume_finite=True):
+        yield from prediction_parts(stand_in, X, dtype)[1]
+
+
+def held_out_data(data, loss, index, *, intercept):
+    """The monitor of the rows at an index of the training data."""
+    rows = rows_of(data, loss, index, intercept=intercept)
+    dtype = torch.float32 if data.dtype == np.float32 else torch.float64
+    own = None if data.own is None else data.own[index]
+    return Validation(lambda: (rows,), loss, *_as_tensors(data.codes[index], data.weight[index], own), dtype)
+
+
+def training_monitor(data, index):
+    """The monitor of the training rows, of all or of those at an index."""
+    if data.codes is None:
+        return Training(factor=torch.from_numpy(data.X.factor) if data.X.is_weighted else None)
+    own = data.own if data.own is None or index is None else data.own[index]
+    return Training(*_as_tensors(own))
 
 
 def block_data(estimator, X, y, classes, sample_weight):
@@ -207,14 +278,8 @@ def block_data(estimator, X, y, classes, sample_weight):
     X, labels, schema = _checked_pair(estimator, X, y, reset=known is None)
     schema["classes_"] = Space.of(classes).array(given) if known is None else estimator.classes_
     present, index = encoded(labels)
-    places = {label: code for code, label in enumerate(given.tolist())}
-    unknown = [label for label in present.tolist() if label not in places]
-    if unknown:
-        raise ValueError(
-            f"y holds labels that are not among the classes {given.tolist()}: {unknown}. Name all classes that the "
-            "stream will hold in the first call to partial_fit."
-        )
-    codes = np.array([places[label] for label in present.tolist()], dtype=np.int64)[index]
+    remedy = " Name all classes that the stream will hold in the first call to partial_fit."
+    codes = codes_among(given, present, "y", remedy)[index]
     weight = checked_weights(sample_weight, len(codes))
     if estimator.class_weight is not None:
         weight = weight * class_weights(estimator.class_weight, given, codes, weight)[codes]
@@ -424,6 +489,11 @@ def _as_tensor(array):
         return torch.from_dlpack(array)  # from_numpy would warn
     except (BufferError, RuntimeError):
         return torch.from_numpy(array.copy())
+
+
+def _as_tensors(*arrays):
+    """Tensors over the same memory; None stays None."""
+    return [None if array is None else _as_tensor(array) for array in arrays]
 
 
 def _moved(X, device):

@@ -42,18 +42,27 @@ def encoded(y):
     return classes, (np.cumsum(present) - 1)[numbers - lowest]
 
 
-def checked_weights(sample_weight, n, *, all_zero=False):
-    """Sample weights as float64 (n,); all of them may be zero if `all_zero`."""
+def codes_among(classes, labels, name, remedy=""):
+    """The index of each label in `classes`."""
+    places = {label: code for code, label in enumerate(classes.tolist())}
+    unknown = [label for label in labels.tolist() if label not in places]
+    if unknown:
+        raise ValueError(f"{name} holds labels that are not among the classes {classes.tolist()}: {unknown}.{remedy}")
+    return np.array([places[label] for label in labels.tolist()], dtype=np.int64)
+
+
+def checked_weights(sample_weight, n, *, all_zero=False, name="sample_weight"):
+    """Sample weights as float64 (n,); all of them may be zero if `all_zero`. `name` is what errors call them."""
     if sample_weight is None:
         return np.ones(n)
     sample_weight = numpy_of(sample_weight)
     if isinstance(sample_weight, (numbers.Real, np.ndarray)) and np.ndim(sample_weight) == 0:
         sample_weight = np.full(n, sample_weight, dtype=np.float64)
-    weight = check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
+    weight = check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name=name)
     if weight.shape != (n,):
-        raise ValueError(f"sample_weight has shape {weight.shape}; expected one weight for each row, ({n},).")
+        raise ValueError(f"{name} has shape {weight.shape}; expected one weight for each row, ({n},).")
     if (weight < 0).any():
-        raise ValueError("Negative values in sample_weight: weights must be zero or positive.")
+        raise ValueError(f"Negative values in {name}: weights must be zero or positive.")
     if not all_zero and not weight.any():
         raise ValueError(WEIGHTLESS)
     return weight

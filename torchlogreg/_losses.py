@@ -25,6 +25,10 @@ class Loss(ABC):
         """Labels 0 .. n_classes - 1 (n,) in the type that the other methods take as `y`."""
 
     @abstractmethod
+    def codes(self, y):
+        """Labels 0 .. n_classes - 1 (n,) from those targets."""
+
+    @abstractmethod
     def value(self, eta, y):
         """Loss of every row, (n, B); differentiable by autograd."""
 
@@ -90,6 +94,9 @@ class Binomial(Loss):
     def targets(self, codes, dtype):
         return codes.to(dtype).mul_(2).sub_(1)
 
+    def codes(self, y):
+        return (y > 0).long()
+
     def value(self, eta, y):
         return -F.logsigmoid(y[:, None] * eta[..., 0])
 
@@ -139,6 +146,9 @@ class Multinomial(Loss):
 
     def targets(self, codes, dtype):  # noqa: ARG002 - class indices whatever the dtype of X
         return codes
+
+    def codes(self, y):
+        return y
 
     def value(self, eta, y):
         n_models = eta.shape[1]

@@ -1,12 +1,14 @@
-"""The one loop that every solver runs in: stopping, the iteration limit, warnings, history, verbosity.
+"""The one loop that every solver runs in: stopping, the iteration limit, warnings.
 
 A solver is a generator of `Step`s; the first is its starting point, each further one an iteration. `minimise`
-draws from it until the solver's own stopping rule holds, the limit is reached, the observer asks to stop or the
-generator ends because arithmetic allows no further progress.
+draws from it until the solver's own stopping rule holds, rows to validate on see no improvement, the limit is reached,
+a callback asks to stop or the generator ends because arithmetic allows no further progress.
 """
 
 import math
 import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +16,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from torchlogreg._problem import Point
+from torchlogreg._watch import Watch
 from torchlogreg._wide import Rotated, is_wide
 
 
@@ -22,9 +25,10 @@ class Step(NamedTuple):
 
     point: Point  # for "sgd" without a gradient, and with the mean objective of the epoch's mini-batches as value
     gap: torch.Tensor | None = None  # (B,) estimate of (value - optimum) / optimum
-    score: float | None = None  # accuracy on held-out rows
+    score: float | None = None  # accuracy on the rows to validate on, if they may end the fit
     settled: bool = False  # whether a schedule of the solver's own has come to its end
     stuck: torch.Tensor | None = None  # (B,) models that no step helps at this precision
+    state: Callable[[], dict] | None = None  # what the next iteration goes on from, to be asked for before it begins
 
 
 class Result(NamedTuple):
@@ -55,98 +59,104 @@ class Optimality:
 
 
 class NoImprovement:
-    """Stop after `patience` epochs in a row without an improvement by `tol`, as SGDClassifier does; never if tol = 0.
+    """Stop after `patience` iterations in a row without an improvement by `tol`, as SGDClassifier does.
 
-    The held-out score decides where there is one, the training objective otherwise.
+    It looks at the training objective or, if `validated`, at the accuracy on the rows to validate on. Never if tol = 0.
     """
 
-    def __init__(self, tol, patience):
-        self.tol, self.patience = tol, patience
-        self.best, self.stale = np.inf, 0
+    def __init__(self, tol, patience, *, validated=False):
+        self.tol, self.patience, self.validated = tol, patience, validated
+        self.state = math.inf, 0  # the best so far, and how many iterations ago
 
     def __call__(self, step):
-        if step.point.value is None:  # the start
+        monitor = step.score if self.validated else step.point.value
+        if monitor is None:  # the start
             return False
-        return self.stale_after(float(step.point.value) if step.score is None else -step.score)
+        return self.stale_after(-monitor if self.validated else float(monitor))
 
     def stale_after(self, monitor):
-        """Note one more epoch's value, the lower the better; whether it was one too many without improvement."""
+        """Note one more iteration's value, the lower the better; whether it was one too many without improvement."""
         if self.tol == 0:
             return False
-        self.stale = self.stale + 1 if monitor > self.best - self.tol else 0
-        self.best = min(self.best, monitor)
-        return self.stale >= self.patience
+        best, stale = self.state
+        self.state = min(best, monitor), stale + 1 if monitor > best - self.tol else 0
+        return self.state[1] >= self.patience
 
 
-class Silent:
-    """The observer that watches nothing."""
+class Rules(NamedTuple):
+    """When a fit is done: by the solver's rule, or by that of the rows to validate on."""
 
-    def begin(self):
-        """Called before an iteration."""
+    own: Callable
+    validation: NoImprovement | None
 
-    def end(self, step, coefficients):  # noqa: ARG002 - an observer that looks at nothing
-        """Called after it; True stops the fit. `coefficients` takes the step's W to that of the problem."""
-        return False
+    def met(self, step):
+        """Which rule a Step meets, as `_Run.ended` has it, if any."""
+        # The second one counts iterations, so it is asked in any case.
+        validated = self.validation is not None and self.validation(step)
+        return "converged" if self.own(step) else "validation" if validated else None
+
+    @property
+    def counting(self):
+        """The rules that count iterations."""
+        return [rule for rule in self if isinstance(rule, NoImprovement)]
 
 
 class _Run(NamedTuple):
     point: Point
-    ended: str  # "converged", "limit", "observer", "precision" (no step helps) or "overflow"
+    ended: str  # "converged", "validation", "limit", "callback", "precision" (no step helps) or "overflow"
 
 
-class _History:
-    def __init__(self, solver, max_iter, verbose):
-        self.solver, self.max_iter, self.verbose = solver, max_iter, verbose
-        self.values = []
-
-    def add(self, step):
-        self.values.append(step.point.value.tolist())
-        if self.verbose:
-            line = f"{self.solver.name} {len(self.values):>4}/{self.max_iter}"
-            line += f"  objective {float(step.point.value.mean()):.8g}"
-            if step.gap is not None:
-                line += f"  max|gradient| {float(step.point.gradient_norm.max()):.3e}"
-            if step.score is not None:
-                line += f"  held-out accuracy {step.score:.4f}"
-            print(line)
-
-
-def minimise(problem, solver, W, *, tol, max_iter, store=None, observer=None, verbose=0):
+def minimise(problem, solver, W, *, tol, max_iter, store=None, watch=None, patience=None):
     """Minimise `problem` from W.
 
     `store` rounds coefficients to the precision in which they will be kept. The result, and whether it has
-    converged, is judged there, in float64.
+    converged, is judged there, in float64. `watch` notes every iteration, and may know where an interrupted fit stood.
+    With a `patience` the rows that it validates on may end the fit, too, and the best iterate on them is the result.
     """
-    history = _History(solver, max_iter, verbose)
-    stop = solver.stopping(tol)
-    observer = observer or Silent()
+    watch = watch or Watch(problem, solver)
+    rules = Rules(solver.stopping(tol), patience and NoImprovement(tol, patience, validated=True))
+    run, state, finishing = None, None, False
+    if saved := watch.resume():
+        state, finishing, states = saved
+        for rule, state_of_rule in zip(rules.counting, states, strict=True):
+            rule.state = state_of_rule
     wide = is_wide(problem.rows) and not solver.stochastic
-    run = (_draw_rotated if wide else _draw)(problem, solver, W, stop, history, observer)
-    point = _stored(problem, run, store)
-    unfinished = run.ended == "precision" or (run.ended == "converged" and float(point.gradient_norm.max()) > tol)
+    if not finishing:
+        draw = _draw_rotated if wide else _draw
+        run = draw(problem, solver, W, rules, max_iter, watch, state)
+        point, state = _stored(problem, run, store), None
     again = not problem.rows.is_exact or (wide and not solver.whole_hessian)
-    if unfinished and again and not solver.stochastic:
+    if run is None or (again and not solver.stochastic and _is_unfinished(run, point, tol)):
         # float32 products certify a float32 gradient, and inner products of rows hold little of what is small beside a
         # common offset. Where that is not enough, float64 products of the rows themselves finish the work.
-        run = _draw(problem.exact(), solver, run.point.W, stop, history, observer)
+        start = W if run is None else run.point.W
+        run = _draw(problem.exact(), solver, start, rules, max_iter, watch, state, finishing=True)
         point = _stored(problem, run, store)
+    n_iter = len(watch.values)
     if run.ended == "overflow" or not bool(torch.isfinite(point.value).all()):
         raise ValueError(
-            f"The objective overflowed after {len(history.values)} iterations of solver={solver.name!r}. "
+            f"The objective overflowed after {n_iter} iterations of solver={solver.name!r}. "
             + ("Lower learning_rate, or standardise X." if solver.stochastic else "Standardise X, or use a larger C.")
         )
     remedy = _remedy(problem, solver, run, point, tol, max_iter)
     if remedy:
         warnings.warn(
-            f"solver={solver.name!r} did not converge: after {len(history.values)} iterations the objective is "
+            f"solver={solver.name!r} did not converge: after {n_iter} iterations the objective is "
             f"{float(point.value.max()):.6g} and max|gradient| is {float(point.gradient_norm.max()):.3g} "
             f"(tol={tol:g}). {remedy}",
             ConvergenceWarning,
             stacklevel=6,
         )
+    if watch.best is not None:
+        point = _stored(problem, run._replace(point=Point(watch.best.W, None, None)), store)
     certified = float(point.gradient_norm.max()) <= tol
-    converged = not remedy and (certified or (solver.stochastic and run.ended == "converged"))
-    return Result(point, len(history.values), converged, np.array(history.values).reshape(len(history.values), len(W)))
+    converged = not remedy and (certified or (solver.stochastic and run.ended in ("converged", "validation")))
+    return Result(point, n_iter, converged, np.array(watch.values).reshape(n_iter, len(W)))
+
+
+def _is_unfinished(run, point, tol):
+    """Whether exact products would help: no step did with those of X, or the gradient is larger than it seemed."""
+    return run.ended == "precision" or (run.ended == "converged" and float(point.gradient_norm.max()) > tol)
 
 
 class Results(NamedTuple):
@@ -260,31 +270,40 @@ def _stored_all(problem, point, store):
     return problem.exact().smooth(point.W if store is None else store(point.W))
 
 
-def _draw_rotated(problem, solver, W, stop, history, observer):
+def _draw_rotated(problem, solver, W, rules, max_iter, watch, state):
     """`_draw` in the span of the rows; the point that it ends at is back among the features."""
     rotated = Rotated(problem)
-    run = _draw(rotated.problem, solver, rotated.enter(W), stop, history, observer, lambda U: rotated.leave(U).W)
+    start = rotated.enter(W)
+    run = _draw(rotated.problem, solver, start, rules, max_iter, watch, state, lambda U: rotated.leave(U).W)
     return run._replace(point=rotated.leave(run.point.W))
 
 
-def _draw(problem, solver, W, stop, history, observer, coefficients=lambda W: W):
-    """Iterate until something ends it; `coefficients` turns the iterates' W into the observer's."""
-    iterates = solver.iterates(problem, W)
+def _draw(problem, solver, W, rules, max_iter, watch, state, coefficients=lambda W: W, *, finishing=False):
+    """Iterate until something ends it; `coefficients` turns the iterates' W into that of the features."""
+    iterates = solver.iterates(problem, W, state)
     step = next(iterates)
-    while not stop(step):
-        if len(history.values) >= history.max_iter:
+    while True:
+        if met := rules.met(step):
+            return _Run(step.point, met)
+        if len(watch.values) >= max_iter:
             return _Run(step.point, "limit")
-        observer.begin()
+        watch.begin(step.state and partial(_state, step, finishing, rules))
         following = next(iterates, None)
         step = following or step
-        history.add(step)
-        if observer.end(step, coefficients):
-            return _Run(step.point, "observer")
+        score, asked = watch.end(problem, step.point, coefficients)
+        if asked:
+            return _Run(step.point, "callback")
         if following is None:
             return _Run(step.point, "precision")
-        if not math.isfinite(sum(history.values[-1])):
+        if not math.isfinite(sum(watch.values[-1])):
             return _Run(step.point, "overflow")
-    return _Run(step.point, "converged")
+        if score is not None:
+            step = step._replace(score=score)
+
+
+def _state(step, finishing, rules):
+    """Where a fit stands, as `minimise` goes on from it."""
+    return step.state(), finishing, [rule.state for rule in rules.counting]
 
 
 def _stored(problem, run, store):
@@ -299,7 +318,7 @@ def _stored(problem, run, store):
 
 def _remedy(problem, solver, run, point, tol, max_iter):
     """What to do about a fit that did not converge, or None if it did or was stopped on request."""
-    if run.ended == "observer":
+    if run.ended in ("callback", "validation"):
         return None
     if solver.stochastic:
         if run.ended == "converged" or tol == 0:

@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -45,6 +46,16 @@ def product_dtype(X):
     if X.dtype in FACTORS:
         return X.dtype
     return torch.float32 if X.is_floating_point() or X.device.type == "mps" else torch.float64
+
+
+def marked(arrays):
+    """A checksum of tensors and of NumPy's arrays."""
+    mark = 0
+    for array in arrays:
+        if isinstance(array, torch.Tensor):
+            array = array.cpu().contiguous().view(-1).view(torch.uint8).numpy()
+        mark = crc32(np.ascontiguousarray(array), mark)
+    return mark
 
 
 class Home(NamedTuple):
@@ -130,6 +141,10 @@ class Rows:
     def n_bytes(self):
         """How many bytes they take."""
         return self.X.element_size() * self.X.numel()
+
+    def mark(self):
+        """A checksum of all that the rows are."""
+        return marked([*self.X.split(max(1, CPU_BLOCK // self.n_features)), self.y, self.columns])
 
     def n_head(self, n_logits):  # noqa: ARG002 - a table has none
         """How many columns hold most of the numbers, where the others are nearly empty."""

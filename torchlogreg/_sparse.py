@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from scipy.sparse import csc_array, csr_array, diags_array, hstack
 
-from torchlogreg._rows import CPU_BLOCK, LOGIT, Rows
+from torchlogreg._rows import CPU_BLOCK, LOGIT, Rows, marked
 
 DENSE = 2**20  # numbers up to which X is small, and is stored as a dense array
 # A number of a sparse X takes three times as long to read as one of a dense array, with its index 1.5 times the room:
@@ -127,6 +127,10 @@ class SparseMiniBatch(NamedTuple):
 
 class SparseRows(Rows):
     """Rows whose X is `Sparse`. Flat coefficients and logits are class-minor in memory, as scipy wants them."""
+
+    def mark(self):
+        csr = self.X.csr
+        return marked([csr.indptr, csr.indices, csr.data, self.y, self.columns])
 
     def gathered(self, order, size):
         for index in order.split(size):

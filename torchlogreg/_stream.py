@@ -197,6 +197,11 @@ class Opened:
     def numel(self):
         return self.shape[0] * self.shape[1]
 
+    @property
+    def is_weighted(self):
+        """Whether the stream brought weights."""
+        return self._fingerprint["weights"] != 0
+
     def rows(self, loss, *, intercept):
         """The rows for the solvers."""
         return Stream(self, loss, intercept=intercept)
@@ -351,6 +356,11 @@ class Stream:
 
     def of_models(self, index):  # noqa: ARG002 - there is one model
         return self
+
+    def mark(self):
+        """A checksum of all rows, whatever their order."""
+        known = self.data._fingerprint
+        return crc32(repr([sorted(v.items()) if isinstance(v, dict) else v for v in known.values()]).encode())
 
     def largest_weight(self):
         """The largest weight, (1,)."""

@@ -2,10 +2,12 @@
 
 from torchlogreg._wide import is_wide
 from torchlogreg.solvers import _small
+from torchlogreg.solvers._metrics import KINDS
 from torchlogreg.solvers.lbfgs import LBFGS
 from torchlogreg.solvers.newton import NewtonCholesky
 from torchlogreg.solvers.sgd import SGD
 
+STATES = KINDS  # what the state of a solver may hold beside plain values and tensors
 SOLVERS = {solver.name: solver for solver in (SGD, LBFGS, NewtonCholesky)}
 
 # `_small.size` up to which Newton's method, in NumPy, is done before L-BFGS has begun: 1.8 ms instead of 5.2 for

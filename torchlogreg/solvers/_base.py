@@ -14,10 +14,12 @@ class Solver(ABC):
     stochastic: bool = False  # whether its steps estimate the gradient from some of the rows
 
     @abstractmethod
-    def iterates(self, problem, W) -> Iterator[Step]:
+    def iterates(self, problem, W, state=None) -> Iterator[Step]:
         """The start W, then one Step an iteration; ends when arithmetic allows no further progress.
 
-        What is sent into it, if anything, is the index of the models that remain in the batch.
+        With a `state`, that of a Step of an earlier run, it goes on from there, to the same iterates; the first Step is
+        then the one that had the state. What is sent into it, if anything, is the index of the models that remain in
+        the batch.
         """
 
     def of_models(self, index):  # noqa: ARG002 - most know nothing of single models

@@ -61,6 +61,7 @@ class Stand(NamedTuple):
     metric: Metric
     direction: torch.Tensor  # (B, d, K)
     stuck: torch.Tensor | None = None  # see `Step`
+    refusals: torch.Tensor | None = None  # (B,) how often the step is halved
 
     @property
     def slope(self):
@@ -92,7 +93,7 @@ def attempt(evaluate, problem, stand, refusals):
     will take over. A refused step is halved until the logits of the two points, along which they are linear, promise
     the decrease: that takes no read of X.
     """
-    point, metric, direction, _ = stand
+    point, metric, direction, *_ = stand
     step = 0.5**refusals
     change = step * stand.slope
     trial = evaluate(point.W + per_model(step) * direction)

@@ -24,6 +24,8 @@ MORE = 4  # sample of models around a centre, against a single one's
 TOGETHER = 0.2  # of its time that the read of a model takes beside another one, whose Hessian takes its own time
 LITTLE = 2.0  # fall of the gap's logarithm in a step of Newton's that is not converging quadratically
 MOST_READS = 60  # beyond which an estimate of the reads to come is not believed
+CHANGING = "renewal", "gaps", "newton", "gap_before"  # attributes of `Metrics`
+KINDS = Metric, Hybrid, HeadAndTail  # of metrics that a state may hold
 
 
 class Centre(NamedTuple):
@@ -90,6 +92,15 @@ class Metrics:
         out = copy(self)
         out.problem, out.centre = of_models(index, self.problem, self.centre)
         return out
+
+    def state(self):
+        """What changes from iteration to iteration, as plain values."""
+        return {"generator": self.generator.get_state(), **{name: getattr(self, name) for name in CHANGING}}
+
+    def resume(self, state):
+        """Go on from a `state`."""
+        self.generator.set_state(state["generator"].cpu())
+        vars(self).update({name: state[name] for name in CHANGING})
 
     @property
     def is_whole(self):

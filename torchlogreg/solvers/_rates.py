@@ -17,6 +17,9 @@ class Constant:
     def __init__(self, rate):
         self.rate = rate
 
+    def state(self):
+        """Nothing changes."""
+
     def accepts(self, W):  # noqa: ARG002 - wherever an epoch led
         return True
 
@@ -28,14 +31,21 @@ class Automatic:
     stood still at the constant rate and the rate has then fallen to zero.
     """
 
-    def __init__(self, solver, problem, W):
+    def __init__(self, solver, problem, W, state=None):
         self.solver, self.problem = solver, problem
+        self.improvement = NoImprovement(solver.tol, solver.n_iter_no_change)
+        if state is not None:
+            self.height, self.ceiling, self.epoch, self.still, self.cooling, self.improvement.state = state
+            return
         self.height = _largest_rate(solver, problem)
         self.ceiling = self._objective(W)
-        self.improvement = NoImprovement(solver.tol, solver.n_iter_no_change)
         self.epoch = 0
         self.still = False
         self.cooling = None  # first and last epoch of the fall to zero
+
+    def state(self):
+        """What an epoch goes on from, as plain values."""
+        return self.height, self.ceiling, self.epoch, self.still, self.cooling, self.improvement.state
 
     def _objective(self, W):
         return float(self.problem.smooth(self.problem.rows.bring_home(W)).value.sum())

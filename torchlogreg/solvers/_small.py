@@ -5,7 +5,7 @@ holds the two to the same iterates.
 On iris, wine and breast_cancer it is four to five times faster: 0.8 ms instead of 4 ms on one Zen 4 core.
 """
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -30,17 +30,17 @@ def is_small(problem, W):
     return at_hand and len(W) == 1 and size(*problem.rows.shape, W.shape[2]) <= LARGEST
 
 
-def iterates(problem, W):
-    """Steps from W (1, d, K)."""
+def iterates(problem, W, state=None):
+    """Steps from W (1, d, K), or from a state of earlier ones."""
     second_order = _second_order(problem)
+    W, refusals = (W, 0) if state is None else (state["W"], state["refusals"])
     W = W[0].numpy(force=True).astype(np.float64)
     value, gradient, hessian, eta = second_order(W)
-    refusals = 0
     while True:
         solve = _cholesky(hessian)
         direction = -solve(gradient)
         slope = np.vdot(gradient, direction)
-        yield _step(W, value, gradient, slope, eta)
+        yield _step(W, value, gradient, slope, eta, refusals)
         step = 0.5**refusals
         trial = W + step * direction
         trial_value, trial_gradient, trial_hessian, trial_eta = second_order(trial)
@@ -57,10 +57,10 @@ def iterates(problem, W):
             refusals += 1
 
 
-def _step(W, value, gradient, slope, eta):
+def _step(W, value, gradient, slope, eta, refusals):
     numbers = torch.from_numpy(np.array([value, -0.5 * slope / max(value, TINY)]))
     W, gradient, eta = (torch.from_numpy(array[None]) for array in (W, gradient, eta.T))
-    return Step(Point(W, numbers[:1], gradient, eta), numbers[1:])
+    return Step(Point(W, numbers[:1], gradient, eta), numbers[1:], state=partial(dict, W=W, refusals=refusals))
 
 
 def _second_order(problem):

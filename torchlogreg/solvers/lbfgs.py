@@ -1,6 +1,7 @@
 """L-BFGS that starts from, and is preconditioned by, Newton's method on some of the rows."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -37,19 +38,23 @@ class LBFGS(Solver):
             return self
         return replace(self, centre=self.centre.of_models(index)._replace(W=None))
 
-    def iterates(self, problem, W):
+    def iterates(self, problem, W, state=None):
         metrics = Metrics(problem, W.shape[2], self.seed, self.centre)
-        point, metric = metrics.start(W)
         pairs = Pairs(*W.flatten(1).shape, self._affordable_pairs(problem, W), problem.rows.home)
-        gamma = torch.ones_like(point.value)
-        refusals = torch.zeros_like(point.value)
-        restarted = torch.zeros_like(point.value, dtype=torch.bool)
-        iteration, stuck = 0, None
+        if state is None:
+            point, metric = metrics.start(W)
+            gamma = torch.ones_like(point.value)
+            refusals = torch.zeros_like(point.value)
+            restarted = torch.zeros_like(point.value, dtype=torch.bool)
+            iteration, stuck = 0, None
+        else:
+            point, metric, gamma, refusals, restarted, iteration, stuck = _resumed(state, problem, metrics, pairs)
         while True:
             # 1. direction H g, with H by the two-loop recursion
             direction = -problem.centred(pairs.solve(point.gradient, gamma, metric))
             stand = Stand(point, metric, direction)
-            remaining = yield Step(point, stand.gap, stuck=stuck)
+            own = partial(_state, point, metric, gamma, refusals, restarted, iteration, stuck, metrics, pairs)
+            remaining = yield Step(point, stand.gap, stuck=stuck, state=own)
             if remaining is not None:
                 problem, metrics, pairs, stand = of_models(remaining, problem, metrics, pairs, stand)
                 gamma, refusals, restarted = of_models(remaining, gamma, refusals, restarted)
@@ -91,3 +96,21 @@ class LBFGS(Solver):
         """As many pairs as fit in an eighth of the bytes of X, but ten, and what is small anyway."""
         budget = max(SMALL_MEMORY, problem.rows.n_bytes // 8)
         return max(10, min(self.memory, budget // (2 * W.element_size() * W.numel())))
+
+
+def _state(point, metric, gamma, refusals, restarted, iteration, stuck, metrics, pairs):
+    """What an iteration goes on from, as plain values, tensors and metrics."""
+    return {
+        "point": (point.W, point.value, point.gradient),
+        "others": (metric, gamma, refusals, restarted, iteration, stuck),
+        "metrics": metrics.state(),
+        "pairs": vars(pairs),
+    }
+
+
+def _resumed(state, problem, metrics, pairs):
+    """The first arguments of `_state`; `metrics` and `pairs` take theirs. The logits cost a read."""
+    W, value, gradient = state["point"]
+    metrics.resume(state["metrics"])
+    vars(pairs).update(state["pairs"])
+    return problem.smooth(W)._replace(value=value, gradient=gradient), *state["others"]

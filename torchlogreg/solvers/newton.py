@@ -1,6 +1,7 @@
 """Newton's method with the full Hessian and its Cholesky factor."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -23,33 +24,36 @@ class NewtonCholesky(Solver):
     def stopping(self, tol):
         return Optimality(tol, gap=tol)
 
-    def iterates(self, problem, W):
+    def iterates(self, problem, W, state=None):
         if _small.is_small(problem, W):
-            yield from _small.iterates(problem, W)
+            yield from _small.iterates(problem, W, state)
             return
-        path = descend(problem, W)
+        path = descend(problem, W, state)
         stand = next(path)
         try:
             while True:
-                remaining = yield Step(stand.point, stand.gap, stuck=stand.stuck)
+                state = partial(dict, W=stand.point.W, refusals=stand.refusals)
+                remaining = yield Step(stand.point, stand.gap, stuck=stand.stuck, state=state)
                 stand = path.send(remaining)
         except StopIteration:
             return
 
 
-def descend(problem, W):
+def descend(problem, W, state=None):
     """Newton's path from W, a Stand an iteration, as `Solver.iterates` has Steps."""
+    if state is not None:
+        W = state["W"]
     point = problem.second_order(W)
-    refusals, stuck = torch.zeros_like(point.value), None
+    refusals, stuck = torch.zeros_like(point.value) if state is None else state["refusals"], None
     while True:
         # 1. direction
         metric = Metric.of(point.hessian)
-        stand = Stand(point, metric, -metric.solve(point.gradient), stuck)
+        stand = Stand(point, metric, -metric.solve(point.gradient), stuck, refusals)
         remaining = yield stand
         if remaining is not None:
-            problem, stand, refusals = of_models(remaining, problem, stand, refusals)
+            problem, stand = of_models(remaining, problem, stand)
         # 2. trial point; a model that refuses it keeps its place and tries a shorter step next
-        trial, verdict = attempt(problem.second_order, problem, stand, refusals)
+        trial, verdict = attempt(problem.second_order, problem, stand, stand.refusals)
         if verdict.exhausted.all():
             return
         stuck, refusals = verdict.exhausted, verdict.refusals

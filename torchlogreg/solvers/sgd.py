@@ -1,7 +1,7 @@
 """Stochastic gradient descent with momentum."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -30,23 +30,29 @@ class SGD(Solver):
     tol: float = 1e-4  # what counts as an improvement to the schedule of the learning rate "auto"
     n_epochs: int = 100  # the longest that schedule may take
     seed: int = 0
-    score: Callable | None = None  # W -> accuracy on held-out rows
+    validated: bool = False  # whether the accuracy on other rows, and not the objective, says when to stop
 
     name = "sgd"
     stochastic = True
 
     def stopping(self, tol):
-        improvement = NoImprovement(tol, self.n_iter_no_change)
-        if self.learning_rate != "auto":
-            return improvement
-        return lambda step: step.settled or (step.score is not None and improvement(step))
+        if self.learning_rate == "auto" or self.validated:
+            return Settled()
+        return NoImprovement(tol, self.n_iter_no_change)
 
-    def iterates(self, problem, W):
+    def iterates(self, problem, W, state=None):
         generator = torch.Generator(problem.rows.products.device).manual_seed(self.seed)
         W = class_major(W, problem.rows)
         velocity = torch.zeros_like(W)  # preserves the layout
+        rate = None
+        if state is not None:
+            W.copy_(state["W"])
+            velocity.copy_(state["velocity"])
+            generator.set_state(state["generator"].cpu())
+            rate = state["rate"]
         yield Step(Point(W.clone(), None, None))
-        schedule = Automatic(self, problem, W) if self.learning_rate == "auto" else Constant(self.learning_rate)
+        automatic = self.learning_rate == "auto"
+        schedule = Automatic(self, problem, W, rate) if automatic else Constant(self.learning_rate)
         while True:
             start = W.clone()
             value = self.epoch(problem, W, velocity, schedule.rate, generator)
@@ -54,9 +60,8 @@ class SGD(Solver):
                 W.copy_(start)
                 velocity.zero_()
                 value = torch.full_like(value, schedule.ceiling / len(value))
-            kept = W.clone()
-            score = self.score and self.score(kept)
-            yield Step(Point(kept, value, None), score=score, settled=schedule.settled)
+            own = partial(_state, W, velocity, generator, schedule)
+            yield Step(Point(W.clone(), value, None), settled=schedule.settled, state=own)
 
     def epoch(self, problem, W, velocity, rate, generator):
         """One sweep over the rows that updates W and velocity (B, d, K), class-major, in place.
@@ -76,6 +81,18 @@ class SGD(Solver):
         n, device = problem.rows.shape[0], problem.rows.device
         shuffled = self.shuffle and self._size(problem) < n
         return torch.randperm(n, generator=generator, device=device) if shuffled else torch.arange(n, device=device)
+
+
+class Settled:
+    """Stop when the schedule of the learning rate has come to its end."""
+
+    def __call__(self, step):
+        return step.settled
+
+
+def _state(W, velocity, generator, schedule):
+    """What an epoch goes on from."""
+    return {"W": W, "velocity": velocity, "generator": generator.get_state(), "rate": schedule.state()}
 
 
 def class_major(W, rows):
