@@ -242,7 +242,7 @@ _CV_TEMPLATE = """{summary}
         of ``n_classes`` if there are two classes.
 
     n_iter_ : ndarray of shape (n_folds, 1, n_cs)
-        Iterations of every fold and C, those of the model of all rows that it starts from included.
+        Iterations of every fold and C, with those of the model of all rows where it starts from that one.
 
     cv_results_ : dict
         The scores as :class:`~sklearn.model_selection.GridSearchCV` has them. Times are a model's share of the batch.
@@ -293,8 +293,9 @@ _CV_TEMPLATE = """{summary}
     -----
     A fold is a weight of zero for the rows that it holds out, so X is neither copied nor sliced. The models of all rows
     are fitted first, one for each C and only as well as the folds differ from them; those of the folds start there, and
-    folds share the preconditioner of their C. A fold in which a class is missing is fitted and scored with all classes,
-    as in LogisticRegressionCV.
+    folds share the preconditioner of their C. Where classes are nearly separable, the models of weak penalties start
+    where those of stronger ones on the same fold lead instead. A fold in which a class is missing is fitted and scored
+    with all classes, as in LogisticRegressionCV.
 
     Examples
     --------{example}

@@ -42,9 +42,8 @@ class Settings(NamedTuple):
     store: object = None  # see `minimise`
 
 
-HARD = 0.2  # of the objective at zero, below which a model's optimum moves far with the rows and with C
+HARD = 0.2  # of the best objective without features, below which an optimum moves far with the rows and with C
 STRETCH = 1.5  # most that a step along a path is longer than the one before
-
 FARTHEST = 0.2  # largest tolerance for the models of all rows where folds refine them
 # The strength of an intercept that is not there, for each unit of weight: an intercept of 1e-30 changes no logit.
 ABSENT = 1e30
@@ -70,7 +69,7 @@ class Grid:
         if rows.intercept:
             S = 1.0 / self.base.penalty.l2[candidates.column, -1, 0]
             self.l2[:, -1, 0] = torch.where(candidates.free, 0.0, ABSENT * S)
-        self.followed = torch.zeros(len(self.l2), dtype=torch.bool)  # whether candidates were solved along a path
+        self.followed = torch.zeros_like(candidates.free)  # (Q,) whether candidates were solved along a path
         self.start = torch.zeros(len(self.l2), d, loss.n_logits, dtype=home.dtype, device=home.device)
 
     def on_all(self, q=slice(None), W=None, loosely=False):
@@ -97,7 +96,7 @@ class Grid:
             for part in torch.arange(len(q), device=device).split(_affordable(self.rows, self.loss, self.solver)):
                 start, options = W[q[part]], {}
                 if before is not None:
-                    start = self._next(self.filled.enter(found.W), fold[part] * Q, q[part], before)
+                    start = self._next(found.W, fold[part] * Q, q[part], before)
                 elif self.solver == "lbfgs" and not is_wide(self.rows):  # else it is solved in other coordinates
                     options = {"centre": around._replace(of=q[part])}
                 results = self._solve(self._problem(column[part], q[part]), start, self.settings.tol, **options)
@@ -119,7 +118,7 @@ class Grid:
         """Candidates to be solved together, and for each of them the one before it on its path; None for the first."""
         if self.solver != "lbfgs" or Metrics(self.base, self.loss.n_logits, 0).is_whole:
             return [(torch.arange(len(self.l2), device=self.l2.device), None)]
-        weakness, easy = -self.candidates.l2, HARD * self.loss.at_zero
+        weakness, easy = -self.candidates.l2, HARD * self._without_features()
         before, rank = torch.full_like(self.candidates.column, -1), torch.zeros_like(self.candidates.column)
         kinds = torch.stack([self.candidates.column, self.candidates.free.to(self.candidates.column)], dim=1)
         for kind in kinds.unique(dim=0):
@@ -127,8 +126,15 @@ class Grid:
             path = path[weakness[path].argsort(stable=True)]
             before[path[1:]] = path[:-1]
             least = values[path].cummin(dim=0).values  # the weaker the penalty, the lower the optimum
-            rank[path[1:]] = (least[1:] < easy).cumsum(dim=0)
+            rank[path[1:]] = (least[1:] < easy[path[1:]]).cumsum(dim=0)
         return [(torch.nonzero(rank == r).flatten(), before if r else None) for r in range(int(rank.max()) + 1)]
+
+    def _without_features(self):
+        """The least objective of each candidate whose coefficients are all zero, (Q,)."""
+        codes, weight = self.loss.codes(self.rows.y), self.rows.columns.T[: self.n_columns]  # (n,), (V, n)
+        share = weight.new_zeros(self.n_columns, int(codes.max()) + 1).index_add_(1, codes, weight)
+        entropy = self.rows.bring_home(torch.special.entr(share).sum(dim=1))
+        return torch.where(self.candidates.free, entropy[self.candidates.column], self.loss.at_zero)
 
     def _next(self, W, first, q, before):
         """Where the paths in W (F Q, d, K) of the folds that begin at `first` lead: on in a line over log C."""
@@ -136,7 +142,8 @@ class Grid:
         last = torch.where(before[here] < 0, here, before[here])
         ahead, behind = ((self.candidates.l2[a] / self.candidates.l2[b]).log() for a, b in ((here, q), (last, here)))
         t = torch.where((behind > 0) & ahead.isfinite(), (ahead / behind).clamp(max=STRETCH), 0.0)
-        return W[first + here] + per_model(t) * (W[first + here] - W[first + last])
+        start, earlier = (self.filled.enter(W[first + index]) for index in (here, last))
+        return start + per_model(t) * (start - earlier)
 
     def _problem(self, column, q):
         penalty = Ridge(self.l2[q] * self.base.penalty.l2[column])

@@ -110,7 +110,7 @@ class Metrics:
     def start(self, W):
         """The first point and the metric there: the centre's, or from samples of the rows if W is zero."""
         problem = self.problem
-        self.renewal = SOON if 2 * self._hybrid_rows < self.n else LATE
+        self.renewal = SOON if 2 * self._hybrid_rows < self.n and not W.any() else LATE
         if self.centre is not None:
             together = self.centre.W is not None
             point = problem.smooth(self.centre.W, self.centre.of) if together else problem.smooth(W)
