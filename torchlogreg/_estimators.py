@@ -632,7 +632,7 @@ class _Callbacks:
 
     @contextmanager
     def _progress(self, *known):
-        """While hooks run the task has a `Progress`; scikit-learn keeps the tasks themselves, those of a search to its end."""
+        """While hooks run, the task has a `Progress`; scikit-learn keeps the tasks of a whole search to its end."""
         self.task.progress = Progress(*known, self.mark)
         try:
             yield

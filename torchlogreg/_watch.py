@@ -169,7 +169,7 @@ class Training:
     """The monitor of the training rows. It reads them where the solver has not kept their logits.
 
     Their sample weights, without those of classes, are `own` (n,); in a stream, where each row's weight is a multiple
-    of its class's `factor` (n_classes,), what that leaves. All are one if both are None.
+    of its class's `factor` (n_classes,), what that leaves: nothing where it is 0. All are one if both are None.
     """
 
     def __init__(self, own=None, factor=None):
