@@ -131,7 +131,7 @@ _TEMPLATE = """{summary}
     history_ : dict of ndarrays of shape (n_iterations,)
         What was noted of each iteration of `fit`, always NumPy's: ``'iteration'`` (``'epoch'`` for ``'sgd'``), counted
         from 1; ``'objective'``, which is `loss_curve_`; ``'gradient_norm'``, its largest absolute entry (not for
-        ``'sgd'``, which knows no gradient of all rows; for data with more than twice as many features as rows, in the
+        ``'sgd'``, which knows no gradient of all rows; for data with at least twice as many features as rows, in the
         coordinates in which they are solved); ``'seconds'`` since `fit` began. With rows to validate on, given or held
         out, also ``'train_loss'``, ``'train_accuracy'``, ``'validation_loss'`` and ``'validation_accuracy'`` after each
         iteration; callbacks that ask for one of the first two add both. Losses are F without its penalty, weighted as F

@@ -346,12 +346,12 @@ class LinearClassifier(LinearPredictor):
             solver = self._solver(problem, keeps_best)
             attributes = partial(model_attributes, data=data, intercept=self.fit_intercept)
             mark = partial(self._mark, data, rows, solver, W, validation, held_out)
-            callbacks = callbacks(solver, attributes, mark)
+            callbacks = callbacks(solver, attributes, mark, training_monitor(data, train), validation)
             watch = Watch(
                 problem,
                 solver,
                 self.max_iter,
-                monitors=callbacks.monitors_of(training_monitor(data, train), validation),
+                monitors=callbacks.monitors,
                 keeps_best=keeps_best,
                 callbacks=callbacks if callbacks.active else None,
                 leave=filled.leave,
@@ -582,19 +582,16 @@ class _Callbacks:
     Those of `torchlogreg.callbacks` are told more, see `OwnCallback`.
     """
 
-    def __init__(self, estimator, context, arguments, solver, attributes, mark):
+    def __init__(self, estimator, context, arguments, solver, attributes, mark, training, validation):
         self.active, self.own = hasattr(estimator, "_skl_callbacks"), own_callbacks(estimator)
         self.context, self.arguments = context, {"estimator": estimator, **arguments}
         self.task_name = "epoch" if solver.stochastic else "iteration"
         self.attributes, self.task = attributes, None
+        self.monitors = self._monitors_of(training, validation)
         self.mark = cache(lambda: {**mark(), "train_loss in history_": "train" in self.monitors})
 
-    def monitors_of(self, training, validation):
-        """The monitors that are asked for, by name; both if there are rows to validate on."""
-        self.monitors = self._monitors_of(training, validation)
-        return self.monitors
-
     def _monitors_of(self, training, validation):
+        """The monitors that are asked for, by name; both if there are rows to validate on."""
         asked = {name for callback in self.own for name in callback._monitors}
         if self.task_name == "epoch" and "gradient_norm" in asked:
             raise ValueError("solver='sgd' knows no gradient of all rows: choose another monitor than 'gradient_norm'.")

@@ -427,8 +427,8 @@ class LiveBoundary(_Callback):
             picture.close()
         except (OSError, ValueError) as error:  # ValueError: of a suffix that no format has
             warnings.warn(
-                f"The animation {self.path} could not be written: {error}. The model is fitted all the same; for the "
-                "animation, fit again with a path to a .gif file that can be written.",
+                f"The animation {self.path} could not be written: {error}. To have it, fit again with a path to a .gif "
+                "file that can be written; the model is what it would be with it.",
                 UserWarning,
                 stacklevel=2,
             )
