@@ -755,6 +755,12 @@ def test_a_fit_that_fails_closes_its_picture(tmp_path, no_windows):
     assert pickle.loads(pickle.dumps(live)).path == live.path
 
 
+@pytest.mark.parametrize("fps", [0, -1, np.inf, "fast"])
+def test_an_animation_needs_a_speed(fps):
+    with pytest.raises(ValueError, match="fps must be a positive number"):
+        LiveBoundary(fps=fps)
+
+
 def test_a_missing_folder_is_an_error_before_anything_is_drawn(tmp_path, no_windows):
     import matplotlib.pyplot as plt
 

@@ -296,7 +296,7 @@ class LiveBoundary(_Callback):
     Raises
     ------
     ValueError
-        If `every` is not positive; from ``fit``, if X does not have two features.
+        If `every` or `fps` is not positive; from ``fit``, if X does not have two features.
     FileNotFoundError
         From ``fit``, if the folder of `path` is missing.
     ImportError
@@ -328,6 +328,8 @@ class LiveBoundary(_Callback):
 
     def __init__(self, every=1, *, path=None, ax=None, fps=10):
         _check_count(every, "every")
+        if not _is_finite(fps) or fps <= 0:
+            raise ValueError(f"fps must be a positive number, got {fps!r}.")
         self.every, self.path, self.ax, self.fps = every, path, ax, fps
         self._pictures = {}  # and what waits to be drawn, by the fit's task
 
