@@ -22,7 +22,7 @@ X, t = torch.tensor(X / 16, dtype=torch.float32), torch.tensor(y)
 # %%
 # **Softmax into cross entropy.** ``cross_entropy`` takes logits: it has a softmax inside. A second softmax makes the
 # gradient at zero ten times too small. And since probabilities differ by at most 1, the loss of ten classes cannot fall
-# below log(e + 9) - 1 = 1.46, be the model ever so good.
+# below log(e + 9) - 1 = 1.46, however good the model is.
 z, floor = torch.zeros(len(t), 10, requires_grad=True), np.log(np.e + 9) - 1
 (once,) = torch.autograd.grad(cross_entropy(z, t), z)
 (twice,) = torch.autograd.grad(cross_entropy(z.softmax(dim=1), t), z)

@@ -47,7 +47,6 @@ ours = time.perf_counter() - start
 share = batches / (batches + arithmetic)
 print(f"30 epochs by hand: {batches + arithmetic:.2f} s, {share:.0%} of it for batches; by fit: {ours:.2f} s")
 assert np.allclose(layer.weight.detach(), model.coef_, rtol=0, atol=1e-3)
-assert ours < batches + arithmetic
 
 _, ax = plt.subplots(figsize=(6.5, 2.6), layout="constrained")
 ax.barh("by hand", batches, color="#E69F00", hatch="//", edgecolor="white", label="getting batches")

@@ -20,7 +20,12 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from torchlogreg import TorchLogisticRegression, TorchLogisticRegressionCV, TorchSoftmaxClassifier
+from torchlogreg import (
+    TorchGridSearchCV,
+    TorchLogisticRegression,
+    TorchLogisticRegressionCV,
+    TorchSoftmaxClassifier,
+)
 from torchlogreg.callbacks import MAGIC, Checkpoint, EarlyStopping, LiveBoundary
 from torchlogreg.solvers import STATES
 from torchlogreg.solvers._descent import Metric
@@ -74,7 +79,7 @@ def test_two_clouds_stop_as_soon_as_the_accuracy_exceeds_99_percent():
 def test_a_threshold_ends_the_fit_at_the_first_iterate_that_is_beyond_it(solver, monitor, threshold):
     X, y = table("wine", True)
     model = TorchSoftmaxClassifier(solver=solver, C=0.1, random_state=0, tol=1e-9 if solver != "sgd" else 0)
-    free = clone(model).set_callbacks(EarlyStopping(monitor, threshold=np.inf if monitor == "train_accuracy" else 0.0))
+    free = clone(model).set_callbacks(EarlyStopping(monitor, threshold=2.0 if monitor == "train_accuracy" else 0.0))
     free.set_params(max_iter=20).fit(X, y) if solver == "sgd" else free.fit(X, y)
     stopped = model.set_params(max_iter=free.max_iter).set_callbacks(EarlyStopping(monitor, threshold=threshold))
     stopped.fit(X, y)
@@ -122,6 +127,10 @@ def test_it_goes_together_with_scikit_learns_callbacks():
         ({"monitor": "loss", "threshold": 1}, "monitor must be one of .*'train_loss'.*got 'loss'"),
         ({"monitor": "objective"}, "Set a threshold, a patience"),
         ({"monitor": "objective", "patience": 0}, "patience must be a positive integer, got 0"),
+        ({"monitor": "objective", "threshold": np.inf}, "threshold must be a finite number, got inf"),
+        ({"monitor": "objective", "threshold": "low"}, "threshold must be a finite number, got 'low'"),
+        ({"monitor": "objective", "patience": 2, "min_delta": -1.0}, "min_delta must be .* zero or positive, got -1.0"),
+        ({"monitor": "objective", "patience": 2, "min_delta": np.nan}, "min_delta must be a finite number.*got nan"),
     ],
 )
 def test_what_cannot_be_watched(arguments, message):
@@ -290,7 +299,11 @@ def test_the_fits_come_to_what_they_are_to_show(name, metric, finishes, tmp_path
         path.unlink()
         metrics.add(type(state["others"][0]))
         phases.add(finishing)
-        n_pairs += len(state["pairs"]["order"])
+        order, *arrays = state["pairs"]
+        n_pairs += len(order)
+        for array in arrays:  # no spare rows
+            assert array.shape[1] == len(order)
+            assert array.untyped_storage().nbytes() == array.numel() * array.element_size()
     assert metric in metrics
     assert (True in phases) == finishes
     assert n_pairs
@@ -376,7 +389,13 @@ FOREIGN = {
     "another order": (lambda m, X, y: (m, X[::-1], y[::-1]), {}, "other data"),
     "other classes": (lambda m, X, y: (m, X, y + 1), {}, r"classes was \[0, 1, 2\] and is \[1, 2, 3\]"),
     "fewer rows": (lambda m, X, y: (m, X[:-1], y[:-1]), {}, "shape of X was"),
-    "weights": (lambda m, X, y: (m, X, y, np.linspace(1, 2, len(y))), {}, "other data"),
+    "weights": (lambda m, X, y: (m, X, y, np.linspace(1, 2, len(y))), {}, "other data or weights"),
+    "uniform weights": (lambda m, X, y: (m, X, y, np.full(len(y), 100.0)), {}, "other data or weights"),
+    "a monitor": (
+        lambda m, X, y: (m.set_callbacks(EarlyStopping("train_loss", threshold=0.0)), X, y),
+        {},
+        "train_loss in history_ was False and is True",
+    ),
     "float32": (lambda m, X, y: (m, X.astype(np.float32), y), {}, "dtype of coef_ was float64 and is float32"),
     "a start": (lambda m, X, y: (m, X, y), {"intercept_init": [1, 0, 0]}, "other start"),
     "validation data": (lambda m, X, y: (m, X, y), {"X_val": np.ones((1, 13)), "y_val": [1]}, "other validation data"),
@@ -392,7 +411,7 @@ def test_the_checkpoint_of_another_fit_is_refused(name, checkpoint):
     model, *data = change(clone(model), *data)
     before = path.read_bytes()
     with pytest.raises(ValueError, match=message):
-        model.set_callbacks(Checkpoint(path)).fit(*data, **options)
+        model.set_callbacks(Checkpoint(path), *vars(model).get("_skl_callbacks", ())).fit(*data, **options)
     assert not hasattr(model, "coef_")
     assert path.read_bytes() == before
 
@@ -434,6 +453,93 @@ def test_what_a_checkpoint_cannot_do(tmp_path):
         model.fit(X, y)
 
 
+@pytest.mark.parametrize("search", [GridSearchCV, TorchGridSearchCV])
+def test_a_search_is_refused_and_a_pipeline_is_not(search, tmp_path):
+    X, y = table("wine", True)
+    model = TorchSoftmaxClassifier().set_callbacks(Checkpoint(tmp_path / "x", every=1))
+    pipeline = make_pipeline(StandardScaler(), model).fit(X, y)
+    assert pipeline.score(X, y) > 0.99
+    for inner, grid in ((model, {"C": [0.1, 1.0]}), (pipeline, {"torchsoftmaxclassifier__C": [0.1, 1.0]})):
+        with pytest.raises(ValueError, match=r"belongs to one fit, and \w*GridSearchCV runs many"):
+            search(inner, grid, cv=2, error_score="raise").fit(X, y)
+    assert not list(tmp_path.iterdir())
+
+
+class Last:
+    """A callback that does something when the fit has ended."""
+
+    def __init__(self, act):
+        self.act = act
+
+    def setup(self, estimator, context):
+        pass
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        pass
+
+    def on_fit_task_end(self, estimator, context):
+        if context.task_name == "fit":
+            self.act()
+
+
+def test_the_file_outlives_an_end_that_another_callback_undoes(tmp_path):
+    def fail():
+        raise RuntimeError("full")
+
+    X, y = table("wine", True)
+    path = tmp_path / "fit.checkpoint"
+    model = TorchSoftmaxClassifier()
+    with pytest.raises(RuntimeError, match="full"):
+        model.set_callbacks(Checkpoint(path, every=1), Last(fail)).fit(X, y)
+    assert path.exists()
+    assert not hasattr(model, "coef_")
+    resumed = model.set_callbacks(Checkpoint(path)).fit(X, y)
+    assert_same_fit(resumed, TorchSoftmaxClassifier().fit(X, y), 1e-13)
+    assert not path.exists()
+
+
+def test_a_fit_that_overflows_leaves_no_file(tmp_path):
+    X, y = table("iris", False)
+    path = tmp_path / "fit.checkpoint"
+    seen = Kill(-1)
+    model = TorchSoftmaxClassifier(solver="sgd", learning_rate=1e40, C=1e-3, batch_size=None)
+    model.set_callbacks(Checkpoint(path, every=1), seen)
+    with pytest.raises(ValueError, match=r"overflowed.*Lower learning_rate"):
+        model.fit(X, y)
+    assert seen.n_begun > 1  # so there was one
+    assert not path.exists()
+    model.set_params(learning_rate="auto", tol=0.1).fit(X, y)  # as the message advises
+
+
+def test_what_a_task_knows_does_not_outlive_its_hooks():
+    kept = []
+
+    class Keeper(Kill):
+        def on_fit_task_begin(self, estimator, context):
+            kept.append(context)
+
+        def on_fit_task_end(self, estimator, context):
+            assert context.task_name == "fit" or context.progress.attributes() is not None
+
+    TorchSoftmaxClassifier().set_callbacks(Keeper(-1)).fit(*table("wine", True))
+    assert len(kept) > 3
+    assert not any(hasattr(context, "progress") for context in kept)
+
+
+def test_names_that_other_callbacks_may_have_mean_nothing_here():
+    class Foreign(Kill):
+        monitors = {"validation_loss"}
+
+        def resume(self):
+            raise AssertionError
+
+    model = TorchSoftmaxClassifier().set_callbacks(Foreign(-1)).fit(*table("wine", True))
+    assert "train_loss" not in model.history_
+
+
 DRIVER = """
 import os, signal, sys, time
 import numpy as np
@@ -443,20 +549,22 @@ from test_callbacks import FITS
 from torchlogreg.callbacks import Checkpoint
 
 class Slow:
-    def __init__(self, pipe): self.pipe = pipe
+    def __init__(self, pipe, waits): self.pipe, self.waits, self.n_begun = pipe, waits, -1  # the fit itself is one
     def setup(self, estimator, context): ...
     def teardown(self, estimator, context): ...
-    def on_fit_task_begin(self, estimator, context): time.sleep(0.02)
+    def on_fit_task_begin(self, estimator, context):
+        self.n_begun += 1
+        time.sleep(300 if self.waits and self.n_begun == 4 else 0.02)
     def on_fit_task_end(self, estimator, context):
         os.write(self.pipe, b"i" if context.task_name != "fit" else b"f")
 
-def begin(name, path):
+def begin(name, path, waits):
     'A process that fits, and a pipe from which its iterations can be heard.'
     heard, told = os.pipe()
     pid = os.fork()
     if pid == 0:
         model, data, options = FITS[name]
-        model.set_callbacks(Checkpoint(path, every=1), Slow(told)).fit(*data, **options)
+        model.set_callbacks(Checkpoint(path, every=1), Slow(told, waits)).fit(*data, **options)
         np.savez(path + ".npz", model.coef_, model.intercept_, model.loss_curve_, model.n_iter_)
         os._exit(0)
     os.close(told)
@@ -467,7 +575,7 @@ for name in sys.argv[2:]:
     path = os.path.join(folder, name)
     n_killed, code = 0, None
     while code != 0:
-        pid, heard = begin(name, path)
+        pid, heard = begin(name, path, waits=n_killed == 0)  # however late it is killed
         if n_killed < 3:
             assert os.read(heard, 1) == b"i"  # in the midst of the fit
             time.sleep(rng.uniform(0.0, 0.04))  # into the write, the pause or the arithmetic that come next
@@ -500,8 +608,10 @@ def test_a_fit_that_is_killed_goes_on_to_the_same_end(name, survivors):
     model, data, options = FITS[name]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    whole = clone(model).fit(*data, **options)
-    torch.set_num_threads(threads)
+    try:
+        whole = clone(model).fit(*data, **options)
+    finally:
+        torch.set_num_threads(threads)
     with np.load(survivors / f"{name}.npz") as found:
         coef, intercept, curve, n_iter = found.values()
     np.testing.assert_allclose(coef, whole.coef_, rtol=0, atol=1e-10)
@@ -643,6 +753,52 @@ def test_a_fit_that_fails_closes_its_picture(tmp_path, no_windows):
     assert len(frames(tmp_path / "x.gif")) == 2
     assert not plt.get_fignums()
     assert pickle.loads(pickle.dumps(live)).path == live.path
+
+
+@pytest.mark.parametrize("fps", [0, -1, np.inf, "fast"])
+def test_an_animation_needs_a_speed(fps):
+    with pytest.raises(ValueError, match="fps must be a positive number"):
+        LiveBoundary(fps=fps)
+
+
+def test_a_missing_folder_is_an_error_before_anything_is_drawn(tmp_path, no_windows):
+    import matplotlib.pyplot as plt
+
+    X, y = make_blobs(50, centers=2, random_state=0)
+    model = TorchLogisticRegression().set_callbacks(LiveBoundary(path=tmp_path / "missing" / "x.gif"), seen := Kill(-1))
+    with pytest.raises(FileNotFoundError, match="folder of the animation is missing"):
+        model.fit(X, y)
+    assert seen.n_begun == -1
+    assert not plt.get_fignums()
+
+
+def test_a_writer_that_fails_leaves_no_figure(tmp_path, no_windows, monkeypatch):
+    import matplotlib.pyplot as plt
+    from matplotlib.animation import PillowWriter
+
+    def setup(*arguments, **options):
+        raise OSError("no room")
+
+    monkeypatch.setattr(PillowWriter, "setup", setup)
+    X, y = make_blobs(50, centers=2, random_state=0)
+    with pytest.raises(OSError, match="no room"):
+        TorchLogisticRegression().set_callbacks(LiveBoundary(path=tmp_path / "x.gif")).fit(X, y)
+    assert not plt.get_fignums()
+
+
+@pytest.mark.parametrize("name", ["x.gif", "x.unknown"])
+def test_an_animation_that_cannot_be_written_is_a_warning(name, tmp_path, no_windows):
+    import matplotlib.pyplot as plt
+
+    path = tmp_path / name
+    if name == "x.gif":
+        path.mkdir()
+    X, y = make_blobs(50, centers=2, random_state=0)
+    model = TorchLogisticRegression().set_callbacks(LiveBoundary(path=path))
+    with pytest.warns(UserWarning, match=r"x\.\w+ could not be written.*fit again with a path to a \.gif file"):
+        model.fit(X, y)
+    assert model.score(X, y) > 0.9
+    assert not plt.get_fignums()
 
 
 def test_importing_the_callbacks_imports_no_matplotlib():

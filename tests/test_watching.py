@@ -250,6 +250,19 @@ def test_a_stream_is_watched_as_an_array_is(weighted, class_weight, solver):
     np.testing.assert_allclose(fitted.history_["train_accuracy"], accuracy, rtol=1e-12)
 
 
+def test_weights_whose_bits_sum_to_zero_are_weights():
+    X, y, _ = halves()
+    s = np.where(np.arange(len(y)) % 2, 2.0, 0.0)  # 2.0 is the pattern 2**62
+    assert s.view(np.int64).sum(dtype=np.int64) == 0
+    stream = [(X[i : i + 32], y[i : i + 32], s[i : i + 32]) for i in range(0, len(y), 32)]
+    model = TorchSoftmaxClassifier(C=1e-2, class_weight="balanced").set_callbacks(
+        EarlyStopping("train_accuracy", threshold=2.0)
+    )
+    found = model.fit(stream).history_["train_accuracy"][-1]
+    assert found == pytest.approx(accuracy_score(y, model.predict(X), sample_weight=s), rel=1e-12)
+    assert found != accuracy_score(y, model.predict(X))
+
+
 def test_sparse_rows_are_watched_among_all_features():
     rng = np.random.default_rng(0)
     filled = random_array((3000, 1000), density=0.02, format="csr", random_state=rng)

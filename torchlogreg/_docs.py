@@ -131,12 +131,14 @@ _TEMPLATE = """{summary}
     history_ : dict of ndarrays of shape (n_iterations,)
         What was noted of each iteration of `fit`, always NumPy's: ``'iteration'`` (``'epoch'`` for ``'sgd'``), counted
         from 1; ``'objective'``, which is `loss_curve_`; ``'gradient_norm'``, its largest absolute entry (not for
-        ``'sgd'``, which knows no gradient of all rows); ``'seconds'`` since `fit` began. With rows to validate on,
-        given or held out, also ``'train_loss'``, ``'train_accuracy'``, ``'validation_loss'`` and
-        ``'validation_accuracy'`` after each iteration: losses are F without its penalty, weighted as F weighs them
-        (with the class weights of the training rows), accuracies by sample weight, as `score` has them. Those of the
-        training rows take a read of X in each epoch of ``'sgd'``, and where other solvers have no room to keep the
-        logits.
+        ``'sgd'``, which knows no gradient of all rows; for data with at least twice as many features as rows, in the
+        coordinates in which they are solved); ``'seconds'`` since `fit` began. With rows to validate on, given or held
+        out, also ``'train_loss'``, ``'train_accuracy'``, ``'validation_loss'`` and ``'validation_accuracy'`` after each
+        iteration; callbacks that ask for one of the first two add both. Losses are F without its penalty, weighted as F
+        weighs them (with the class weights of the training rows), accuracies by sample weight, as `score` has them.
+        Those of the training rows take a read of X in each epoch of ``'sgd'``, and in each iteration on a stream and
+        where other solvers have no room to keep the logits; for data as wide as that, those of the rows to validate on
+        take one as well.
 
     solver_ : str
         The solver that was used.

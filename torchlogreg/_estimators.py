@@ -1,5 +1,6 @@
 """The two public estimators: parameters, documentation, fit and the methods that predict."""
 
+from contextlib import contextmanager
 from functools import cache, partial
 from importlib.metadata import version
 from numbers import Integral, Real
@@ -37,7 +38,7 @@ from torchlogreg._penalty import Ridge, strengths
 from torchlogreg._portable import Portable
 from torchlogreg._problem import Problem
 from torchlogreg._sparse import Filled
-from torchlogreg._watch import MONITORS, Progress, Watch
+from torchlogreg._watch import MONITORS, OwnCallback, Progress, Watch
 from torchlogreg.solvers import SOLVERS, choose
 from torchlogreg.solvers.sgd import SGD
 
@@ -321,6 +322,8 @@ class LinearClassifier(LinearPredictor):
         vars(self).update(fitted)
         try:
             context.call_on_fit_task_end(estimator=self, X=X, y=y, metadata=metadata, reconstruction_attributes={})
+            for callback in own_callbacks(self):
+                callback._forget()
         except BaseException:  # a callback's error must not leave half a model behind
             self.__dict__ = before
             raise
@@ -342,13 +345,13 @@ class LinearClassifier(LinearPredictor):
             keeps_best = self.early_stopping and validation is not None
             solver = self._solver(problem, keeps_best)
             attributes = partial(model_attributes, data=data, intercept=self.fit_intercept)
-            mark = partial(self._mark, data, problem, solver, W, validation, held_out)
-            callbacks = callbacks(solver, attributes, mark)
+            mark = partial(self._mark, data, rows, solver, W, validation, held_out)
+            callbacks = callbacks(solver, attributes, mark, training_monitor(data, train), validation)
             watch = Watch(
                 problem,
                 solver,
                 self.max_iter,
-                monitors=callbacks.monitors_of(training_monitor(data, train), validation),
+                monitors=callbacks.monitors,
                 keeps_best=keeps_best,
                 callbacks=callbacks if callbacks.active else None,
                 leave=filled.leave,
@@ -380,7 +383,7 @@ class LinearClassifier(LinearPredictor):
             "history_": watch.history(),
         }
 
-    def _mark(self, data, problem, solver, W, validation, held_out):
+    def _mark(self, data, rows, solver, W, validation, held_out):
         """What this fit is recognised by: plain values, by what messages call them."""
         if held_out is not None and self.random_state is None:
             raise ValueError("Other rows would be held out when the fit is resumed: set random_state, or pass X_val.")
@@ -398,7 +401,7 @@ class LinearClassifier(LinearPredictor):
             "shape of X": tuple(data.X.shape),
             "dtype of coef_": str(data.dtype),
             "classes": repr(data.classes.tolist()),
-            "data": problem.rows.mark(),
+            "data or weights": rows.mark(),  # before S divides them: the penalty depends on it
             "start": crc32(W.numpy().tobytes()),
             "validation data": None if validation is None else validation.mark(),
         }
@@ -576,24 +579,20 @@ class LinearClassifier(LinearPredictor):
 class _Callbacks:
     """What runs scikit-learn's callbacks, one task an iteration.
 
-    Those of `torchlogreg.callbacks` find a `Progress` in the context of a task, and may say in `monitors` what of the
-    history they need, and in `resume` where an interrupted fit stood.
+    Those of `torchlogreg.callbacks` are told more, see `OwnCallback`.
     """
 
-    def __init__(self, estimator, context, arguments, solver, attributes, mark):
-        self.callbacks = getattr(estimator, "_skl_callbacks", ())
+    def __init__(self, estimator, context, arguments, solver, attributes, mark, training, validation):
+        self.active, self.own = hasattr(estimator, "_skl_callbacks"), own_callbacks(estimator)
         self.context, self.arguments = context, {"estimator": estimator, **arguments}
         self.task_name = "epoch" if solver.stochastic else "iteration"
-        self.attributes, self.mark, self.task = attributes, cache(mark), None
+        self.attributes, self.task = attributes, None
+        self.monitors = self._monitors_of(training, validation)
+        self.mark = cache(lambda: {**mark(), "train_loss in history_": "train" in self.monitors})
 
-    @property
-    def active(self):
-        """Whether there are any."""
-        return bool(self.callbacks)
-
-    def monitors_of(self, training, validation):
+    def _monitors_of(self, training, validation):
         """The monitors that are asked for, by name; both if there are rows to validate on."""
-        asked = {name for callback in self.callbacks for name in getattr(callback, "monitors", ())}
+        asked = {name for callback in self.own for name in callback._monitors}
         if self.task_name == "epoch" and "gradient_norm" in asked:
             raise ValueError("solver='sgd' knows no gradient of all rows: choose another monitor than 'gradient_norm'.")
         if validation is not None:
@@ -604,14 +603,19 @@ class _Callbacks:
 
     def resume(self):
         """What the first checkpoint says, None without."""
-        found = (callback.resume(self.mark()) for callback in self.callbacks if hasattr(callback, "resume"))
+        found = (callback._resume(self.mark) for callback in self.own)
         return next((saved for saved in found if saved is not None), None)
+
+    def forget(self):
+        """Remove the checkpoints."""
+        for callback in self.own:
+            callback._forget()
 
     def begin(self, history, state):
         """Before an iteration; see `Watch`."""
         self.task = self.context.subcontext(task_name=self.task_name)
-        self.task.progress = Progress(history, None, state, self.mark)
-        self.task.call_on_fit_task_begin(**self.arguments)
+        with self._progress(history, None, state):
+            self.task.call_on_fit_task_begin(**self.arguments)
 
     def end(self, history, coefficients):
         """After an iteration that led to these coefficients; whether to stop."""
@@ -620,8 +624,22 @@ class _Callbacks:
             # A model of an earlier fit may have feature names that these rows do not have.
             return {"feature_names_in_": None, **self.attributes(coefficients())}
 
-        self.task.progress = Progress(history, attributes, None, self.mark)
-        return self.task.call_on_fit_task_end(**self.arguments, reconstruction_attributes=attributes)
+        with self._progress(history, attributes, None):
+            return self.task.call_on_fit_task_end(**self.arguments, reconstruction_attributes=attributes)
+
+    @contextmanager
+    def _progress(self, *known):
+        """While hooks run, the task has a `Progress`; scikit-learn keeps the tasks of a whole search to its end."""
+        self.task.progress = Progress(*known, self.mark)
+        try:
+            yield
+        finally:
+            del self.task.progress
+
+
+def own_callbacks(estimator):
+    """Those of `torchlogreg.callbacks`."""
+    return [callback for callback in getattr(estimator, "_skl_callbacks", ()) if isinstance(callback, OwnCallback)]
 
 
 def model_attributes(W, data, intercept):

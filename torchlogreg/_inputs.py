@@ -58,6 +58,11 @@ class TrainingData(NamedTuple):
     own: np.ndarray | None = None  # (n,) sample weight alone, where one was given
     factor: np.ndarray | None = None  # (n_classes,) class weights, where they were given
 
+    @property
+    def torch_dtype(self):
+        """The dtype of the coefficients, as torch has it."""
+        return torch.float32 if self.dtype == np.float32 else torch.float64
+
 
 def fit_data(estimator, X, y, sample_weight, *, validated=False):
     """What `training_data` returns, or a stream: of blocks, or of a file in memory-mapped form.
@@ -211,9 +216,8 @@ def validation_data(estimator, data, X, y, sample_weight):
     stand_in = copy.copy(estimator)
     vars(stand_in).pop("feature_names_in_", None)
     vars(stand_in).update(data.schema)
-    dtype = torch.float32 if data.dtype == np.float32 else torch.float64
     try:
-        n, parts = prediction_parts(stand_in, X, dtype)
+        n, parts = prediction_parts(stand_in, X, data.torch_dtype)
         small = isinstance(parts, tuple)
         for _ in parts:  # checks them
             pass
@@ -231,8 +235,8 @@ def validation_data(estimator, data, X, y, sample_weight):
         weight = weight * data.factor[codes]
         if not weight.any():
             raise ValueError("class_weight leaves no row of X_val; at least one weight must be positive.")
-    source = (lambda: parts) if small else partial(_read_again, stand_in, X, dtype)
-    return Validation(source, loss_of(len(data.classes)), *_as_tensors(codes, weight, own), dtype)
+    source = (lambda: parts) if small else partial(_read_again, stand_in, X, data.torch_dtype)
+    return Validation(source, loss_of(len(data.classes)), *_as_tensors(codes, weight, own), data.torch_dtype)
 
 
 def _read_again(stand_in, X, dtype):
@@ -245,9 +249,8 @@ def _read_again(stand_in, X, dtype):
 def held_out_data(data, loss, index, *, intercept):
     """The monitor of the rows at an index of the training data."""
     rows = rows_of(data, loss, index, intercept=intercept)
-    dtype = torch.float32 if data.dtype == np.float32 else torch.float64
     own = None if data.own is None else data.own[index]
-    return Validation(lambda: (rows,), loss, *_as_tensors(data.codes[index], data.weight[index], own), dtype)
+    return Validation(lambda: (rows,), loss, *_as_tensors(data.codes[index], data.weight[index], own), data.torch_dtype)
 
 
 def training_monitor(data, index):

@@ -134,6 +134,7 @@ def minimise(problem, solver, W, *, tol, max_iter, store=None, watch=None, patie
         point = _stored(problem, run, store)
     n_iter = len(watch.values)
     if run.ended == "overflow" or not bool(torch.isfinite(point.value).all()):
+        watch.forget()  # other parameters, which the message advises, are those of another fit
         raise ValueError(
             f"The objective overflowed after {n_iter} iterations of solver={solver.name!r}. "
             + ("Lower learning_rate, or standardise X." if solver.stochastic else "Standardise X, or use a larger C.")

@@ -93,15 +93,15 @@ def load(cls, path):
     return model
 
 
-def replace_file(path, data):
-    """Write bytes to a path such that a crash at any moment leaves the old file or the new one, never a part."""
+def replace_file(path, *pieces):
+    """Write pieces of bytes to a path such that a crash leaves the old file or the new one, never a part."""
     target = Path(os.path.realpath(path))  # a link stays a link
     part = target.with_name(f".torchlogreg-{secrets.token_hex(8)}")
     try:
         with open(part, "xb") as file:
             with suppress(FileNotFoundError):
                 shutil.copymode(target, part)  # what was private stays private
-            file.write(data)
+            file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, target)

@@ -47,7 +47,7 @@ class _Tally:
     """What is counted in a read."""
 
     def __init__(self):
-        self.n_rows, self.link, self.weights = 0, 0, 0
+        self.n_rows, self.link, self.weights, self.is_weighted = 0, 0, 0, False
         self.features = dict.fromkeys(_PATTERNS, 0)
         self.counts, self.mass, self.peak = {}, {}, {}  # of each class: rows, sum of weights, largest weight
 
@@ -64,6 +64,7 @@ class _Tally:
         counts = np.bincount(block.codes, minlength=len(block.classes))
         mass, peak = counts, np.ones(len(counts))
         if block.weight is not None:
+            self.is_weighted = True
             self.weights = (self.weights + int(block.weight.view(np.int64).sum())) % 2**64
             mass = np.bincount(block.codes, weights=block.weight, minlength=len(block.classes))
             peak = np.zeros(len(counts))
@@ -191,16 +192,12 @@ class Opened:
         self.classes = _distinct(labels)
         self.mass, self.peak = (np.array([of[c] for c in self.classes.tolist()]) for of in (tally.mass, tally.peak))
         self.factor = np.ones(len(self.classes))  # the classes' weights
+        self.is_weighted = tally.is_weighted  # whether any block brought weights
         with threads_for(0):
             self._fingerprint, self._drawn = tally.fingerprint, sample.drawn()
 
     def numel(self):
         return self.shape[0] * self.shape[1]
-
-    @property
-    def is_weighted(self):
-        """Whether the stream brought weights."""
-        return self._fingerprint["weights"] != 0
 
     def rows(self, loss, *, intercept):
         """The rows for the solvers."""

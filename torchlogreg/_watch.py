@@ -13,8 +13,23 @@ import torch
 MONITORS = {name: {f"{name}_loss", f"{name}_accuracy"} for name in ("train", "validation")}
 
 
+class OwnCallback:
+    """What the callbacks of `torchlogreg.callbacks` are asked for, beyond scikit-learn's protocol.
+
+    While a hook of theirs runs for an iteration, its context has a `Progress`.
+    """
+
+    _monitors = frozenset()  # entries of the history that have to be there
+
+    def _resume(self, mark):
+        """The state of the interrupted fit that is recognised by `mark()`, None if there is none."""
+
+    def _forget(self):
+        """Nothing is left to resume: the fit has ended, and no callback may undo that, or it can only fail again."""
+
+
 class Progress(NamedTuple):
-    """What the callbacks of `torchlogreg.callbacks` know of a fit, beyond scikit-learn's protocol."""
+    """What they know of a fit."""
 
     history: dict  # lists by name
     attributes: Callable | None  # those of the model after the iteration, once it has ended
@@ -91,6 +106,11 @@ class Watch:
         self.best = saved["best"] and _Best(*saved["best"])
         return saved["solver"]
 
+    def forget(self):
+        """The fit cannot go on from where it is, nor from any checkpoint."""
+        if self.callbacks is not None:
+            self.callbacks.forget()
+
     def begin(self, state):
         """An iteration begins, before which the solver has this state: a function, or None."""
         if self.callbacks is not None:
@@ -149,7 +169,7 @@ class Training:
     """The monitor of the training rows. It reads them where the solver has not kept their logits.
 
     Their sample weights, without those of classes, are `own` (n,); in a stream, where each row's weight is a multiple
-    of its class's `factor` (n_classes,), what that leaves. All are one if both are None.
+    of its class's `factor` (n_classes,), what that leaves: nothing where it is 0. All are one if both are None.
     """
 
     def __init__(self, own=None, factor=None):

@@ -7,7 +7,9 @@ instance may watch several fits, also at the same time, but for :class:`Checkpoi
 import hashlib
 import io
 import json
-from numbers import Integral
+import math
+import warnings
+from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from torchlogreg._compat import check_matplotlib_support
 from torchlogreg._displays._boundary import MovingBoundary
 from torchlogreg._estimators import LinearClassifier
 from torchlogreg._persistence import replace_file
-from torchlogreg._watch import MONITORS
+from torchlogreg._watch import MONITORS, OwnCallback
 from torchlogreg.solvers import STATES
 
 __all__ = ["Checkpoint", "EarlyStopping", "LiveBoundary"]
@@ -26,14 +28,14 @@ __all__ = ["Checkpoint", "EarlyStopping", "LiveBoundary"]
 ACCURACIES = "train_accuracy", "validation_accuracy"
 CHOICES = "objective", "gradient_norm", *sorted(MONITORS["train"] | MONITORS["validation"])
 MAGIC = b"torchlogreg checkpoint 1\n"  # the number is raised when an older version would misread a file
-CHECKSUMS = "data", "start", "validation data"
+CHECKSUMS = "data or weights", "start", "validation data"
 
 
-class _Callback:
-    """A callback of the two estimators; it finds a `Progress` in the contexts of iterations."""
+class _Callback(OwnCallback):
+    """A callback of the two estimators."""
 
     def setup(self, estimator, context):  # noqa: ARG002 - the protocol's
-        """Begin to watch a fit."""
+        """Start watching a fit."""
         if not isinstance(estimator, LinearClassifier):
             raise TypeError(
                 f"{type(self).__name__} watches TorchLogisticRegression and TorchSoftmaxClassifier, not "
@@ -41,7 +43,7 @@ class _Callback:
             )
 
     def teardown(self, estimator, context):
-        """End to watch a fit, however it ended."""
+        """Stop watching a fit, however it ended."""
 
     def on_fit_task_begin(self, estimator, context):
         """Begin a task: the fit, or an iteration of it."""
@@ -72,8 +74,8 @@ class EarlyStopping(_Callback):
     Raises
     ------
     ValueError
-        If `monitor` is not among those, or neither `threshold` nor `patience` is given; from ``fit``, if it does not
-        know the number.
+        If `monitor` is not among those, neither `threshold` nor `patience` is given, or a number is out of range; from
+        ``fit``, if it does not know the monitor.
 
     See Also
     --------
@@ -81,9 +83,9 @@ class EarlyStopping(_Callback):
 
     Notes
     -----
-    The fit keeps the iterate at which it stops, and warns of nothing. ``converged_`` says whether `tol` was met there.
-    Loss and accuracy on the training rows take a read of X in each epoch of ``'sgd'``, and where the other solvers have
-    no room to keep the logits.
+    The fit keeps the iterate at which it stops (with ``early_stopping=True`` and rows to validate on, the best one on
+    them), and warns of nothing. ``converged_`` says whether `tol` was met there. Loss and accuracy on the training
+    rows take a read of X in each epoch of ``'sgd'``, and where the other solvers do not keep the logits.
 
     Examples
     --------
@@ -104,11 +106,14 @@ class EarlyStopping(_Callback):
             raise ValueError("Set a threshold, a patience, or both: EarlyStopping would never stop.")
         if patience is not None:
             _check_count(patience, "patience")
+        if threshold is not None and not _is_finite(threshold):
+            raise ValueError(f"threshold must be a finite number, got {threshold!r}.")
+        if not _is_finite(min_delta) or min_delta < 0:
+            raise ValueError(f"min_delta must be a finite number, zero or positive, got {min_delta!r}.")
         self.monitor, self.threshold, self.patience, self.min_delta = monitor, threshold, patience, min_delta
 
     @property
-    def monitors(self):
-        """What the history has to have, see `_estimators._Callbacks`."""
+    def _monitors(self):
         return {self.monitor}
 
     def on_fit_task_end(self, estimator, context):  # noqa: ARG002 - the protocol's
@@ -131,11 +136,12 @@ class EarlyStopping(_Callback):
         if progress is None:
             return False
         sign = -1.0 if self.monitor in ACCURACIES else 1.0
-        values = [sign * value for value in progress.history[self.monitor]]
-        if self.threshold is not None and values[-1] < sign * self.threshold:
+        noted = progress.history[self.monitor]
+        if self.threshold is not None and sign * noted[-1] < sign * self.threshold:
             return True
-        if self.patience is None or len(values) <= self.patience:
+        if self.patience is None or len(noted) <= self.patience:
             return False
+        values = [sign * value for value in noted]
         return not min(values[-self.patience :]) < min(values[: -self.patience]) - self.min_delta
 
 
@@ -144,7 +150,7 @@ class Checkpoint(_Callback):
 
     A process may be killed at any moment: the file is then whole, and the fit that goes on from it has the iterates,
     and with them the coefficients, ``n_iter_``, ``loss_curve_`` and ``history_`` (but its times), of one that was never
-    interrupted. A fit that ends removes its file.
+    interrupted. A fit that ends removes its file, and so does one whose objective overflows.
 
     Parameters
     ----------
@@ -159,14 +165,16 @@ class Checkpoint(_Callback):
     ------
     ValueError
         If `every` is not positive; from ``fit``, if the file is damaged, no checkpoint, or that of another fit: of
-        other data, another start, other parameters or another version. The message says what differs.
+        other data, another start, other parameters or another version, or if a search fits the estimator. The message
+        says what differs.
     FileNotFoundError
         From ``fit``, if the folder is missing.
 
     Notes
     -----
     All of X, y and the weights are read once for a checksum. `max_iter` may be another one but for ``'sgd'``, whose
-    rate it determines, and `verbose` in any case. With as many threads as before the iterates are the same to the last
+    rate it determines, and `verbose` in any case. Other callbacks may come and go, unless they add the loss and the
+    accuracy of the training rows to the history. With as many threads as before the iterates are the same to the last
     bit; otherwise sums over the rows are rounded differently. A file holds numbers only, and reading it executes
     nothing.
 
@@ -193,7 +201,7 @@ class Checkpoint(_Callback):
         self.path, self.every = path, every
 
     def setup(self, estimator, context):
-        """Begin to watch a fit.
+        """Start watching a fit.
 
         Parameters
         ----------
@@ -204,23 +212,16 @@ class Checkpoint(_Callback):
             The task of the fit.
         """
         super().setup(estimator, context)
-        folder = Path(self.path).absolute().parent
-        if not folder.is_dir():
-            raise FileNotFoundError(f"The folder of the checkpoint is missing: {folder}")
+        _check_folder(self.path, "checkpoint")
+        while (context := context.parent) is not None:
+            if not context.sequential_subtasks:  # as those of a search are, which may run at the same time
+                raise ValueError(
+                    f"The file of a Checkpoint belongs to one fit, and {context.estimator_name} runs many. Set it on "
+                    "the best model alone, and fit that."
+                )
 
-    def resume(self, mark):
-        """Where the fit with this mark was interrupted.
-
-        Parameters
-        ----------
-        mark : dict
-            What the fit is recognised by.
-
-        Returns
-        -------
-        state : dict or None
-            What it goes on from; None if there is no file.
-        """
+    def _resume(self, mark):
+        mark = mark()
         try:
             content = Path(self.path).read_bytes()
         except FileNotFoundError:
@@ -262,22 +263,14 @@ class Checkpoint(_Callback):
             return
         payload = io.BytesIO()
         torch.save(progress.state(), payload)
-        content = json.dumps(progress.mark()).encode() + b"\n" + payload.getvalue()
-        replace_file(self.path, MAGIC + hashlib.sha256(content).digest() + content)
+        header = json.dumps(progress.mark()).encode() + b"\n"
+        digest = hashlib.sha256(header)
+        with payload.getbuffer() as numbers:
+            digest.update(numbers)
+            replace_file(self.path, MAGIC, digest.digest(), header, numbers)
 
-    def on_fit_task_end(self, estimator, context):  # noqa: ARG002 - the protocol's
-        """Remove the file when the fit has ended.
-
-        Parameters
-        ----------
-        estimator : object
-            The estimator that is fitted.
-
-        context : sklearn.callback.CallbackContext
-            The task that ends.
-        """
-        if getattr(context, "progress", None) is None:
-            Path(self.path).unlink(missing_ok=True)
+    def _forget(self):
+        Path(self.path).unlink(missing_ok=True)
 
 
 class LiveBoundary(_Callback):
@@ -303,9 +296,16 @@ class LiveBoundary(_Callback):
     Raises
     ------
     ValueError
-        If `every` is not positive; from ``fit``, if X does not have two features.
+        If `every` or `fps` is not positive; from ``fit``, if X does not have two features.
+    FileNotFoundError
+        From ``fit``, if the folder of `path` is missing.
     ImportError
         From ``fit``, if matplotlib is missing: ``pip install 'torchlogreg[plot]'``.
+
+    Warns
+    -----
+    UserWarning
+        If the GIF could not be written when the fit had ended; the model is kept.
 
     Notes
     -----
@@ -324,10 +324,12 @@ class LiveBoundary(_Callback):
     True
     """
 
-    monitors = MONITORS["train"]
+    _monitors = MONITORS["train"]
 
     def __init__(self, every=1, *, path=None, ax=None, fps=10):
         _check_count(every, "every")
+        if not _is_finite(fps) or fps <= 0:
+            raise ValueError(f"fps must be a positive number, got {fps!r}.")
         self.every, self.path, self.ax, self.fps = every, path, ax, fps
         self._pictures = {}  # and what waits to be drawn, by the fit's task
 
@@ -335,7 +337,7 @@ class LiveBoundary(_Callback):
         return {**vars(self), "_pictures": {}}  # a window stays where it is
 
     def setup(self, estimator, context):
-        """Begin to watch a fit.
+        """Start watching a fit.
 
         Parameters
         ----------
@@ -347,6 +349,8 @@ class LiveBoundary(_Callback):
         """
         super().setup(estimator, context)
         check_matplotlib_support("LiveBoundary")
+        if self.path is not None:
+            _check_folder(self.path, "animation")
 
     def on_fit_task_begin(self, estimator, context, *, X=None, y=None):  # noqa: ARG002 - the protocol's
         """Check the number of features.
@@ -419,8 +423,17 @@ class LiveBoundary(_Callback):
         picture, waiting = self._pictures.pop(id(context), (None, None))
         if waiting is not None:
             picture.draw(*waiting)
-        if picture is not None:
+        if picture is None:
+            return
+        try:
             picture.close()
+        except (OSError, ValueError) as error:  # ValueError: of a suffix that no format has
+            warnings.warn(
+                f"The animation {self.path} could not be written: {error}. To have it, fit again with a path to a .gif "
+                "file that can be written; the model is what it would be with it.",
+                UserWarning,
+                stacklevel=2,
+            )
 
 
 def _title(task_name, n_iter, history, attributes):
@@ -429,6 +442,16 @@ def _title(task_name, n_iter, history, attributes):
     if len(coef) > 1:
         return title
     return title + "\nw = ({:.4f}, {:.4f}), b = {:.4f}".format(*coef[0], intercept[0])
+
+
+def _check_folder(path, what):
+    folder = Path(path).absolute().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"The folder of the {what} is missing: {folder}")
+
+
+def _is_finite(value):
+    return isinstance(value, Real) and math.isfinite(value)
 
 
 def _check_count(value, name):

@@ -21,21 +21,30 @@ class MovingBoundary:
         import matplotlib.pyplot as plt
         from matplotlib.animation import PillowWriter
 
+        writer = None if path is None else PillowWriter(fps=fps)
         self.is_own = ax is None
         self.ax = plt.subplots()[1] if self.is_own else ax
         self.figure = self.ax.figure
         if self.is_own:
             self.figure.subplots_adjust(top=0.86, right=0.85)  # a layout that moves with the title would tremble
+        self.writer = None
+        try:
+            self._prepare(X, y, attributes)
+            if writer is not None:
+                writer.setup(self.figure, path, dpi=100)
+        except BaseException:
+            self.close()
+            raise
+        self.writer = writer
+
+    def _prepare(self, X, y, attributes):
+        """What does not change from picture to picture."""
         self.classes = numpy_of(attributes["classes_"])
         self._scatter(X.toarray() if issparse(X) else np.asarray(numpy_of(X), dtype=np.float64), as_column(y))
         self.ax.set(xlabel="x0", ylabel="x1")
         if attributes.get("feature_names_in_") is not None:
             self.ax.set(**dict(zip(("xlabel", "ylabel"), attributes["feature_names_in_"], strict=True)))
         self.artists, self.shown = [], None
-        self.writer = None
-        if path is not None:
-            self.writer = PillowWriter(fps=fps)
-            self.writer.setup(self.figure, path, dpi=100)
 
     def _scatter(self, X, y):
         """The points, and a grid of places around them."""
@@ -107,7 +116,9 @@ class MovingBoundary:
         """Write the animation; close what nobody sees any more."""
         import matplotlib.pyplot as plt
 
-        if self.writer is not None:
-            self.writer.finish()
-        if self.is_own and not self.has_window:
-            plt.close(self.figure)
+        try:
+            if self.writer is not None:
+                self.writer.finish()
+        finally:
+            if self.is_own and not self.has_window:
+                plt.close(self.figure)

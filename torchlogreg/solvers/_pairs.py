@@ -24,6 +24,20 @@ class Pairs:
     def clear(self):
         self.order = []
 
+    def state(self):
+        """The pairs, without the rows that are still to be filled: order, steps, changes and products."""
+        k = len(self.order)
+        return (
+            list(self.order),
+            self.steps[:, :k].clone(),
+            self.changes[:, :k].clone(),
+            self.products[:, :k, :k].clone(),
+        )
+
+    def resume(self, state):
+        """Go on from a `state`."""
+        self.order, self.steps, self.changes, self.products = state
+
     def of_models(self, index):
         """The memory of the models at `index` alone."""
         out = copy(self)

@@ -104,7 +104,7 @@ def _state(point, metric, gamma, refusals, restarted, iteration, stuck, metrics,
         "point": (point.W, point.value, point.gradient),
         "others": (metric, gamma, refusals, restarted, iteration, stuck),
         "metrics": metrics.state(),
-        "pairs": vars(pairs),
+        "pairs": pairs.state(),
     }
 
 
@@ -112,5 +112,5 @@ def _resumed(state, problem, metrics, pairs):
     """The first arguments of `_state`; `metrics` and `pairs` take theirs. The logits cost a read."""
     W, value, gradient = state["point"]
     metrics.resume(state["metrics"])
-    vars(pairs).update(state["pairs"])
+    pairs.resume(state["pairs"])
     return problem.smooth(W)._replace(value=value, gradient=gradient), *state["others"]
