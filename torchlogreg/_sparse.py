@@ -280,8 +280,7 @@ class Filled(NamedTuple):
         if not (wanted and isinstance(rows, SparseRows)):
             return cls(rows, None, d)
         csr = rows.X.csr
-        is_filled = np.zeros(p, dtype=bool)
-        is_filled[csr.indices] = True
+        is_filled = _filled_columns(csr)
         n_filled = int(is_filled.sum())
         if not 0 < n_filled < FILLED * p or W[:, :p][:, torch.from_numpy(~is_filled)].any():
             return cls(rows, None, d)
@@ -300,6 +299,17 @@ class Filled(NamedTuple):
         if self.columns is None:
             return W
         return W.new_zeros(W.shape[0], self.d, W.shape[2]).index_copy_(1, self.columns, W)
+
+
+def _filled_columns(csr):
+    """Mask of the columns that hold numbers, as far as it takes to see that too many do."""
+    p = csr.shape[1]
+    is_filled, size = np.zeros(p, dtype=bool), max(p, 2**16)
+    for start in range(0, csr.nnz, size):
+        is_filled[csr.indices[start : start + size]] = True
+        if is_filled.sum() >= FILLED * p:
+            break
+    return is_filled
 
 
 def _times(csr, columns):
