@@ -63,6 +63,22 @@ needs_data = pytest.mark.skipif(
 STEADY_HEAP = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}
 
 
+class Callback:
+    """A callback of scikit-learn's protocol that does nothing; the tests' own override what they need."""
+
+    def setup(self, estimator, context):
+        pass
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        pass
+
+    def on_fit_task_end(self, estimator, context):
+        pass
+
+
 @pytest.fixture
 def no_windows():
     """Pictures are drawn without a screen, and closed."""

@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from conftest import table
+from conftest import Callback, table
 from scipy.sparse import csr_array, hstack, random_array
 from sklearn.base import clone
 from sklearn.callback import ScoringMonitor
@@ -160,7 +160,7 @@ def test_other_estimators_are_refused(callback):
 # Checkpoint
 
 
-class Kill:
+class Kill(Callback):
     """A callback that ends a fit with an error when an iteration begins."""
 
     def __init__(self, at):
@@ -169,16 +169,10 @@ class Kill:
     def setup(self, estimator, context):
         self.n_begun = -1  # the fit's own task is the first
 
-    def teardown(self, estimator, context):
-        pass
-
     def on_fit_task_begin(self, estimator, context):
         self.n_begun += 1
         if self.n_begun == self.at:
             raise KeyboardInterrupt
-
-    def on_fit_task_end(self, estimator, context):
-        pass
 
 
 def stream_of(X, y):
@@ -465,20 +459,11 @@ def test_a_search_is_refused_and_a_pipeline_is_not(search, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-class Last:
+class Last(Callback):
     """A callback that does something when the fit has ended."""
 
     def __init__(self, act):
         self.act = act
-
-    def setup(self, estimator, context):
-        pass
-
-    def teardown(self, estimator, context):
-        pass
-
-    def on_fit_task_begin(self, estimator, context):
-        pass
 
     def on_fit_task_end(self, estimator, context):
         if context.task_name == "fit":

@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
-from conftest import gradient_norm, table
+from conftest import Callback, gradient_norm, table
 from sklearn.exceptions import ConvergenceWarning
 
 from torchlogreg import TorchLogisticRegression, TorchSoftmaxClassifier
@@ -126,20 +126,11 @@ def test_overflow_is_an_error_that_says_what_to_do():
         TorchSoftmaxClassifier(solver="sgd", learning_rate=1e300).fit(*data)
 
 
-class Interrupt:
+class Interrupt(Callback):
     """A callback that raises, in a task or at the end of the fit."""
 
     def __init__(self, where):
         self.where = where
-
-    def setup(self, estimator, context):
-        pass
-
-    def teardown(self, estimator, context):
-        pass
-
-    def on_fit_task_begin(self, estimator, context):
-        pass
 
     def on_fit_task_end(self, estimator, context):
         if context.task_name == self.where:

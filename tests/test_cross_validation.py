@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import sklearn
 import torch
-from conftest import table
+from conftest import Callback, table
 from sklearn.base import clone
 from sklearn.callback import ProgressBar
 from sklearn.datasets import load_iris, make_classification
@@ -342,17 +342,11 @@ def test_progress(capsys):
     assert "TorchLogisticRegressionCV" in capsys.readouterr().out
 
 
-class Counter:
+class Counter(Callback):
     """A callback that counts tasks by name."""
 
     def __init__(self):
         self.begun, self.ended = {}, {}
-
-    def setup(self, estimator, context):
-        pass
-
-    def teardown(self, estimator, context):
-        pass
 
     def on_fit_task_begin(self, estimator, context, **kwargs):
         self.begun[context.task_name] = self.begun.get(context.task_name, 0) + 1

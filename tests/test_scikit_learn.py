@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import objective, table
+from conftest import Callback, objective, table
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.callback import ProgressBar, ScoringMonitor
@@ -127,7 +127,7 @@ def test_parameters_are_validated_with_scikit_learns_messages():
         TorchLogisticRegression(l1_ratio=0.5).fit(X, y)
 
 
-class Recorder:
+class Recorder(Callback):
     """A callback that notes its tasks and may stop a fit after some of them."""
 
     def __init__(self, stop_after=None):
@@ -135,9 +135,6 @@ class Recorder:
 
     def setup(self, estimator, context):
         self.tasks, self.objectives = [], []
-
-    def teardown(self, estimator, context):
-        pass
 
     def on_fit_task_begin(self, estimator, context, *, X=None, y=None, metadata=None, fitted_estimator=None):
         pass

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from conftest import objective
+from conftest import Callback, objective
 from scipy.special import expit
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -300,20 +300,11 @@ def test_wide_data_that_is_hard(kind):
     np.testing.assert_allclose(model.predict_proba(X), alone.predict_proba(X), rtol=0, atol=1e-3)
 
 
-class Watch:
+class Watch(Callback):
     """A callback that keeps the coefficients it is shown."""
 
     def __init__(self):
         self.shapes = []
-
-    def setup(self, estimator, context):
-        pass
-
-    def teardown(self, estimator, context):
-        pass
-
-    def on_fit_task_begin(self, estimator, context):
-        pass
 
     def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):
         if fitted_estimator is not None and context.task_name == "iteration":

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import sklearn
 import torch
-from conftest import table
+from conftest import Callback, table
 from scipy.sparse import csr_array, hstack, random_array
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
@@ -31,17 +31,11 @@ def halves(name="wine", binary=False):
     return X[::2], y[::2], {"X_val": X[1::2], "y_val": y[1::2]}
 
 
-class Models:
+class Models(Callback):
     """A callback that keeps the model after every iteration."""
 
     def setup(self, estimator, context):
         self.models = []
-
-    def teardown(self, estimator, context):
-        pass
-
-    def on_fit_task_begin(self, estimator, context):
-        pass
 
     def on_fit_task_end(self, estimator, context, *, fitted_estimator):
         if context.task_name != "fit":
@@ -58,6 +52,15 @@ def mean_loss(model, X, y, weight=None):
     """The objective without its penalty; log_loss would cut what is large."""
     losses = -model.predict_log_proba(X)[np.arange(len(y)), np.searchsorted(model.classes_, y)]
     return np.average(losses, weights=weight)
+
+
+def assert_noted(fitted, models, name, X, y):
+    """The history has loss and accuracy of each model on some rows; returns the accuracies."""
+    loss = [mean_loss(model, X, y) for model in models]
+    np.testing.assert_allclose(fitted.history_[f"{name}_loss"], loss, rtol=1e-9)
+    accuracy = [model.score(X, y) for model in models]
+    np.testing.assert_array_equal(fitted.history_[f"{name}_accuracy"], accuracy)
+    return accuracy
 
 
 # History
@@ -270,11 +273,8 @@ def test_sparse_rows_are_watched_among_all_features():
     y = (filled @ rng.normal(size=1000) + 0.1 * rng.logistic(size=3000) > 0).astype(int)
     model = TorchLogisticRegression(C=1e3, early_stopping=True, n_iter_no_change=2, tol=1e-3)
     fitted, models = watched(model, X[:2000], y[:2000], X_val=X[2000:], y_val=y[2000:])
-    for name, part in (("train", slice(2000)), ("validation", slice(2000, None))):
-        loss = [mean_loss(then, X[part], y[part]) for then in models]
-        np.testing.assert_allclose(fitted.history_[f"{name}_loss"], loss, rtol=1e-9)
-        accuracy = [then.score(X[part], y[part]) for then in models]
-        np.testing.assert_array_equal(fitted.history_[f"{name}_accuracy"], accuracy)
+    assert_noted(fitted, models, "train", X[:2000], y[:2000])
+    accuracy = assert_noted(fitted, models, "validation", X[2000:], y[2000:])
     assert fitted.score(X[2000:], y[2000:]) == max(accuracy) > accuracy[-1]
 
 
@@ -283,11 +283,8 @@ def test_wide_data_are_watched_among_the_features():
     X, y = rng.normal(size=(80, 400)), rng.integers(2, size=80)
     model = TorchLogisticRegression(solver="lbfgs", tol=1e-6)
     fitted, models = watched(model, X[:60], y[:60], X_val=X[60:], y_val=y[60:])
-    for name, part in (("train", slice(60)), ("validation", slice(60, None))):
-        loss = [mean_loss(then, X[part], y[part]) for then in models]
-        np.testing.assert_allclose(fitted.history_[f"{name}_loss"], loss, rtol=1e-9)
-        accuracy = [then.score(X[part], y[part]) for then in models]
-        np.testing.assert_array_equal(fitted.history_[f"{name}_accuracy"], accuracy)
+    assert_noted(fitted, models, "train", X[:60], y[:60])
+    assert_noted(fitted, models, "validation", X[60:], y[60:])
 
 
 WRONG = {

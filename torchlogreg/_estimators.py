@@ -1,11 +1,9 @@
 """The two public estimators: parameters, documentation, fit and the methods that predict."""
 
-from contextlib import contextmanager
-from functools import cache, partial
+from functools import partial
 from importlib.metadata import version
 from numbers import Integral, Real
 from time import perf_counter
-from zlib import crc32
 
 import numpy as np
 import torch
@@ -20,6 +18,7 @@ from torchlogreg._arrays import Space, numpy_of
 from torchlogreg._compat import Interval, SparseCoefMixin, StrOptions, check_same_namespace, fit_context
 from torchlogreg._conversion import of_sklearn
 from torchlogreg._docs import documented
+from torchlogreg._hooks import Hooks, forget
 from torchlogreg._incremental import Seen, advance
 from torchlogreg._inputs import (
     block_data,
@@ -37,8 +36,9 @@ from torchlogreg._minimise import minimise
 from torchlogreg._penalty import Ridge, strengths
 from torchlogreg._portable import Portable
 from torchlogreg._problem import Problem
+from torchlogreg._rows import marked
 from torchlogreg._sparse import Filled
-from torchlogreg._watch import MONITORS, OwnCallback, Progress, Watch
+from torchlogreg._watch import Watch
 from torchlogreg.solvers import SOLVERS, choose
 from torchlogreg.solvers.sgd import SGD
 
@@ -314,7 +314,7 @@ class LinearClassifier(LinearPredictor):
                 data = fit_data(self, X, y, sample_weight, validated=X_val is not None)
                 validation = validation_data(self, data, X_val, y_val, sample_weight_val)
             W = self._start(data, loss_of(len(data.classes)), coef_init, intercept_init, go_on=self.warm_start)
-            callbacks = partial(_Callbacks, self, context, {"X": X, "y": y, "metadata": metadata})
+            callbacks = partial(Hooks, self, context, {"X": X, "y": y, "metadata": metadata})
             fitted = with_room(partial(self._fitted, data, validation, W, callbacks, began))
         fitted["_seen"] = Seen.after(data)._asdict()
         before = dict(vars(self))
@@ -322,8 +322,7 @@ class LinearClassifier(LinearPredictor):
         vars(self).update(fitted)
         try:
             context.call_on_fit_task_end(estimator=self, X=X, y=y, metadata=metadata, reconstruction_attributes={})
-            for callback in own_callbacks(self):
-                callback._forget()
+            forget(self)
         except BaseException:  # a callback's error must not leave half a model behind
             self.__dict__ = before
             raise
@@ -402,7 +401,7 @@ class LinearClassifier(LinearPredictor):
             "dtype of coef_": str(data.dtype),
             "classes": repr(data.classes.tolist()),
             "data or weights": rows.mark(),  # before S divides them: the penalty depends on it
-            "start": crc32(W.numpy().tobytes()),
+            "start": marked([W]),
             "validation data": None if validation is None else validation.mark(),
         }
 
@@ -574,72 +573,6 @@ class LinearClassifier(LinearPredictor):
             seed=seed,
             validated=validated,
         )
-
-
-class _Callbacks:
-    """What runs scikit-learn's callbacks, one task an iteration.
-
-    Those of `torchlogreg.callbacks` are told more, see `OwnCallback`.
-    """
-
-    def __init__(self, estimator, context, arguments, solver, attributes, mark, training, validation):
-        self.active, self.own = hasattr(estimator, "_skl_callbacks"), own_callbacks(estimator)
-        self.context, self.arguments = context, {"estimator": estimator, **arguments}
-        self.task_name = "epoch" if solver.stochastic else "iteration"
-        self.attributes, self.task = attributes, None
-        self.monitors = self._monitors_of(training, validation)
-        self.mark = cache(lambda: {**mark(), "train_loss in history_": "train" in self.monitors})
-
-    def _monitors_of(self, training, validation):
-        """The monitors that are asked for, by name; both if there are rows to validate on."""
-        asked = {name for callback in self.own for name in callback._monitors}
-        if self.task_name == "epoch" and "gradient_norm" in asked:
-            raise ValueError("solver='sgd' knows no gradient of all rows: choose another monitor than 'gradient_norm'.")
-        if validation is not None:
-            return {"train": training, "validation": validation}
-        if missing := asked & MONITORS["validation"]:
-            raise ValueError(f"monitor={min(missing)!r} needs rows to validate on: fit(..., X_val=, y_val=).")
-        return {"train": training} if asked & MONITORS["train"] else {}
-
-    def resume(self):
-        """What the first checkpoint says, None without."""
-        found = (callback._resume(self.mark) for callback in self.own)
-        return next((saved for saved in found if saved is not None), None)
-
-    def forget(self):
-        """Remove the checkpoints."""
-        for callback in self.own:
-            callback._forget()
-
-    def begin(self, history, state):
-        """Before an iteration; see `Watch`."""
-        self.task = self.context.subcontext(task_name=self.task_name)
-        with self._progress(history, None, state):
-            self.task.call_on_fit_task_begin(**self.arguments)
-
-    def end(self, history, coefficients):
-        """After an iteration that led to these coefficients; whether to stop."""
-
-        def attributes():
-            # A model of an earlier fit may have feature names that these rows do not have.
-            return {"feature_names_in_": None, **self.attributes(coefficients())}
-
-        with self._progress(history, attributes, None):
-            return self.task.call_on_fit_task_end(**self.arguments, reconstruction_attributes=attributes)
-
-    @contextmanager
-    def _progress(self, *known):
-        """While hooks run, the task has a `Progress`; scikit-learn keeps the tasks of a whole search to its end."""
-        self.task.progress = Progress(*known, self.mark)
-        try:
-            yield
-        finally:
-            del self.task.progress
-
-
-def own_callbacks(estimator):
-    """Those of `torchlogreg.callbacks`."""
-    return [callback for callback in getattr(estimator, "_skl_callbacks", ()) if isinstance(callback, OwnCallback)]
 
 
 def model_attributes(W, data, intercept):

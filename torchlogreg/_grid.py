@@ -87,7 +87,7 @@ class Grid:
         """The Results of all candidates on the folds, fold by fold (F Q models), from those on all rows."""
         F, Q, device = self.n_folds, len(self.l2), self.l2.device
         W = self.filled.enter(centre.W)
-        around = Centre(self._problem(self.candidates.column, slice(None)), W, torch.arange(Q, device=device))
+        around = self._problem(self.candidates.column, slice(None))
         found = None
         for stage, before in self._stages(centre.value):
             q = stage.repeat(F)
@@ -98,7 +98,7 @@ class Grid:
                 if before is not None:
                     start = self._next(found.W, fold[part] * Q, q[part], before)
                 elif self.solver == "lbfgs" and not is_wide(self.rows):  # else it is solved in other coordinates
-                    options = {"centre": around._replace(of=q[part])}
+                    options = {"centre": Centre(around, W, q[part])}
                 results = self._solve(self._problem(column[part], q[part]), start, self.settings.tol, **options)
                 if found is None:
                     found = Results(*(v.new_empty(F * Q, *v.shape[1:]) for v in results))
@@ -118,12 +118,12 @@ class Grid:
         """Candidates to be solved together, and for each of them the one before it on its path; None for the first."""
         if self.solver != "lbfgs" or Metrics(self.base, self.loss.n_logits, 0).is_whole:
             return [(torch.arange(len(self.l2), device=self.l2.device), None)]
-        weakness, easy = -self.candidates.l2, HARD * self._without_features()
+        easy = HARD * self._without_features()
         before, rank = torch.full_like(self.candidates.column, -1), torch.zeros_like(self.candidates.column)
         kinds = torch.stack([self.candidates.column, self.candidates.free.to(self.candidates.column)], dim=1)
         for kind in kinds.unique(dim=0):
             path = torch.nonzero((kinds == kind).all(dim=1)).flatten()
-            path = path[weakness[path].argsort(stable=True)]
+            path = path[self.candidates.l2[path].argsort(descending=True, stable=True)]
             before[path[1:]] = path[:-1]
             least = values[path].cummin(dim=0).values  # the weaker the penalty, the lower the optimum
             rank[path[1:]] = (least[1:] < easy[path[1:]]).cumsum(dim=0)

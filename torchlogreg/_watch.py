@@ -1,4 +1,4 @@
-"""What is noted of every iteration of a fit, and what looks at it: monitors, callbacks, the printed line."""
+"""What is noted of every iteration of a fit, and what looks at it: monitors, the printed line."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -9,32 +9,10 @@ from zlib import crc32
 import numpy as np
 import torch
 
+from torchlogreg._rows import marked
+
 # What the monitors of a Watch note, by their names.
 MONITORS = {name: {f"{name}_loss", f"{name}_accuracy"} for name in ("train", "validation")}
-
-
-class OwnCallback:
-    """What the callbacks of `torchlogreg.callbacks` are asked for, beyond scikit-learn's protocol.
-
-    While a hook of theirs runs for an iteration, its context has a `Progress`.
-    """
-
-    _monitors = frozenset()  # entries of the history that have to be there
-
-    def _resume(self, mark):
-        """The state of the interrupted fit that is recognised by `mark()`, None if there is none."""
-
-    def _forget(self):
-        """Nothing is left to resume: the fit has ended, and no callback may undo that, or it can only fail again."""
-
-
-class Progress(NamedTuple):
-    """What they know of a fit."""
-
-    history: dict  # lists by name
-    attributes: Callable | None  # those of the model after the iteration, once it has ended
-    state: Callable | None  # what the iteration goes on from, before it begins
-    mark: Callable  # what the fit is recognised by
 
 
 class Iterate:
@@ -210,7 +188,7 @@ class Validation:
 
     def mark(self):
         """What the rows are recognised by."""
-        mark = crc32(self.weight.numpy(), crc32(self.codes.numpy()))
+        mark = marked([self.codes, self.weight])
         for rows in self.parts():
             mark = crc32(repr(rows.mark()).encode(), mark)
         return mark

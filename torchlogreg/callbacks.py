@@ -19,8 +19,9 @@ from torchlogreg._arrays import numpy_of
 from torchlogreg._compat import check_matplotlib_support
 from torchlogreg._displays._boundary import MovingBoundary
 from torchlogreg._estimators import LinearClassifier
+from torchlogreg._hooks import OwnCallback
 from torchlogreg._persistence import replace_file
-from torchlogreg._watch import MONITORS, OwnCallback
+from torchlogreg._watch import MONITORS
 from torchlogreg.solvers import STATES
 
 __all__ = ["Checkpoint", "EarlyStopping", "LiveBoundary"]
@@ -34,13 +35,26 @@ CHECKSUMS = "data or weights", "start", "validation data"
 class _Callback(OwnCallback):
     """A callback of the two estimators."""
 
-    def setup(self, estimator, context):  # noqa: ARG002 - the protocol's
-        """Start watching a fit."""
+    def setup(self, estimator, context):
+        """Start watching a fit.
+
+        Parameters
+        ----------
+        estimator : object
+            The estimator that is fitted.
+
+        context : sklearn.callback.CallbackContext
+            The task of the fit.
+        """
         if not isinstance(estimator, LinearClassifier):
             raise TypeError(
                 f"{type(self).__name__} watches TorchLogisticRegression and TorchSoftmaxClassifier, not "
                 f"{type(estimator).__name__}. In a pipeline or a search, call set_callbacks of that estimator."
             )
+        self._begin(context)
+
+    def _begin(self, context):
+        """Check what has to hold before the fit of a task."""
 
     def teardown(self, estimator, context):
         """Stop watching a fit, however it ended."""
@@ -200,18 +214,7 @@ class Checkpoint(_Callback):
         _check_count(every, "every")
         self.path, self.every = path, every
 
-    def setup(self, estimator, context):
-        """Start watching a fit.
-
-        Parameters
-        ----------
-        estimator : object
-            The estimator that is fitted.
-
-        context : sklearn.callback.CallbackContext
-            The task of the fit.
-        """
-        super().setup(estimator, context)
+    def _begin(self, context):
         _check_folder(self.path, "checkpoint")
         while (context := context.parent) is not None:
             if not context.sequential_subtasks:  # as those of a search are, which may run at the same time
@@ -336,18 +339,7 @@ class LiveBoundary(_Callback):
     def __getstate__(self):
         return {**vars(self), "_pictures": {}}  # a window stays where it is
 
-    def setup(self, estimator, context):
-        """Start watching a fit.
-
-        Parameters
-        ----------
-        estimator : object
-            The estimator that is fitted.
-
-        context : sklearn.callback.CallbackContext
-            The task of the fit.
-        """
-        super().setup(estimator, context)
+    def _begin(self, context):  # noqa: ARG002 - whatever the task is
         check_matplotlib_support("LiveBoundary")
         if self.path is not None:
             _check_folder(self.path, "animation")
