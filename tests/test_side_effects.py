@@ -5,14 +5,18 @@ import pickle
 import pickletools
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
-from conftest import table
+from conftest import Callback, table
+from sklearn.datasets import make_classification
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from torchlogreg import TorchLogisticRegression, TorchSoftmaxClassifier
+from torchlogreg._arithmetic import plain_arithmetic
 
 SOLVERS = ["auto", "lbfgs", "newton-cholesky", "sgd"]
 SETTINGS = {"max_iter": 20, "random_state": 0}
@@ -50,6 +54,7 @@ def globals_of_torch_and_numpy():
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "TF32": (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32),
         "NumPy errors": np.geterr(),
+        "BLAS threads": blas_threads(),
     }
 
 
@@ -121,6 +126,37 @@ def test_fits_in_threads():
         for coef in pool.map(lambda _: TorchLogisticRegression().fit(X, y).coef_, range(16)):
             np.testing.assert_array_equal(coef, expected)
     assert torch.get_num_threads() == threads
+
+
+def blas_threads():
+    return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+
+
+def test_products_of_numpy_take_one_thread_as_long_as_any_fit_runs():
+    X = torch.zeros(100, 100)
+    with threadpool_limits(2, user_api="blas"):
+        first, second = plain_arithmetic(X), plain_arithmetic(X)
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert set(blas_threads()) == {1}
+        second.__exit__(None, None, None)
+        assert set(blas_threads()) == {2}
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_threads_end_with_the_fit():
+    X, y = make_classification(100_000, 40, random_state=0)
+    before = threading.active_count()
+    seen = set()
+
+    class Watch(Callback):
+        def on_fit_task_end(self, estimator, context):
+            seen.add(threading.active_count())
+
+    TorchLogisticRegression().set_callbacks(Watch()).fit(X, y)
+    assert max(seen) == before + 1
+    assert threading.active_count() == before
 
 
 def test_predicting_writes_nothing_to_the_model():

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from test_theorems import F64, generator, random_problem, random_rows
 
 from torchlogreg import TorchLogisticRegression, TorchSoftmaxClassifier
-from torchlogreg._arithmetic import in_threads
+from torchlogreg._arithmetic import in_threads, plain_arithmetic
 from torchlogreg._labels import encoded
 from torchlogreg._losses import Binomial, Multinomial
 from torchlogreg._penalty import Ridge
@@ -107,6 +107,7 @@ def test_the_logits_of_two_points_give_the_objective_between_them(loss):
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
+@pytest.mark.usefixtures("two_threads")
 def test_reading_in_parts_changes_nothing_but_rounding(loss):
     n = 9 * CPU_BLOCK // 20
     rows = random_rows(n, 20, 1, loss=loss, n_classes=max(2, loss.n_logits))
@@ -119,12 +120,14 @@ def test_reading_in_parts_changes_nothing_but_rounding(loss):
     def read(part):
         return Problem(part, loss, problem.penalty.divided(torch.tensor([1e300])), problem.passes).smooth(W)
 
-    points = in_threads(read, parts)
+    with plain_arithmetic(rows.X):
+        points = in_threads(read, parts)
     torch.testing.assert_close(
         sum(point.gradient for point in points) + problem.penalty.gradient(W), whole.gradient, rtol=1e-10, atol=1e-14
     )
-    with pytest.raises(ZeroDivisionError):
-        in_threads(lambda part: 1 / (len(part.X) - len(parts[1].X)), parts)
+    for failing in parts:  # in the caller's thread, in another one
+        with plain_arithmetic(rows.X), pytest.raises(ZeroDivisionError):
+            in_threads(lambda part, failing=failing: 1 / (part is not failing), parts)
 
 
 @pytest.mark.parametrize("n_classes", [1, 3])

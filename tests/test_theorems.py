@@ -9,11 +9,12 @@ from conftest import objective, table
 from sklearn.exceptions import ConvergenceWarning
 
 from torchlogreg import TorchLogisticRegression, TorchSoftmaxClassifier
+from torchlogreg._arithmetic import n_readers, plain_arithmetic
 from torchlogreg._losses import Binomial, Loss, Multinomial
 from torchlogreg._minimise import minimise
 from torchlogreg._penalty import Ridge
 from torchlogreg._problem import Problem
-from torchlogreg._rows import CPU_BLOCK, Rows
+from torchlogreg._rows import CPU_BLOCK, PRODUCTS, Rows
 from torchlogreg.solvers import SOLVERS, _small
 from torchlogreg.solvers.sgd import SGD, _autograd_epoch, _fused_epoch
 
@@ -57,15 +58,36 @@ def test_pull_is_the_adjoint_of_predict(n, intercept, order):
 
 
 @pytest.mark.parametrize("intercept", [True, False])
-def test_gram_is_the_weighted_second_moment(intercept):
-    rows = random_rows(2000, 30, intercept=intercept)
-    weight = torch.rand(2000, 4, generator=generator(3), dtype=F64)
-    X = torch.cat([rows.X, torch.ones(2000, 1, dtype=F64)], dim=1) if intercept else rows.X
+@pytest.mark.parametrize("n_weights", [1, 4, 40])  # by copies of one, copies of several, and products of pairs
+@pytest.mark.usefixtures("two_threads")
+def test_gram_is_the_weighted_second_moment(n_weights, intercept):
+    n = 2 * PRODUCTS // 30**2 // n_weights if n_weights < 40 else 8000  # enough for two threads
+    rows = random_rows(n, 30, intercept=intercept)
+    weight = torch.rand(n, n_weights, generator=generator(3), dtype=F64)
+    X = torch.cat([rows.X, torch.ones(n, 1, dtype=F64)], dim=1) if intercept else rows.X
     expected = torch.einsum("nm,ni,nj->mij", weight, X, X)
-    torch.testing.assert_close(rows.gram(weight), expected, rtol=1e-11, atol=1e-11)
-    torch.testing.assert_close(
-        rows.gram_diagonal(weight), expected.diagonal(dim1=1, dim2=2).contiguous(), rtol=1e-11, atol=1e-11
-    )
+    assert rows._pairs_pay(n_weights) == (n_weights == 40)
+    with plain_arithmetic(rows.X):
+        torch.testing.assert_close(rows.gram(weight), expected, rtol=1e-11, atol=1e-11)
+        again = rows.of_models(slice(None)).whole.gram(weight)  # with the pairs that are there
+    torch.testing.assert_close(again, expected, rtol=1e-11, atol=1e-11)
+    diagonal = expected.diagonal(dim1=1, dim2=2).contiguous()
+    torch.testing.assert_close(rows.gram_diagonal(weight), diagonal, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.usefixtures("two_threads")
+def test_inner_products_are_made_of_tiles(order, dtype):
+    rows = random_rows(150, 1000, order=order)
+    rows = Rows(rows.X.to(dtype), rows.y, rows.weight, intercept=True)
+    expected = rows.X.to(F64) @ rows.X.to(F64).T
+    torch.testing.assert_close(rows.inner_products(), expected, rtol=1e-12, atol=1e-10)
+    with plain_arithmetic(rows.X):
+        assert n_readers() == 2
+        found = rows.inner_products()
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-10)
+    assert torch.equal(found, found.T)
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)

@@ -1,14 +1,18 @@
 """How many threads work gets, and products that ignore the caller's autocast."""
 
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
+from functools import cache
+from threading import Lock
 
 import torch
+from threadpoolctl import ThreadpoolController
 
 # Numbers in X, or in a mini-batch, up to which a second thread costs more than it saves; other thread pools that spin
 # (NumPy's, say) make it far worse.
 ONE_THREAD = 131_072
+TINY = 4096  # numbers in X up to which NumPy's products take one thread anyway
 
 
 @contextmanager
@@ -28,12 +32,65 @@ def threads_for(work):
         torch.set_num_threads(before)
 
 
-_readers = ContextVar("readers", default=1)  # threads that may read the rows of the fit at hand
+class _OneBlasThread:
+    """NumPy's and scipy's products on one thread for as long as any fit runs.
+
+    Their threads spin for 25 ms after every product, on the cores of those that read the rows. The setting belongs to
+    the process: the first fit to enter notes what it was, the last one to leave restores it.
+    """
+
+    def __init__(self):
+        self._lock, self._n_inside, self._limit = Lock(), 0, None
+
+    def __enter__(self):
+        with self._lock:
+            if self._n_inside == 0:
+                self._limit = _libraries().limit(limits=1, user_api="blas")
+            self._n_inside += 1
+
+    def __exit__(self, *error):
+        with self._lock:
+            self._n_inside -= 1
+            if self._n_inside == 0:
+                self._limit.restore_original_limits()
+
+
+@cache
+def _libraries():
+    """The libraries with threads of their own; to look for them takes 10 ms."""
+    return ThreadpoolController()
+
+
+_one_blas_thread = _OneBlasThread()
+
+
+class _Readers:
+    """The threads that read the rows of a fit: the caller's, and others that start when needed and end with the fit.
+
+    They never outlive it: threads that did would be dead in a forked process.
+    """
+
+    def __init__(self, n):
+        self.n, self._others = n, None
+
+    @property
+    def others(self):
+        if self._others is None:
+            self._others = ThreadPoolExecutor(self.n - 1)
+        return self._others
+
+    def end(self):
+        if self._others is not None:
+            self._others.shutdown()
+
+
+_ALONE = _Readers(1)
+_readers = ContextVar("readers", default=_ALONE)  # of the fit at hand
 
 
 def n_readers():
     """How many threads may read rows at a time: as many as the caller allows torch."""
-    return _readers.get()
+    return _readers.get().n
 
 
 def in_threads(function, parts):
@@ -43,18 +100,21 @@ def in_threads(function, parts):
     threads within every operation wait for each other: 12 ms instead of 22 for 500k x 54 float64 on two Zen 4 cores,
     26 ms instead of 54 for MNIST in float32.
     """
-    if len(parts) == 1:
-        return [function(parts[0])]
+    if len(parts) == 1 or n_readers() == 1:
+        return [function(part) for part in parts]
 
     def quietly(part):
         with torch.no_grad():
             return function(part)
 
-    # A pool of its own, for a pool that outlives the fit would be dead in a forked process. New threads take torch's
-    # number of threads at the time.
-    with threads_for(0), ThreadPoolExecutor(len(parts) - 1) as pool:
-        others = [pool.submit(quietly, part) for part in parts[1:]]
-        first = quietly(parts[0])
+    with threads_for(0):  # new threads take torch's number of threads at the time
+        others = [_readers.get().others.submit(quietly, part) for part in parts[1:]]
+        token = _readers.set(_ALONE)  # as it is in those threads
+        try:
+            first = quietly(parts[0])
+        finally:
+            _readers.reset(token)
+            wait(others)
         return [first, *(other.result() for other in others)]
 
 
@@ -62,14 +122,18 @@ def in_threads(function, parts):
 def plain_arithmetic(X, *, one_column=False):
     """Products in the dtype of their factors, and on one thread where that is faster.
 
-    Products with one column are NumPy's on a CPU (see `Rows`), those with a sparse X are scipy's. They bring their own
-    threads, and torch's would wait for the same cores.
+    Products with one column are NumPy's on a CPU (see `Rows`), those with a sparse X are scipy's: those run on one
+    thread, or on one for each part of the rows.
     """
     on_host = X.device.type == "cpu"
     one_column = one_column or not isinstance(X, torch.Tensor)
-    token = _readers.set(torch.get_num_threads() if on_host else 1)
-    with threads_for(0 if one_column and on_host else X.numel()), torch.autocast(X.device.type, enabled=False):
+    readers = _Readers(torch.get_num_threads() if on_host else 1)
+    token = _readers.set(readers)
+    blas = _one_blas_thread if on_host and X.numel() > TINY else nullcontext()
+    threads = threads_for(0 if one_column and on_host else X.numel())
+    with blas, threads, torch.autocast(X.device.type, enabled=False):
         try:
             yield
         finally:
             _readers.reset(token)
+            readers.end()

@@ -142,7 +142,8 @@ def fit_all(estimator, data, candidates, trains, left=None):
     """Fit every candidate, a dict of parameters in BATCHED, on all rows and on the rows of each index in `trains`."""
     start = time.perf_counter()
     loss = loss_of(len(data.classes))
-    settings = [{**estimator.get_params(deep=False), **candidate} for candidate in candidates]
+    common = estimator.get_params(deep=False)
+    settings = [{**common, **candidate} for candidate in candidates]
     with torch.inference_mode(False), torch.no_grad(), translated(device=True), plain_arithmetic(data.X):
         rows = rows_of(data, loss, intercept=any(s["fit_intercept"] for s in settings))
         home = rows.home

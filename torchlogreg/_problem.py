@@ -21,6 +21,7 @@ from torchlogreg._rows import ALL
 
 # Bytes of logits that a Point may keep: an eighth of X, and what is small anyway.
 LOGITS_SHARE, LOGITS_BYTES = 1 / 8, 2**23
+SHARE = 0.1  # of the numbers of X that Hessians may hold to be made for each part of the rows
 BEST = 1e-10  # gradient at intercepts that count as best: they are then within its square of the least value
 CHEAP_READ, DEAR_READ = 2**18, 20  # numbers of X, or reads before it, that make another read cheap
 
@@ -136,10 +137,18 @@ class Problem:
     def diagonal(self, W):
         """The Hessian's diagonal at W in one read, (B, K d, 1, 1)."""
         n_models, d, n_logits = W.shape
+        self.passes.n_read += self.rows.shape[0]
+
+        def read(part):
+            out = 0.0
+            for rows in part.blocks(n_models * n_logits):
+                own = self.loss.own_curvature(rows.predict(W))
+                out = out + rows.gram_diagonal((rows.weight[..., None] * own).flatten(1))
+            return out
+
         out = 0.0
-        for rows in self._blocks():
-            own = self.loss.own_curvature(rows.predict(W))
-            out = out + rows.gram_diagonal((rows.weight[..., None] * own).flatten(1))
+        for chunk in self.rows.chunks():
+            out = out + sum(in_threads(read, chunk.parts(n_readers(), n_models * n_logits)))
         out = out.view(n_models, n_logits, d) + self.penalty.l2.mT
         return out.reshape(n_models, n_logits * d, 1, 1)
 
@@ -309,10 +318,11 @@ class Problem:
             return rows.bring_home(value), gradient, hessian
 
         n_columns = (len(W) if of is None else len(of)) * W.shape[2]
+        # Every part makes Hessians of its own; where those are large, their sums over one part have threads instead.
+        together = with_hessian and len(W) * (W.shape[1] * W.shape[2]) ** 2 > SHARE * self.rows.n_numbers
         total = [0.0, 0.0, 0.0]
         for chunk in self.rows.chunks():
-            # Sums of outer products have threads of their own.
-            parts = chunk.parts(1 if with_hessian else n_readers(), n_columns)
+            parts = chunk.parts(1 if together else n_readers(), n_columns)
             starts = accumulate((part.shape[0] for part in parts), initial=0)
             sums = in_threads(read, [*zip(parts, starts, strict=False)])
             total = list(map(sum, zip(total, *sums, strict=True)))

@@ -7,16 +7,17 @@ Shapes: X (n, p), d = p + intercept, W (B, d, K) with the intercept as last row,
 
 from contextvars import ContextVar
 from functools import cached_property
-from itertools import pairwise
+from itertools import combinations_with_replacement, pairwise
 from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
 import torch
 
-# Numbers of X that are read at a time. On a CPU a block stays in cache between `predict` and `pull`, and is just small
-# enough for OpenBLAS to multiply it by a vector on one thread: above 460,800 it takes several, and twice the time.
-# (A block has at least 64 rows.)
+from torchlogreg._arithmetic import in_threads, n_readers
+
+# Numbers of X that are read at a time, but at least 64 rows. On a CPU a block stays in cache between `predict` and
+# `pull`.
 # Accelerators want few, large kernels instead.
 CPU_BLOCK = 440_000
 ACCELERATOR_BLOCK = 2**26
@@ -24,7 +25,8 @@ LOGIT = 4
 divisor = ContextVar("divisor", default=1)  # of the sizes of blocks, where memory is short
 ALL, MOST = slice(None), 0.9  # of the models
 GATHERED = 1024  # rows gathered at a time
-FEWEST_BLOCKS = 4  # that are worth a second thread
+PAIRS = 2**23  # numbers in twice the products of pairs of columns
+FEWEST_BLOCKS, PRODUCTS = 4, 2**23  # blocks, or products of sums over the rows, that are worth a thread
 FACTORS = torch.float32, torch.float64  # dtypes that are multiplied as they are; X of others is lifted block by block
 
 
@@ -33,12 +35,9 @@ def _dot(a, b):
         return np.dot(a, b)
 
 
-def _times_own_transpose(matrix):
-    """matrix' matrix; on a CPU by NumPy, which halves the work, unless torch's threads would wait for NumPy's."""
-    if matrix.device.type != "cpu" or torch.get_num_threads() > 1:
-        return matrix.T @ matrix
-    array = matrix.numpy()
-    return torch.from_numpy(_dot(array.T, array))
+def _matrix_product(a, b):
+    """a b; on a CPU by NumPy, which halves the work where one is the other's transpose."""
+    return torch.from_numpy(_dot(a.numpy(), b.numpy())) if a.device.type == "cpu" else a @ b
 
 
 def product_dtype(X):
@@ -99,6 +98,7 @@ class Rows:
         self.home = Home.beside(X.device)
         self.products = products or Home(X.device, product_dtype(X))
         self._views, self._parts = (0, ()), ()
+        self._derived = {}  # what X alone determines, by name; shared by the same rows for other models
 
     @property
     def weight(self):
@@ -120,7 +120,9 @@ class Rows:
             index = self.of[index]
         elif self.columns.shape[1] == 1:
             return self
-        return type(self)(self.X, self.y, self.columns, intercept=self.intercept, products=self.products, of=index)
+        out = type(self)(self.X, self.y, self.columns, intercept=self.intercept, products=self.products, of=index)
+        out._derived = self._derived
+        return out
 
     @property
     def shape(self):
@@ -255,11 +257,16 @@ class Rows:
     @cached_property
     def whole(self):
         """All rows as one block, kept between passes: column-major, the column of ones written out."""
-        X = self._cast(slice(None)).X.T
-        if self.intercept:
-            X = torch.cat([X, X.new_ones(1, X.shape[1])])
+        if "whole" not in self._derived:
+            X = self._cast(slice(None)).X.T
+            if self.intercept:
+                X = torch.cat([X, X.new_ones(1, X.shape[1])])
+            self._derived["whole"] = X.contiguous().T
+        X = self._derived["whole"]
         y, columns = self.y.to(X.device), self.columns.to(X.device)
-        return Rows(X.contiguous().T, y, columns, intercept=False, products=self.products, of=self.of)
+        out = Rows(X, y, columns, intercept=False, products=self.products, of=self.of)
+        out._derived = self._derived
+        return out
 
     def _cast(self, rows):
         X = self.X[rows].to(device=self.products.device, dtype=self.products.dtype)
@@ -362,23 +369,57 @@ class Rows:
         """Sums of weight_im x_i x_i' over the rows, weight >= 0, a matrix for each column m: (n, M) -> (M, d, d)."""
         n_columns, d = weight.shape[1], self.shape[1]
         if n_columns == 1:
-            out = self._products_of_copies(weight.sqrt()[..., None])
-        else:
-            out = sum(
+            return self.gram_of_copies(weight.sqrt()[..., None])
+        if self._pairs_pay(n_columns):
+            return self.bring_home(self._gram_of_pairs(weight))
+
+        def product(part):
+            return sum(
                 (piece._ones_written_out().T @ copies).view(d, n_columns, d).transpose(0, 1).to(weight.dtype)
-                for piece, copies in self._copies(weight)
+                for piece, copies in self._piece(part)._copies(weight[part])
             )
-        return self.bring_home(out)
+
+        return self.bring_home(self._summed(product, n_columns * d**2))
 
     def gram_of_copies(self, factor):
         """Sums of (factor_i x x_i) (factor_i x x_i)', Kronecker products: (n, B, K) -> (B, K d, K d)."""
-        return self.bring_home(self._products_of_copies(factor))
 
-    def _products_of_copies(self, factor):
-        """The same where X is."""
-        return torch.stack(
-            [sum(_times_own_transpose(copies).to(f.dtype) for _, copies in self._copies(f)) for f in factor.unbind(1)]
-        )
+        def product(part):
+            rows = self._piece(part)
+            return torch.stack(
+                [sum(_matrix_product(c.T, c).to(f.dtype) for _, c in rows._copies(f)) for f in factor[part].unbind(1)]
+            )
+
+        _, n_models, n_copies = factor.shape
+        return self.bring_home(self._summed(product, n_models * (n_copies * self.shape[1]) ** 2))
+
+    def _pairs_pay(self, n_columns):
+        """Whether products of pairs of columns, which serve any weights, are there or soon repay their cost."""
+        n, d = self.shape
+        return "pairs" in self._derived or (n * d**2 <= PAIRS and n_columns >= d / 2)
+
+    def _gram_of_pairs(self, weight):
+        d = self.shape[1]
+        if "pairs" not in self._derived:
+            X = self._ones_written_out()
+            first, second = torch.triu_indices(d, d, device=X.device)
+            index = torch.empty(d, d, dtype=torch.long, device=X.device)
+            index[first, second] = index[second, first] = torch.arange(len(first), device=X.device)
+            self._derived["pairs"] = X[:, first] * X[:, second], index.flatten()
+        pairs, index = self._derived["pairs"]
+        weight = weight.to(pairs.dtype)
+        out = self._summed(lambda part: weight[part].T @ pairs[part], weight.shape[1] * pairs.shape[1])
+        return out.index_select(1, index).view(-1, d, d)
+
+    def _summed(self, function, work):
+        """The sum of function(part) over slices of the rows, in threads; `work` is its number of products for a row."""
+        n = len(self.X)
+        n_parts = min(n_readers(), max(1, n * work // PRODUCTS))
+        bounds = pairwise(n * i // n_parts for i in range(n_parts + 1))
+        return sum(in_threads(function, [slice(*pair) for pair in bounds]))
+
+    def _piece(self, part):
+        return self._with(self.X[part], self.y[part], self.columns[part])
 
     def _copies(self, factor):
         """Pieces of the rows, each with its copies (rows, K d) scaled by the columns of factor (n, K).
@@ -388,7 +429,7 @@ class Rows:
         d, n_copies = self.shape[1], factor.shape[1]
         size = max(2 * d, self._block // max(1, n_copies * d))
         for start in range(0, len(self.X), size):
-            piece = self._with(*(t[start : start + size] for t in (self.X, self.y, self.columns)))
+            piece = self._piece(slice(start, start + size))
             f = factor[start : start + size].to(self.X.dtype)
             copies = self.X.new_empty(len(f), n_copies, d)
             torch.mul(f[..., None], piece.X[:, None], out=copies[..., : self.X.shape[1]])
@@ -402,14 +443,22 @@ class Rows:
     def inner_products(self):
         """X X' (n, n) in float64, the intercept left out; one read."""
         n, p = self.X.shape
-        home = Home.beside(self.X.device)
-        size = p if self.X.dtype == home.dtype else max(n, self._block // n)
-        out = torch.zeros(n, n, dtype=home.dtype, device=home.device)
+        size = p if self.X.dtype == self.home.dtype else max(n, self._block // n)
+        n_threads = min(n_readers(), max(1, n * n * p // PRODUCTS))
+        bounds = np.linspace(0, n, 1 + (2 * n_threads if n_threads > 1 else 1), dtype=int).tolist()
+        tiles = list(combinations_with_replacement([slice(*pair) for pair in pairwise(bounds)], 2))
+        out = torch.zeros(n, n, dtype=self.home.dtype, device=self.home.device)
         for panel in self.X.split(size, dim=1):
             panel = self.bring_home(panel)
-            out += (
-                torch.from_numpy(_dot(panel.numpy(), panel.T.numpy())) if home.device.type == "cpu" else panel @ panel.T
-            )
+
+            def add(tiles, panel=panel):
+                for i, j in tiles:
+                    out[i, j] += _matrix_product(panel[i], panel[j].T)
+
+            in_threads(add, [tiles[k::n_threads] for k in range(n_threads)])
+        for i, j in tiles:
+            if i != j:
+                out[j, i] = out[i, j].T
         return out
 
     def gram_diagonal(self, weight):
