@@ -33,7 +33,17 @@ from torchlogreg._losses import Binomial, Multinomial, loss_of
 from torchlogreg._penalty import Ridge
 from torchlogreg._problem import Problem
 from torchlogreg._rows import Rows
-from torchlogreg._sparse import DENSE, FULL, Filled, Sparse, SparseRows, pays_dense
+from torchlogreg._sparse import (
+    DENSE,
+    FULL,
+    LOOKED_AT,
+    MOSTLY_ZERO,
+    Filled,
+    Sparse,
+    SparseRows,
+    pays_dense,
+    thinned,
+)
 from torchlogreg._wide import is_wide
 from torchlogreg.solvers._metrics import Metrics
 from torchlogreg.solvers.sgd import SGD, _autograd_epoch, _fused_epoch
@@ -233,6 +243,51 @@ def test_what_is_small_or_full_is_stored_dense():
     assert not pays_dense(sparse.csr_array((n, n)))
     assert pays_dense(sparse.random_array((n, n), density=1.01 * FULL, format="csr"))
     assert not pays_dense(sparse.random_array((n, n), density=0.9 * FULL, format="csr"))
+
+
+def mostly_zero(n=6000, p=100, density=0.9 * MOSTLY_ZERO):
+    return sparse.random_array((n, p), density=density, format="csr", rng=np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_dense_array_that_is_mostly_zero_is_read_as_a_sparse_one(order, dtype):
+    X = mostly_zero().astype(dtype)
+    thin = thinned(torch.from_numpy(X.toarray(order=order)))
+    for part in ("data", "indices", "indptr"):
+        np.testing.assert_array_equal(getattr(thin.csr, part), getattr(X, part))
+    assert thin.csr.indices.dtype == np.int32
+    assert thin.csr.has_canonical_format
+
+
+def test_other_dense_arrays_are_read_as_they_are():
+    X = torch.from_numpy(mostly_zero().toarray())
+    shifted = X.clone()
+    shifted[1::2] += 1.0  # where nobody looks at first
+    shifted[np.linspace(0, len(X) - 1, LOOKED_AT // 100, dtype=int)] = 0.0
+    small, full = X[: DENSE // 100], torch.from_numpy(mostly_zero(density=1.1 * MOSTLY_ZERO).toarray())
+    for other in (shifted, small, full, X.half(), X.to(torch.int8), X.to("meta")):
+        assert thinned(other) is other
+
+
+@pytest.mark.parametrize("K", [2, 3])
+@pytest.mark.parametrize("solver", ["auto", "lbfgs", "newton-cholesky", "sgd"])
+def test_zeros_do_not_change_the_answer(solver, K, monkeypatch):
+    X = mostly_zero().toarray()
+    rng = np.random.default_rng(1)
+    y = (3 * X @ rng.normal(size=(100, K)) + rng.gumbel(size=(len(X), K))).argmax(axis=1)
+    weight = rng.uniform(size=len(X))
+    estimator = TorchLogisticRegression if K == 2 else TorchSoftmaxClassifier
+    settings = {"max_iter": 5, "tol": 0, "random_state": 0} if solver == "sgd" else {"tol": 1e-10}
+    thinned_by = []
+    monkeypatch.setattr(torchlogreg._inputs, "thinned", lambda X: thinned_by.append(X) or thinned(X))
+    ours = estimator(solver=solver, **settings).fit(X, y, weight)
+    assert len(thinned_by) == (solver in ("auto", "lbfgs"))
+    monkeypatch.setattr(torchlogreg._inputs, "thinned", lambda X: X)
+    expected = estimator(solver=solver, **settings).fit(X, y, weight)
+    np.testing.assert_allclose(ours.coef_, expected.coef_, rtol=0, atol=1e-8)
+    np.testing.assert_allclose(ours.intercept_, expected.intercept_, rtol=0, atol=1e-8)
+    assert type(ours.coef_) is np.ndarray
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.1])

@@ -33,7 +33,7 @@ from torchlogreg._labels import (
 from torchlogreg._losses import loss_of
 from torchlogreg._memory import ran_out
 from torchlogreg._rows import Home, Rows, product_dtype
-from torchlogreg._sparse import Sparse, SparseRows, pays_dense
+from torchlogreg._sparse import Sparse, SparseRows, pays_dense, thinned
 from torchlogreg._stream import SAMPLE_BYTES, Block, Opened, Slices
 from torchlogreg._watch import Training, Validation
 from torchlogreg._wide import is_wide_table
@@ -201,7 +201,9 @@ def training_data(estimator, X, y, sample_weight):
         weight = weight * factor[codes]
     check_number_of_classes(estimator, classes)
     check_presence(classes, np.bincount(codes, weights=weight, minlength=len(classes)))
-    return _on_device(estimator, X, codes, weight, classes, schema, space)._replace(own=own, factor=factor)
+    data = _on_device(estimator, X, codes, weight, classes, schema, space)._replace(own=own, factor=factor)
+    reads_all = estimator.solver in ("auto", "lbfgs") and not isinstance(data.X, Sparse)
+    return data._replace(X=thinned(data.X)) if reads_all else data
 
 
 def validation_data(estimator, data, X, y, sample_weight):
