@@ -11,7 +11,7 @@ from statistics import median
 
 import numpy as np
 from bench_fit import describe_machine
-from datasets import correlated, isotropic, mnist
+from datasets import categories, correlated, isotropic, mnist
 from measure import Objective, alternated, timed
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_digits
@@ -59,6 +59,7 @@ ROWS = [
     Row("digits 1797 x 64, 10 classes", partial(standardised, load_digits), 5, 10, {CV: 5}, 1e-6),
     Row("breast_cancer 569 x 30", partial(standardised, load_breast_cancer), 5, 10, {CV: 5}, 1e-7, repeats=9),
     Row("100k x 50, with a StandardScaler", partial(isotropic, 100_000, 50), 5, 10, {GRID: 5}, pipeline=True),
+    Row("200k x 54, numbers and categories", partial(categories, 200_000), 5, 10, {CV: 15, GRID: 40}),
 ]
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Callback, objective
+from scipy.sparse import csr_array
 from scipy.special import expit
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -18,6 +19,7 @@ from torchlogreg._losses import Binomial, Multinomial
 from torchlogreg._penalty import Ridge
 from torchlogreg._problem import Problem
 from torchlogreg._rows import CPU_BLOCK, Rows
+from torchlogreg._sparse import Sparse, SparseRows
 from torchlogreg._wide import Rotated
 from torchlogreg.solvers import SOLVERS
 from torchlogreg.solvers._descent import Metric
@@ -156,6 +158,75 @@ def test_a_drawn_sample_keeps_the_objective_on_average_and_leaves_out_weightless
     W = torch.zeros(1, 4, 1, dtype=F64)
     assert float(sample.smooth(W).value) == pytest.approx(np.log(2.0))
     assert draw(problem, 5000, generator()) is problem
+
+
+def with_rare_categories(n=30_000, n_classes=2):
+    """Numbers and indicators of categories, some of which only a few rows are in."""
+    rng = np.random.default_rng(0)
+    shares = np.array([0.9, 0.09, 0.009, 0.0009, 0.0001])
+    levels = rng.choice(5, size=(n, 4), p=shares)
+    X = np.hstack([rng.normal(size=(n, 6)), *(levels[:, [g]] == np.arange(5) for g in range(4))])
+    logits = 2 * X @ rng.normal(size=(X.shape[1], n_classes))
+    return X, (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
+
+
+@pytest.mark.parametrize("n_weights", [1, 2])
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+def test_leverages_are_shares_of_the_second_moments(kind, intercept, n_weights):
+    X, y = with_rare_categories(3000)
+    weight = torch.rand(len(X), n_weights, generator=generator(), dtype=F64)
+    weight[:5] = 0.0
+    dense = Rows(torch.from_numpy(X), torch.from_numpy(y).to(F64), weight, intercept=intercept)
+    rows = dense if kind == "dense" else SparseRows(Sparse.of(csr_array(X)), dense.y, weight, intercept=intercept)
+    problem = Problem.of(rows, Binomial(), Ridge.of(1.0, X.shape[1], intercept=intercept, home=rows.home))
+    X = np.hstack([X, np.ones((len(X), 1))]) if intercept else X
+    weight = problem.rows.columns.amax(dim=1).numpy()
+    added = weight[:, None] * X**2
+    total = added.sum(axis=0)
+    before = problem.passes.total
+    np.testing.assert_allclose(problem.second_moments(), total, rtol=1e-12)
+    np.testing.assert_allclose(problem.leverages(), (added / np.where(total, total, 1.0)).sum(axis=1), rtol=1e-12)
+    np.testing.assert_allclose(problem.leverages().sum(), np.count_nonzero(total), rtol=1e-12)
+    assert problem.passes.total == before + 2
+    support = np.divide(total**2, (added**2).sum(axis=0), out=np.zeros_like(total), where=total > 0)
+    np.testing.assert_allclose(problem.rows.support(), support, rtol=1e-12)
+
+
+def test_a_sample_by_leverage_keeps_second_moments_on_average_and_has_every_column():
+    X, y = with_rare_categories()
+    rows = Rows(torch.from_numpy(X), torch.from_numpy(2.0 * y - 1), torch.ones(len(X), 1, dtype=F64), intercept=True)
+    problem = Problem.of(rows, Binomial(), Ridge.of(1e-3, X.shape[1], intercept=True, home=rows.home))
+    g = generator()
+    samples = [draw(problem, 2000, g) for _ in range(100)]
+    assert problem.passes.total == 2
+    mean = sum(sample.rows.second_moments() for sample in samples) / len(samples)
+    np.testing.assert_allclose(mean, problem.rows.second_moments(), rtol=0.1)
+    assert min(int((sample.rows.X != 0).sum(dim=0).min()) for sample in samples) > 5
+    evenly = [draw(problem, 2000, g, evenly=True) for _ in range(100)]
+    assert min(int((sample.rows.X != 0).sum(dim=0).min()) for sample in evenly) == 0
+
+
+@pytest.mark.parametrize(("n_classes", "n"), [(2, 30_000), (3, 100_000)])
+def test_rare_categories_cost_no_iterations(n_classes, n, monkeypatch):
+    X, y = with_rare_categories(n, n_classes)
+    estimator = TorchLogisticRegression if n_classes == 2 else TorchSoftmaxClassifier
+    model = estimator(C=100, solver="lbfgs").fit(X, y)
+    monkeypatch.setattr("torchlogreg.solvers._sample.SUPPORT", 0.0)
+    evenly = estimator(C=100, solver="lbfgs").fit(X, y)
+    assert model.n_iter_ <= 0.5 * evenly.n_iter_
+    assert model.n_passes_ < evenly.n_passes_
+    np.testing.assert_allclose(model.objective_, evenly.objective_, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-170, 1e170])
+def test_squares_that_overflow_leave_an_even_sample(scale):
+    X, y = with_rare_categories(3000)
+    rows = Rows(
+        torch.from_numpy(X * scale), torch.from_numpy(2.0 * y - 1), torch.ones(len(X), 1, dtype=F64), intercept=False
+    )
+    problem = Problem.of(rows, Binomial(), Ridge.of(0.0, X.shape[1], intercept=False, home=rows.home))
+    assert torch.isfinite(draw(problem, 500, generator()).rows.columns).all()
 
 
 @pytest.mark.parametrize(

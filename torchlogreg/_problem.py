@@ -152,16 +152,33 @@ class Problem:
         out = out.view(n_models, n_logits, d) + self.penalty.l2.mT
         return out.reshape(n_models, n_logits * d, 1, 1)
 
-    def sampled(self, index):
-        """The problem estimated on the rows at `index`, with their weights scaled to a sum of one.
+    def sampled(self, index, factor=1.0):
+        """The problem estimated on the rows at `index`, with their weights times `factor` scaled to a sum of one.
 
         It is the whole problem if those rows weigh nothing in one of the models.
         """
         rows = self.rows.take(index)
+        rows = rows.reweighted(rows.columns * factor)
         total = rows.columns.sum(dim=0)
         if not total.all():
             return self.lifted()
         return Problem(rows.reweighted(rows.columns / total), self.loss, self.penalty, self.passes)
+
+    def second_moments(self):
+        """See `Rows`; one read, once."""
+        return self._once("moments", self.rows.second_moments)
+
+    def leverages(self):
+        """See `Rows`; two reads, once."""
+        moments = self.second_moments()
+        return self._once("leverages", lambda: self.rows.leverages(moments))
+
+    def _once(self, name, compute):
+        kept = self.rows.kept
+        if name not in kept:
+            self.passes.n_read += self.rows.shape[0]
+            kept[name] = compute()
+        return kept[name]
 
     def scatter(self):
         """Weighted variance of each column, (B, d), or its mean square without an intercept, whose own entry is 1."""
@@ -203,8 +220,9 @@ class Problem:
     def row_moments(self):
         """The mean of the rows' squared norms, and n times the largest, both weighted; one read."""
         mean = longest = 0.0
+        ones = self.penalty.l2.new_ones(self.rows.shape[1])
         for block in self._blocks():
-            norms = block.weight[:, 0] * block.squared_norms()
+            norms = block.weight[:, 0] * block.squared_norms(ones)
             mean, longest = mean + float(norms.sum()), max(longest, float(norms.max()))
         return mean, self.rows.shape[0] * longest
 

@@ -25,6 +25,7 @@ LOGIT = 4
 divisor = ContextVar("divisor", default=1)  # of the sizes of blocks, where memory is short
 ALL, MOST = slice(None), 0.9  # of the models
 GATHERED = 1024  # rows gathered at a time
+PIECE = 2**16  # numbers of X that stay in cache through several steps
 PAIRS = 2**23  # numbers in twice the products of pairs of columns
 FEWEST_BLOCKS, PRODUCTS = 4, 2**23  # blocks, or products of sums over the rows, that are worth a thread
 FACTORS = torch.float32, torch.float64  # dtypes that are multiplied as they are; X of others is lifted block by block
@@ -98,7 +99,7 @@ class Rows:
         self.home = Home.beside(X.device)
         self.products = products or Home(X.device, product_dtype(X))
         self._views, self._parts = (0, ()), ()
-        self._derived = {}  # what X alone determines, by name; shared by the same rows for other models
+        self.kept = {}  # what serves all models over these rows, by name
 
     @property
     def weight(self):
@@ -121,7 +122,7 @@ class Rows:
         elif self.columns.shape[1] == 1:
             return self
         out = type(self)(self.X, self.y, self.columns, intercept=self.intercept, products=self.products, of=index)
-        out._derived = self._derived
+        out.kept = self.kept
         return out
 
     @property
@@ -197,6 +198,43 @@ class Rows:
         drawn = torch.randint(len(present), (size,), generator=generator, device="cpu")
         return present[drawn.to(present.device)]
 
+    def second_moments(self):
+        """Of each column, weighted, (d,); by the largest of a row's weights, where models have weights of their own."""
+        rows = self._with_largest_weights()
+
+        def moments(part):
+            return sum(block.gram_diagonal(block.columns) for block in part.blocks())
+
+        return sum(in_threads(moments, rows.parts(n_readers())))[0]
+
+    def leverages(self, moments):
+        """What each row adds to the second moment of a column, as a share, summed over the columns, (n,)."""
+        rows, scale = self._with_largest_weights(), 1.0 / moments.clamp(min=torch.finfo(moments.dtype).tiny)
+
+        def leverages(part):
+            return torch.cat([block.columns[:, 0] * block.squared_norms(scale) for block in part.blocks()])
+
+        return torch.cat(in_threads(leverages, rows.parts(n_readers()))).to(self.columns.device)
+
+    def support(self):
+        """How many rows, as good as, make up the second moment of each column, (d,); by weights as above."""
+        weight = self.columns.amax(dim=1, keepdim=True)
+        support = self._support(weight.to(self.X.dtype)).nan_to_num(0.0)  # that of an empty column is 0 / 0
+        if self.intercept:
+            support = torch.cat([support, (weight.sum().square() / weight.square().sum())[None].to(support)])
+        return self.bring_home(support)
+
+    def _support(self, weight):
+        total = squares = 0.0
+        size = max(64, PIECE // self.n_features)
+        for X, w in zip(self.X.split(size), weight.split(size), strict=True):
+            added = X.square().mul_(w)
+            total, squares = total + added.sum(dim=0), squares + added.square_().sum(dim=0)
+        return total.square() / squares
+
+    def _with_largest_weights(self):
+        return self._with(self.X, self.y, self.columns.amax(dim=1, keepdim=True))
+
     def chunks(self, size=1):  # noqa: ARG002 - one chunk is all rows
         """The rows as they are at hand, which is at once."""
         return (self,)
@@ -257,15 +295,15 @@ class Rows:
     @cached_property
     def whole(self):
         """All rows as one block, kept between passes: column-major, the column of ones written out."""
-        if "whole" not in self._derived:
+        if "whole" not in self.kept:
             X = self._cast(slice(None)).X.T
             if self.intercept:
                 X = torch.cat([X, X.new_ones(1, X.shape[1])])
-            self._derived["whole"] = X.contiguous().T
-        X = self._derived["whole"]
+            self.kept["whole"] = X.contiguous().T
+        X = self.kept["whole"]
         y, columns = self.y.to(X.device), self.columns.to(X.device)
         out = Rows(X, y, columns, intercept=False, products=self.products, of=self.of)
-        out._derived = self._derived
+        out.kept = self.kept
         return out
 
     def _cast(self, rows):
@@ -396,17 +434,17 @@ class Rows:
     def _pairs_pay(self, n_columns):
         """Whether products of pairs of columns, which serve any weights, are there or soon repay their cost."""
         n, d = self.shape
-        return "pairs" in self._derived or (n * d**2 <= PAIRS and n_columns >= d / 2)
+        return "pairs" in self.kept or (n * d**2 <= PAIRS and n_columns >= d / 2)
 
     def _gram_of_pairs(self, weight):
         d = self.shape[1]
-        if "pairs" not in self._derived:
+        if "pairs" not in self.kept:
             X = self._ones_written_out()
             first, second = torch.triu_indices(d, d, device=X.device)
             index = torch.empty(d, d, dtype=torch.long, device=X.device)
             index[first, second] = index[second, first] = torch.arange(len(first), device=X.device)
-            self._derived["pairs"] = X[:, first] * X[:, second], index.flatten()
-        pairs, index = self._derived["pairs"]
+            self.kept["pairs"] = X[:, first] * X[:, second], index.flatten()
+        pairs, index = self.kept["pairs"]
         weight = weight.to(pairs.dtype)
         out = self._summed(lambda part: weight[part].T @ pairs[part], weight.shape[1] * pairs.shape[1])
         return out.index_select(1, index).view(-1, d, d)
@@ -476,9 +514,11 @@ class Rows:
             square[:, :-1] -= mean[:, :-1].square()
         return square.clamp(min=0.0)
 
-    def squared_norms(self):
-        """(n,), the intercept's column included."""
-        return self.X.to(self._wide(torch.float64)).square().sum(dim=1) + self.intercept
+    def squared_norms(self, scale):
+        """Sums of scale_j x_ij^2 over the columns, (n,)."""
+        square = self.X.to(self._wide(torch.float64)).square()
+        scale = scale.to(square)
+        return square @ scale[: self.n_features] + (scale[-1] if self.intercept else 0.0)
 
     def _wide(self, dtype):
         """The widest dtype up to `dtype` that the device of X computes in."""

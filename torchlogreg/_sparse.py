@@ -106,7 +106,7 @@ class Sparse:
     def dtype(self):
         return torch.float32 if self.csr.dtype == np.float32 else torch.float64
 
-    def squared(self):
+    def square(self):
         """The squares of the numbers; indices are shared."""
         csr = self.csr
         return Sparse(_compressed(csr_array, np.square(csr.data), csr.indices, csr.indptr, csr.shape))
@@ -273,11 +273,20 @@ class SparseRows(Rows):
         return torch.from_numpy(out)
 
     def gram_diagonal(self, weight):
-        out = torch.from_numpy(_times(self.X.squared().transposed, weight.to(self.X.dtype).numpy())).double()
+        out = torch.from_numpy(_times(self.X.square().transposed, weight.to(self.X.dtype).numpy())).double()
         return torch.cat([out, weight.sum(dim=0, dtype=out.dtype)[None]]).T if self.intercept else out.T
 
-    def squared_norms(self):
-        return torch.from_numpy(self.X.to(dtype=torch.float64).squared().csr.sum(axis=1)) + self.intercept
+    def _support(self, weight):
+        added = self.X.square()
+        total, squares = (
+            _times(x.transposed, w.numpy())[:, 0] for x, w in ((added, weight), (added.square(), weight.square()))
+        )
+        return torch.from_numpy(total).square() / torch.from_numpy(squares)
+
+    def squared_norms(self, scale):
+        square = self.X.to(dtype=torch.float64).square()
+        out = torch.from_numpy(_times(square.csr, scale[: self.n_features, None].numpy())[:, 0])
+        return out + scale[-1] if self.intercept else out
 
     def _rows_in(self, n_numbers, n_columns):
         """How many rows hold so many numbers, their logits included."""

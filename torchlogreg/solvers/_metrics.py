@@ -164,7 +164,7 @@ class Metrics:
             columns = columns_of_head(problem, diagonal, self.n_head)
         several, h = self.n_logits > 1, len(columns)
         size = min(self.n, max(4000, 5 * h) if several else min(len(W), MORE) * ROWS_PER_COLUMN * h)
-        sample = draw(problem, size, self.generator)
+        sample = draw(problem, size, self.generator, evenly=h < self.d)  # no heavy column is rare
         eta = sample.rows.predict(W)
         sample.passes.n_read += sample.rows.shape[0]
         inside = sample.of_columns(columns)

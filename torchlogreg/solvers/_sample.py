@@ -2,23 +2,57 @@
 
 from itertools import islice
 
+import torch
+
 from torchlogreg.solvers._descent import Stand
 from torchlogreg.solvers.newton import descend
 
 SMALLEST = 500  # rows of the first sample
 MOST_STEPS = 20  # on one sample, whose optimum may be far
+SUPPORT = 5.0  # rows that a column of a sample should rest on, if its curvature may matter:
+MATTERS = 4.0  # if it may be so many times that of the penalty
 NEAR = 4.0  # Newton's last step on a sample starts where its gap is this many times d / m
 
 
-def draw(problem, size, generator):
+def draw(problem, size, generator, *, evenly=False):
     """The problem on `size` random rows that have a weight; on all rows if there are no more.
 
-    Never strided: sorted or periodic rows would make a biased sample.
+    Never strided: sorted or periodic rows would make a biased sample. Where a column rests on a few rows, as that of a
+    rare category does, a sample knows little of its curvature: then the rows are drawn by leverage, unless `evenly`.
     """
     rows = problem.rows
     if rows.in_memory and size >= rows.shape[0]:
         return problem.lifted()
-    return problem.sampled(rows.draw(size, generator))
+    sample = problem.sampled(rows.draw(size, generator))
+    if evenly or not rows.in_memory or not _misleads(sample, problem):
+        return sample
+    return _drawn_by_leverage(problem, size, generator) or sample
+
+
+def _misleads(sample, problem):
+    """Whether only a few rows of a sample tell the curvature of some coefficient, and no penalty outweighs it."""
+    rests_on_few = sample.rows.support() < SUPPORT
+    if not rests_on_few.any():
+        return False
+    l2 = problem.penalty.l2[..., 0].amin(dim=0)  # (d,)
+    return bool((rests_on_few & (problem.loss.smoothness * problem.second_moments() > MATTERS * l2)).any())
+
+
+def _drawn_by_leverage(problem, size, generator):
+    """The problem on rows that are drawn half evenly and half by leverage, and weigh the less the likelier they are.
+
+    Leverage scores (Drineas et al. 2012, jmlr.org/papers/v13/drineas12a.html) as if no two columns were correlated.
+    None if the squares of the numbers overflow.
+    """
+    leverages = problem.leverages()
+    total = leverages.sum()
+    if not torch.isfinite(total):
+        return None
+    present = (problem.rows.columns.amax(dim=1) > 0).to(leverages)
+    share = 0.5 * present / present.sum() + 0.5 * leverages / total
+    point = torch.rand(size, generator=generator, dtype=torch.float64, device="cpu").to(share)
+    index = torch.searchsorted(share.cumsum(dim=0), point).clamp(max=len(share) - 1)
+    return problem.sampled(index, 1.0 / (len(share) * share[index, None]))
 
 
 def newton_on_samples(problem, W, size, generator) -> Stand:
