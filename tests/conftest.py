@@ -80,13 +80,23 @@ class Callback:
         pass
 
 
+def threads(n):
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def two_threads():
     """Two threads for torch, however many cores there are."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+    yield from threads(2)
+
+
+@pytest.fixture
+def one_thread():
+    """One thread, as where an accelerator reads the rows."""
+    yield from threads(1)
 
 
 @pytest.fixture

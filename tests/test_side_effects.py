@@ -16,7 +16,8 @@ from sklearn.datasets import make_classification
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from torchlogreg import TorchLogisticRegression, TorchSoftmaxClassifier
-from torchlogreg._arithmetic import plain_arithmetic
+from torchlogreg._arithmetic import in_threads, n_readers, plain_arithmetic
+from torchlogreg._rows import divisor
 
 SOLVERS = ["auto", "lbfgs", "newton-cholesky", "sgd"]
 SETTINGS = {"max_iter": 20, "random_state": 0}
@@ -157,6 +158,18 @@ def test_threads_end_with_the_fit():
     TorchLogisticRegression().set_callbacks(Watch()).fit(X, y)
     assert max(seen) == before + 1
     assert threading.active_count() == before
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_readers_see_the_settings_of_the_fit_and_divide_no_further():
+    token = divisor.set(8)
+    try:
+        with plain_arithmetic(torch.zeros(100, 100)):
+            assert n_readers() == 2
+            assert in_threads(lambda part: (part, divisor.get(), n_readers()), "ab") == [("a", 8, 1), ("b", 8, 1)]
+            assert n_readers() == 2
+    finally:
+        divisor.reset(token)
 
 
 def test_predicting_writes_nothing_to_the_model():

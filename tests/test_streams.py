@@ -615,6 +615,7 @@ ON_THE_HOST = RuntimeError(
 
 
 @pytest.mark.parametrize("error", [ON_A_DEVICE, ON_MPS])
+@pytest.mark.usefixtures("one_thread")
 def test_a_device_without_memory_gets_smaller_blocks_and_one_warning(error, monkeypatch):
     X, y, _ = data(2, n=200_000)
     expected = TorchLogisticRegression(tol=1e-10, solver="newton-cholesky").fit(X, y)

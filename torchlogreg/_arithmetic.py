@@ -2,7 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from functools import cache
 from threading import Lock
 
@@ -107,15 +107,17 @@ def in_threads(function, parts):
         with torch.no_grad():
             return function(part)
 
-    with threads_for(0):  # new threads take torch's number of threads at the time
-        others = [_readers.get().others.submit(quietly, part) for part in parts[1:]]
-        token = _readers.set(_ALONE)  # as it is in those threads
-        try:
-            first = quietly(parts[0])
-        finally:
-            _readers.reset(token)
-            wait(others)
-        return [first, *(other.result() for other in others)]
+    pool, token = _readers.get().others, _readers.set(_ALONE)  # a part is not divided again
+    try:
+        with threads_for(0):  # new threads take torch's number of threads at the time
+            others = [pool.submit(copy_context().run, quietly, part) for part in parts[1:]]
+            try:
+                first = quietly(parts[0])
+            finally:
+                wait(others)
+            return [first, *(other.result() for other in others)]
+    finally:
+        _readers.reset(token)
 
 
 @contextmanager
