@@ -55,11 +55,11 @@ PATIENCE = 20.0  # seconds from which a peer runs once
 ROWS = [
     Row("200k x 54, isotropic", partial(isotropic, 200_000, 54), 5, 10, {CV: 15, GRID: 40}),
     Row("200k x 54, correlated", partial(correlated, 200_000, 54), 5, 10, {CV: 15, GRID: 40}),
+    Row("200k x 54, numbers and categories", partial(categories, 200_000), 5, 10, {CV: 15, GRID: 40}),
     Row("MNIST 20k x 784, 10 classes", partial(mnist, 20_000), 3, 6, {CV: 8}),
     Row("digits 1797 x 64, 10 classes", partial(standardised, load_digits), 5, 10, {CV: 5}, 1e-6),
     Row("breast_cancer 569 x 30", partial(standardised, load_breast_cancer), 5, 10, {CV: 5}, 1e-7, repeats=9),
     Row("100k x 50, with a StandardScaler", partial(isotropic, 100_000, 50), 5, 10, {GRID: 5}, pipeline=True),
-    Row("200k x 54, numbers and categories", partial(categories, 200_000), 5, 10, {CV: 15, GRID: 40}),
 ]
 
 
