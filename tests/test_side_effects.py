@@ -16,7 +16,7 @@ from sklearn.datasets import make_classification
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from torchlogreg import TorchLogisticRegression, TorchSoftmaxClassifier
-from torchlogreg._arithmetic import in_threads, n_readers, plain_arithmetic
+from torchlogreg._arithmetic import fit_arithmetic, in_threads, n_readers
 from torchlogreg._rows import divisor
 
 SOLVERS = ["auto", "lbfgs", "newton-cholesky", "sgd"]
@@ -136,13 +136,16 @@ def blas_threads():
 def test_products_of_numpy_take_one_thread_as_long_as_any_fit_runs():
     X = torch.zeros(100, 100)
     with threadpool_limits(2, user_api="blas"):
-        first, second = plain_arithmetic(X), plain_arithmetic(X)
+        first, second = fit_arithmetic(X), fit_arithmetic(X)
         first.__enter__()
         second.__enter__()
         first.__exit__(None, None, None)
         assert set(blas_threads()) == {1}
         second.__exit__(None, None, None)
         assert set(blas_threads()) == {2}
+        with fit_arithmetic(X):
+            threadpool_limits(3, user_api="blas")  # what others set meanwhile stays
+        assert set(blas_threads()) == {3}
 
 
 @pytest.mark.usefixtures("two_threads")
@@ -164,7 +167,7 @@ def test_threads_end_with_the_fit():
 def test_readers_see_the_settings_of_the_fit_and_divide_no_further():
     token = divisor.set(8)
     try:
-        with plain_arithmetic(torch.zeros(100, 100)):
+        with fit_arithmetic(torch.zeros(100, 100)):
             assert n_readers() == 2
             assert in_threads(lambda part: (part, divisor.get(), n_readers()), "ab") == [("a", 8, 1), ("b", 8, 1)]
             assert n_readers() == 2

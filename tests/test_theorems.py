@@ -9,7 +9,7 @@ from conftest import objective, table
 from sklearn.exceptions import ConvergenceWarning
 
 from torchlogreg import TorchLogisticRegression, TorchSoftmaxClassifier
-from torchlogreg._arithmetic import n_readers, plain_arithmetic
+from torchlogreg._arithmetic import fit_arithmetic, n_readers
 from torchlogreg._losses import Binomial, Loss, Multinomial
 from torchlogreg._minimise import minimise
 from torchlogreg._penalty import Ridge
@@ -58,7 +58,7 @@ def test_pull_is_the_adjoint_of_predict(n, intercept, order):
 
 
 @pytest.mark.parametrize("intercept", [True, False])
-@pytest.mark.parametrize("n_weights", [1, 4, 40])  # by copies of one, copies of several, and products of pairs
+@pytest.mark.parametrize("n_weights", [1, 4, 40])  # by copies of one, copies of several, and products of columns
 @pytest.mark.usefixtures("two_threads")
 def test_gram_is_the_weighted_second_moment(n_weights, intercept):
     n = 2 * PRODUCTS // 30**2 // n_weights if n_weights < 40 else 8000  # enough for two threads
@@ -66,10 +66,10 @@ def test_gram_is_the_weighted_second_moment(n_weights, intercept):
     weight = torch.rand(n, n_weights, generator=generator(3), dtype=F64)
     X = torch.cat([rows.X, torch.ones(n, 1, dtype=F64)], dim=1) if intercept else rows.X
     expected = torch.einsum("nm,ni,nj->mij", weight, X, X)
-    assert rows._pairs_pay(n_weights) == (n_weights == 40)
-    with plain_arithmetic(rows.X):
+    assert rows._column_products_pay(n_weights) == (n_weights == 40)
+    with fit_arithmetic(rows.X):
         torch.testing.assert_close(rows.gram(weight), expected, rtol=1e-11, atol=1e-11)
-        again = rows.of_models(slice(None)).whole.gram(weight)  # with the pairs that are there
+        again = rows.of_models(slice(None)).whole.gram(weight)  # with the products that are there
     torch.testing.assert_close(again, expected, rtol=1e-11, atol=1e-11)
     diagonal = expected.diagonal(dim1=1, dim2=2).contiguous()
     torch.testing.assert_close(rows.gram_diagonal(weight), diagonal, rtol=1e-11, atol=1e-11)
@@ -83,7 +83,7 @@ def test_inner_products_are_made_of_tiles(order, dtype):
     rows = Rows(rows.X.to(dtype), rows.y, rows.weight, intercept=True)
     expected = rows.X.to(F64) @ rows.X.to(F64).T
     torch.testing.assert_close(rows.inner_products(), expected, rtol=1e-12, atol=1e-10)
-    with plain_arithmetic(rows.X):
+    with fit_arithmetic(rows.X):
         assert n_readers() == 2
         found = rows.inner_products()
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-10)

@@ -36,29 +36,34 @@ class _OneBlasThread:
     """NumPy's and scipy's products on one thread for as long as any fit runs.
 
     Their threads spin for 25 ms after every product, on the cores of those that read the rows. The setting belongs to
-    the process: the first fit to enter notes what it was, the last one to leave restores it.
+    the process: the first fit to enter notes what it was, the last one to leave restores it, where nobody else has
+    changed it meanwhile.
     """
 
     def __init__(self):
-        self._lock, self._n_inside, self._limit = Lock(), 0, None
+        self._lock, self._n_inside, self._before = Lock(), 0, []
 
     def __enter__(self):
         with self._lock:
             if self._n_inside == 0:
-                self._limit = _libraries().limit(limits=1, user_api="blas")
+                self._before = [(library, library.get_num_threads()) for library in _blas_libraries()]
+                for library, _ in self._before:
+                    library.set_num_threads(1)
             self._n_inside += 1
 
     def __exit__(self, *error):
         with self._lock:
             self._n_inside -= 1
             if self._n_inside == 0:
-                self._limit.restore_original_limits()
+                for library, before in self._before:
+                    if library.get_num_threads() == 1:
+                        library.set_num_threads(before)
 
 
 @cache
-def _libraries():
-    """The libraries with threads of their own; to look for them takes 10 ms."""
-    return ThreadpoolController()
+def _blas_libraries():
+    """To look for them takes 10 ms."""
+    return ThreadpoolController().select(user_api="blas").lib_controllers
 
 
 _one_blas_thread = _OneBlasThread()
@@ -124,16 +129,22 @@ def in_threads(function, parts):
 def plain_arithmetic(X, *, one_column=False):
     """Products in the dtype of their factors, and on one thread where that is faster.
 
-    Products with one column are NumPy's on a CPU (see `Rows`), those with a sparse X are scipy's: those run on one
-    thread, or on one for each part of the rows.
+    Products with one column are NumPy's on a CPU (see `Rows`), those with a sparse X are scipy's.
     """
-    on_host = X.device.type == "cpu"
     one_column = one_column or not isinstance(X, torch.Tensor)
+    threads = threads_for(0 if one_column and X.device.type == "cpu" else X.numel())
+    with threads, torch.autocast(X.device.type, enabled=False):
+        yield
+
+
+@contextmanager
+def fit_arithmetic(X, *, one_column=False):
+    """`plain_arithmetic` with threads that read the rows for as long as a fit lasts, a part each."""
+    on_host = X.device.type == "cpu"
     readers = _Readers(torch.get_num_threads() if on_host else 1)
-    token = _readers.set(readers)
     blas = _one_blas_thread if on_host and X.numel() > TINY else nullcontext()
-    threads = threads_for(0 if one_column and on_host else X.numel())
-    with blas, threads, torch.autocast(X.device.type, enabled=False):
+    with blas, plain_arithmetic(X, one_column=one_column):
+        token = _readers.set(readers)
         try:
             yield
         finally:

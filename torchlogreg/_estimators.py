@@ -13,7 +13,7 @@ from sklearn.model_selection import StratifiedShuffleSplit
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from torchlogreg._arithmetic import plain_arithmetic
+from torchlogreg._arithmetic import fit_arithmetic, plain_arithmetic
 from torchlogreg._arrays import Space, numpy_of
 from torchlogreg._compat import Interval, SparseCoefMixin, StrOptions, check_same_namespace, fit_context
 from torchlogreg._conversion import of_sklearn
@@ -331,7 +331,7 @@ class LinearClassifier(LinearPredictor):
     def _fitted(self, data, validation, W, callbacks, began):
         """The attributes of the model that minimises the objective."""
         loss = loss_of(len(data.classes))
-        with plain_arithmetic(data.X, one_column=len(data.classes) == 2):
+        with fit_arithmetic(data.X, one_column=len(data.classes) == 2):
             train, held_out = self._split(data) if validation is None else (None, None)
             if held_out is not None:
                 validation = held_out_data(data, loss, held_out, intercept=self.fit_intercept)
@@ -454,7 +454,7 @@ class LinearClassifier(LinearPredictor):
         before = Seen(**self._seen) if hasattr(self, "_seen") else None
         with torch.inference_mode(False), torch.no_grad(), translated(device=True):
             data = block_data(self, X, y, classes, sample_weight)
-        arithmetic = plain_arithmetic(data.X, one_column=len(data.classes) == 2)
+        arithmetic = fit_arithmetic(data.X, one_column=len(data.classes) == 2)
         with torch.inference_mode(False), torch.no_grad(), translated(device=True), arithmetic:
             loss = loss_of(len(data.classes))
             rows = rows_of(data, loss, intercept=self.fit_intercept)

@@ -10,7 +10,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
-from torchlogreg._arithmetic import plain_arithmetic
+from torchlogreg._arithmetic import fit_arithmetic, plain_arithmetic
 from torchlogreg._arrays import Space, numpy_of
 from torchlogreg._estimators import model_attributes, to_float32
 from torchlogreg._grid import Candidates, Grid, Settings
@@ -96,7 +96,7 @@ class Fitted(NamedTuple):
     def refit(self, q):
         """The Results of candidate q on all rows."""
         one_column = self.loss.n_logits == 1
-        with torch.inference_mode(False), torch.no_grad(), plain_arithmetic(self.data.X, one_column=one_column):
+        with torch.inference_mode(False), torch.no_grad(), fit_arithmetic(self.data.X, one_column=one_column):
             return self.grid.on_all(slice(q, q + 1), self.grid.near_optimum(q, self.on_all, self.on_folds))
 
     def n_unconverged(self):
@@ -144,7 +144,7 @@ def fit_all(estimator, data, candidates, trains, left=None):
     loss = loss_of(len(data.classes))
     common = estimator.get_params(deep=False)
     settings = [{**common, **candidate} for candidate in candidates]
-    with torch.inference_mode(False), torch.no_grad(), translated(device=True), plain_arithmetic(data.X):
+    with torch.inference_mode(False), torch.no_grad(), translated(device=True), fit_arithmetic(data.X):
         rows = rows_of(data, loss, intercept=any(s["fit_intercept"] for s in settings))
         home = rows.home
         kinds, column = _distinct([s["class_weight"] for s in settings])

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.sparse import issparse
+from scipy.sparse import csr_array, issparse
 from sklearn import config_context, get_config
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length, validate_data
@@ -330,9 +330,12 @@ def rows_of(data, loss, index=None, *, intercept):
 def bytes_of_rows(X, index):
     """What the rows of X at an index are told from others by."""
     rows = X[torch.from_numpy(index).to(X.device)]
-    if isinstance(rows, Sparse):
-        return b"".join(array.tobytes() for array in (rows.csr.indptr, rows.csr.indices, rows.csr.data))
-    return rows.to("cpu", torch.float64).numpy().tobytes()
+    csr = rows.csr.copy() if isinstance(rows, Sparse) else csr_array(rows.to("cpu", torch.float64).numpy())
+    csr.eliminate_zeros()  # so that they are the same however X is stored
+    return b"".join(
+        array.astype(dtype).tobytes()
+        for array, dtype in ((csr.indptr, np.int64), (csr.indices, np.int64), (csr.data, np.float64))
+    )
 
 
 def plain(model):

@@ -21,7 +21,7 @@ from torchlogreg._rows import ALL
 
 # Bytes of logits that a Point may keep: an eighth of X, and what is small anyway.
 LOGITS_SHARE, LOGITS_BYTES = 1 / 8, 2**23
-SHARE = 0.1  # of the numbers of X that Hessians may hold to be made for each part of the rows
+HESSIANS_SHARE = 0.1  # of the numbers of X that the Hessians of all parts of the rows may hold
 BEST = 1e-10  # gradient at intercepts that count as best: they are then within its square of the least value
 CHEAP_READ, DEAR_READ = 2**18, 20  # numbers of X, or reads before it, that make another read cheap
 
@@ -336,10 +336,11 @@ class Problem:
             return rows.bring_home(value), gradient, hessian
 
         n_columns = (len(W) if of is None else len(of)) * W.shape[2]
-        # Every part makes Hessians of its own; where those are large, their sums over one part have threads instead.
-        together = with_hessian and len(W) * (W.shape[1] * W.shape[2]) ** 2 > SHARE * self.rows.n_numbers
+        n_hessian = len(W) * (W.shape[1] * W.shape[2]) ** 2 if with_hessian else 0
         total = [0.0, 0.0, 0.0]
         for chunk in self.rows.chunks():
+            # Every part makes Hessians of its own; where those are large, sums over one part have threads instead.
+            together = n_readers() * n_hessian > HESSIANS_SHARE * chunk.n_numbers
             parts = chunk.parts(1 if together else n_readers(), n_columns)
             starts = accumulate((part.shape[0] for part in parts), initial=0)
             sums = in_threads(read, [*zip(parts, starts, strict=False)])

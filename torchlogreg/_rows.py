@@ -17,8 +17,7 @@ import torch
 from torchlogreg._arithmetic import in_threads, n_readers
 
 # Numbers of X that are read at a time, but at least 64 rows. On a CPU a block stays in cache between `predict` and
-# `pull`.
-# Accelerators want few, large kernels instead.
+# `pull`; accelerators want few, large kernels instead.
 CPU_BLOCK = 440_000
 ACCELERATOR_BLOCK = 2**26
 LOGIT = 4
@@ -26,8 +25,9 @@ divisor = ContextVar("divisor", default=1)  # of the sizes of blocks, where memo
 ALL, MOST = slice(None), 0.9  # of the models
 GATHERED = 1024  # rows gathered at a time
 PIECE = 2**16  # numbers of X that stay in cache through several steps
-PAIRS = 2**23  # numbers in twice the products of pairs of columns
+COLUMN_PRODUCTS = 2**23  # numbers in twice the products of pairs of columns, up to which they may be kept
 FEWEST_BLOCKS, PRODUCTS = 4, 2**23  # blocks, or products of sums over the rows, that are worth a thread
+PARTIAL_SUMS = 2**22  # numbers that such sums may take in all threads together
 FACTORS = torch.float32, torch.float64  # dtypes that are multiplied as they are; X of others is lifted block by block
 
 
@@ -37,8 +37,10 @@ def _dot(a, b):
 
 
 def _matrix_product(a, b):
-    """a b; on a CPU by NumPy, which halves the work where one is the other's transpose."""
-    return torch.from_numpy(_dot(a.numpy(), b.numpy())) if a.device.type == "cpu" else a @ b
+    """a b; by NumPy, which halves the work where one is the other's transpose, unless torch has several threads."""
+    if a.device.type != "cpu" or torch.get_num_threads() > 1:
+        return a @ b
+    return torch.from_numpy(_dot(a.numpy(), b.numpy()))
 
 
 def product_dtype(X):
@@ -99,7 +101,7 @@ class Rows:
         self.home = Home.beside(X.device)
         self.products = products or Home(X.device, product_dtype(X))
         self._views, self._parts = (0, ()), ()
-        self.kept = {}  # what serves all models over these rows, by name
+        self.kept = {}  # what serves all models over these rows, by name; None for a part of others
 
     @property
     def weight(self):
@@ -199,7 +201,7 @@ class Rows:
         return present[drawn.to(present.device)]
 
     def second_moments(self):
-        """Of each column, weighted, (d,); by the largest of a row's weights, where models have weights of their own."""
+        """Of each column, (d,), weighted; where models have weights of their own, by the largest of a row's."""
         rows = self._with_largest_weights()
 
         def moments(part):
@@ -217,7 +219,10 @@ class Rows:
         return torch.cat(in_threads(leverages, rows.parts(n_readers()))).to(self.columns.device)
 
     def support(self):
-        """How many rows, as good as, make up the second moment of each column, (d,); by weights as above."""
+        """How many rows, as good as, each column rests on, (d,): (sum of |x|)^2 / sum of x^2, weighted as the moments.
+
+        Of the squares themselves, a single outlier would have the most.
+        """
         weight = self.columns.amax(dim=1, keepdim=True)
         support = self._support(weight.to(self.X.dtype)).nan_to_num(0.0)  # that of an empty column is 0 / 0
         if self.intercept:
@@ -228,12 +233,13 @@ class Rows:
         total = squares = 0.0
         size = max(64, PIECE // self.n_features)
         for X, w in zip(self.X.split(size), weight.split(size), strict=True):
-            added = X.square().mul_(w)
+            added = X.abs().mul_(w)
             total, squares = total + added.sum(dim=0), squares + added.square_().sum(dim=0)
         return total.square() / squares
 
     def _with_largest_weights(self):
-        return self._with(self.X, self.y, self.columns.amax(dim=1, keepdim=True))
+        weight = self.columns.amax(dim=1, keepdim=True)
+        return type(self)(self.X, self.y, weight, intercept=self.intercept, products=self.products)
 
     def chunks(self, size=1):  # noqa: ARG002 - one chunk is all rows
         """The rows as they are at hand, which is at once."""
@@ -289,18 +295,19 @@ class Rows:
             return (self,)
         if len(self._parts) != n_parts:
             bounds = pairwise(n * i // n_parts for i in range(n_parts + 1))
-            self._parts = tuple(self._with(self.X[a:b], self.y[a:b], self.columns[a:b]) for a, b in bounds)
+            self._parts = tuple(self._part(slice(*pair)) for pair in bounds)
         return self._parts
 
     @cached_property
     def whole(self):
         """All rows as one block, kept between passes: column-major, the column of ones written out."""
-        if "whole" not in self.kept:
+        kept = {} if self.kept is None else self.kept
+        if "whole" not in kept:
             X = self._cast(slice(None)).X.T
             if self.intercept:
                 X = torch.cat([X, X.new_ones(1, X.shape[1])])
-            self.kept["whole"] = X.contiguous().T
-        X = self.kept["whole"]
+            kept["whole"] = X.contiguous().T
+        X = kept["whole"]
         y, columns = self.y.to(X.device), self.columns.to(X.device)
         out = Rows(X, y, columns, intercept=False, products=self.products, of=self.of)
         out.kept = self.kept
@@ -308,7 +315,9 @@ class Rows:
 
     def _cast(self, rows):
         X = self.X[rows].to(device=self.products.device, dtype=self.products.dtype)
-        return self._with(X, self.y[rows].to(X.device), self.columns[rows].to(X.device))
+        out = self._with(X, self.y[rows].to(X.device), self.columns[rows].to(X.device))
+        out.kept = None
+        return out
 
     @property
     def _block(self):
@@ -408,13 +417,13 @@ class Rows:
         n_columns, d = weight.shape[1], self.shape[1]
         if n_columns == 1:
             return self.gram_of_copies(weight.sqrt()[..., None])
-        if self._pairs_pay(n_columns):
-            return self.bring_home(self._gram_of_pairs(weight))
+        if self._column_products_pay(n_columns):
+            return self.bring_home(self._gram_of_column_products(weight))
 
         def product(part):
             return sum(
                 (piece._ones_written_out().T @ copies).view(d, n_columns, d).transpose(0, 1).to(weight.dtype)
-                for piece, copies in self._piece(part)._copies(weight[part])
+                for piece, copies in self._part(part)._copies(weight[part])
             )
 
         return self.bring_home(self._summed(product, n_columns * d**2))
@@ -422,42 +431,57 @@ class Rows:
     def gram_of_copies(self, factor):
         """Sums of (factor_i x x_i) (factor_i x x_i)', Kronecker products: (n, B, K) -> (B, K d, K d)."""
 
-        def product(part):
-            rows = self._piece(part)
+        def product(part, factor=factor):
+            rows = self._part(part)
             return torch.stack(
                 [sum(_matrix_product(c.T, c).to(f.dtype) for _, c in rows._copies(f)) for f in factor[part].unbind(1)]
             )
 
         _, n_models, n_copies = factor.shape
-        return self.bring_home(self._summed(product, n_models * (n_copies * self.shape[1]) ** 2))
+        size = (n_copies * self.shape[1]) ** 2
+        if n_models * n_readers() * size <= PARTIAL_SUMS:
+            return self.bring_home(self._summed(product, n_models * size))
+        groups = factor.tensor_split(min(n_models, n_readers()), dim=1)  # sums of their own, none of them partial
+        return self.bring_home(torch.cat(in_threads(lambda group: product(slice(None), group), groups)))
 
-    def _pairs_pay(self, n_columns):
-        """Whether products of pairs of columns, which serve any weights, are there or soon repay their cost."""
+    def _column_products_pay(self, n_columns):
+        """Whether products of pairs of columns, which serve any weights, are there or soon repay their cost.
+
+        A block of many would keep more of them than X has numbers.
+        """
         n, d = self.shape
-        return "pairs" in self.kept or (n * d**2 <= PAIRS and n_columns >= d / 2)
+        if self.kept is None:
+            return False
+        return "column products" in self.kept or (n * d**2 <= COLUMN_PRODUCTS and n_columns >= d / 2)
 
-    def _gram_of_pairs(self, weight):
+    def _gram_of_column_products(self, weight):
         d = self.shape[1]
-        if "pairs" not in self.kept:
+        if "column products" not in self.kept:
             X = self._ones_written_out()
             first, second = torch.triu_indices(d, d, device=X.device)
             index = torch.empty(d, d, dtype=torch.long, device=X.device)
             index[first, second] = index[second, first] = torch.arange(len(first), device=X.device)
-            self.kept["pairs"] = X[:, first] * X[:, second], index.flatten()
-        pairs, index = self.kept["pairs"]
-        weight = weight.to(pairs.dtype)
-        out = self._summed(lambda part: weight[part].T @ pairs[part], weight.shape[1] * pairs.shape[1])
+            self.kept["column products"] = X[:, first] * X[:, second], index.flatten()
+        products, index = self.kept["column products"]
+        weight = weight.to(products.dtype)
+        out = self._summed(lambda part: weight[part].T @ products[part], weight.shape[1] * products.shape[1])
         return out.index_select(1, index).view(-1, d, d)
 
-    def _summed(self, function, work):
-        """The sum of function(part) over slices of the rows, in threads; `work` is its number of products for a row."""
+    def _summed(self, function, size):
+        """The sum of function(part), of `size` numbers, over slices of the rows, in threads where it pays.
+
+        A row takes `size` products.
+        """
         n = len(self.X)
-        n_parts = min(n_readers(), max(1, n * work // PRODUCTS))
+        n_parts = max(1, min(n_readers(), n * size // PRODUCTS, PARTIAL_SUMS // size))
         bounds = pairwise(n * i // n_parts for i in range(n_parts + 1))
         return sum(in_threads(function, [slice(*pair) for pair in bounds]))
 
-    def _piece(self, part):
-        return self._with(self.X[part], self.y[part], self.columns[part])
+    def _part(self, rows):
+        """The rows at a slice."""
+        out = self._with(self.X[rows], self.y[rows], self.columns[rows])
+        out.kept = None
+        return out
 
     def _copies(self, factor):
         """Pieces of the rows, each with its copies (rows, K d) scaled by the columns of factor (n, K).
@@ -467,7 +491,7 @@ class Rows:
         d, n_copies = self.shape[1], factor.shape[1]
         size = max(2 * d, self._block // max(1, n_copies * d))
         for start in range(0, len(self.X), size):
-            piece = self._piece(slice(start, start + size))
+            piece = self._part(slice(start, start + size))
             f = factor[start : start + size].to(self.X.dtype)
             copies = self.X.new_empty(len(f), n_copies, d)
             torch.mul(f[..., None], piece.X[:, None], out=copies[..., : self.X.shape[1]])

@@ -183,7 +183,7 @@ class SparseRows(Rows):
             # The row after which each share of the numbers is full.
             shares = np.arange(1, n_parts) * (self.n_numbers / n_parts)
             bounds = pairwise([0, *np.searchsorted(self.X.csr.indptr, shares).tolist(), len(self.X)])
-            self._parts = tuple(self._with(self.X[a:b], self.y[a:b], self.columns[a:b]) for a, b in bounds)
+            self._parts = tuple(self._part(slice(a, b)) for a, b in bounds if a < b)
         return self._parts
 
     @property
@@ -193,7 +193,9 @@ class SparseRows(Rows):
     def dense(self, columns=None):
         """Dense rows of all columns of X, or of those at an index."""
         X = self.X.dense(columns)
-        return Rows(X, self.y, self.columns, intercept=self.intercept, products=self.products, of=self.of)
+        out = Rows(X, self.y, self.columns, intercept=self.intercept, products=self.products, of=self.of)
+        out.kept = None if self.kept is None else {}
+        return out
 
     def n_head(self, n_logits):
         """As many columns as have their second moments, from twenty rows for each, in the time of some three reads."""
@@ -277,11 +279,10 @@ class SparseRows(Rows):
         return torch.cat([out, weight.sum(dim=0, dtype=out.dtype)[None]]).T if self.intercept else out.T
 
     def _support(self, weight):
-        added = self.X.square()
-        total, squares = (
-            _times(x.transposed, w.numpy())[:, 0] for x, w in ((added, weight), (added.square(), weight.square()))
-        )
-        return torch.from_numpy(total).square() / torch.from_numpy(squares)
+        X, weight = self.X.to(dtype=torch.float64), weight.double()
+        total = _times(abs(X.transposed), weight.numpy())
+        squares = _times(X.square().transposed, weight.square().numpy())
+        return (torch.from_numpy(total).square() / torch.from_numpy(squares))[:, 0]
 
     def squared_norms(self, scale):
         square = self.X.to(dtype=torch.float64).square()

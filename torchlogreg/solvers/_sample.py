@@ -1,5 +1,6 @@
 """Newton's method on random samples of the rows: a start near the optimum, and a metric there."""
 
+import math
 from itertools import islice
 
 import torch
@@ -42,16 +43,17 @@ def _drawn_by_leverage(problem, size, generator):
     """The problem on rows that are drawn half evenly and half by leverage, and weigh the less the likelier they are.
 
     Leverage scores (Drineas et al. 2012, jmlr.org/papers/v13/drineas12a.html) as if no two columns were correlated.
-    None if the squares of the numbers overflow.
+    None if the squares of the numbers overflow, or vanish.
     """
     leverages = problem.leverages()
-    total = leverages.sum()
-    if not torch.isfinite(total):
+    total = float(leverages.sum())
+    if not 0.0 < total < math.inf:
         return None
     present = (problem.rows.columns.amax(dim=1) > 0).to(leverages)
     share = 0.5 * present / present.sum() + 0.5 * leverages / total
-    point = torch.rand(size, generator=generator, dtype=torch.float64, device="cpu").to(share)
-    index = torch.searchsorted(share.cumsum(dim=0), point).clamp(max=len(share) - 1)
+    cumulative = problem.rows.bring_home(share).cumsum(dim=0)
+    uniform = 1.0 - torch.rand(size, generator=generator, dtype=torch.float64, device="cpu")  # above zero
+    index = torch.searchsorted(cumulative, uniform.to(cumulative) * cumulative[-1]).to(share.device)
     return problem.sampled(index, 1.0 / (len(share) * share[index, None]))
 
 
