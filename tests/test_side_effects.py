@@ -16,8 +16,8 @@ from sklearn.datasets import make_classification
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from torchlogreg import TorchLogisticRegression, TorchSoftmaxClassifier
-from torchlogreg._arithmetic import fit_arithmetic, in_threads, n_readers
 from torchlogreg._rows import divisor
+from torchlogreg._threads import fit_arithmetic, in_threads, n_readers
 
 SOLVERS = ["auto", "lbfgs", "newton-cholesky", "sgd"]
 SETTINGS = {"max_iter": 20, "random_state": 0}

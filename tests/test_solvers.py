@@ -13,13 +13,13 @@ from sklearn.linear_model import LogisticRegression
 from test_theorems import F64, generator, random_problem, random_rows
 
 from torchlogreg import TorchLogisticRegression, TorchSoftmaxClassifier
-from torchlogreg._arithmetic import fit_arithmetic, in_threads
 from torchlogreg._labels import encoded
 from torchlogreg._losses import Binomial, Multinomial
 from torchlogreg._penalty import Ridge
 from torchlogreg._problem import Problem
 from torchlogreg._rows import CPU_BLOCK, Rows
 from torchlogreg._sparse import Sparse, SparseRows
+from torchlogreg._threads import fit_arithmetic, in_threads
 from torchlogreg._wide import Rotated
 from torchlogreg.solvers import SOLVERS
 from torchlogreg.solvers._descent import Metric

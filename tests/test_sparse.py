@@ -28,7 +28,6 @@ from torchlogreg import (
     TorchSoftmaxClassifier,
     TorchSoftmaxClassifierCV,
 )
-from torchlogreg._arithmetic import fit_arithmetic
 from torchlogreg._losses import Binomial, Multinomial, loss_of
 from torchlogreg._penalty import Ridge
 from torchlogreg._problem import Problem
@@ -44,6 +43,7 @@ from torchlogreg._sparse import (
     pays_dense,
     thinned,
 )
+from torchlogreg._threads import fit_arithmetic
 from torchlogreg._wide import is_wide
 from torchlogreg.solvers._metrics import Metrics
 from torchlogreg.solvers.sgd import SGD, _autograd_epoch, _fused_epoch

@@ -9,12 +9,12 @@ from conftest import objective, table
 from sklearn.exceptions import ConvergenceWarning
 
 from torchlogreg import TorchLogisticRegression, TorchSoftmaxClassifier
-from torchlogreg._arithmetic import fit_arithmetic, n_readers
 from torchlogreg._losses import Binomial, Loss, Multinomial
 from torchlogreg._minimise import minimise
 from torchlogreg._penalty import Ridge
 from torchlogreg._problem import Problem
-from torchlogreg._rows import CPU_BLOCK, PRODUCTS, Rows
+from torchlogreg._rows import CPU_BLOCK, PARTIAL_SUMS, PRODUCTS, Rows
+from torchlogreg._threads import fit_arithmetic, n_readers
 from torchlogreg.solvers import SOLVERS, _small
 from torchlogreg.solvers.sgd import SGD, _autograd_epoch, _fused_epoch
 
@@ -73,6 +73,34 @@ def test_gram_is_the_weighted_second_moment(n_weights, intercept):
     torch.testing.assert_close(again, expected, rtol=1e-11, atol=1e-11)
     diagonal = expected.diagonal(dim1=1, dim2=2).contiguous()
     torch.testing.assert_close(rows.gram_diagonal(weight), diagonal, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("n_models", [1, 3])
+@pytest.mark.parametrize("n_copies", [2, 40])  # sums over parts of the rows, and whole ones for each model
+@pytest.mark.usefixtures("two_threads")
+def test_gram_of_copies_is_the_second_moment_of_kronecker_products(n_copies, n_models):
+    rows = random_rows(9000 if n_copies == 2 else 60, 30)
+    factor = torch.randn(rows.shape[0], n_models, n_copies, generator=generator(3), dtype=F64)
+    X = torch.cat([rows.X, torch.ones(len(rows.X), 1, dtype=F64)], dim=1)
+    copies = torch.einsum("nbk,ni->bnki", factor, X).flatten(2)
+    with fit_arithmetic(rows.X):
+        assert (2 * n_models * (n_copies * 31) ** 2 > PARTIAL_SUMS) == (n_copies == 40 and n_models == 3)
+        found = rows.gram_of_copies(factor)
+    torch.testing.assert_close(found, copies.mT @ copies, rtol=1e-11, atol=1e-10)
+
+
+def test_a_block_of_many_keeps_no_products_of_columns():
+    rows = random_rows(3 * CPU_BLOCK // 40, 40)
+    assert len(rows.blocks()) > 1
+    first = rows.blocks()[0]._part(slice(4000))
+    alone = Rows(first.X, first.y, first.columns, intercept=True)
+    weight = torch.rand(4000, 50, generator=generator(3), dtype=F64)
+    assert alone._column_products_pay(50)
+    for part in (first, *rows.blocks(), *rows.parts(2)):
+        assert not part._column_products_pay(50)
+    torch.testing.assert_close(first.gram(weight), alone.gram(weight), rtol=1e-11, atol=1e-11)
+    assert first.kept is None
+    assert "column products" in alone.kept
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])

@@ -13,7 +13,6 @@ from sklearn.model_selection import StratifiedShuffleSplit
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from torchlogreg._arithmetic import fit_arithmetic, plain_arithmetic
 from torchlogreg._arrays import Space, numpy_of
 from torchlogreg._compat import Interval, SparseCoefMixin, StrOptions, check_same_namespace, fit_context
 from torchlogreg._conversion import of_sklearn
@@ -38,6 +37,7 @@ from torchlogreg._portable import Portable
 from torchlogreg._problem import Problem
 from torchlogreg._rows import marked
 from torchlogreg._sparse import Filled
+from torchlogreg._threads import fit_arithmetic, plain_arithmetic
 from torchlogreg._watch import Watch
 from torchlogreg.solvers import SOLVERS, choose
 from torchlogreg.solvers.sgd import SGD

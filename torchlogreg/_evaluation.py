@@ -10,7 +10,6 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
-from torchlogreg._arithmetic import fit_arithmetic, plain_arithmetic
 from torchlogreg._arrays import Space, numpy_of
 from torchlogreg._estimators import model_attributes, to_float32
 from torchlogreg._grid import Candidates, Grid, Settings
@@ -20,6 +19,7 @@ from torchlogreg._losses import loss_of
 from torchlogreg._memory import translated
 from torchlogreg._minimise import Results
 from torchlogreg._penalty import strengths
+from torchlogreg._threads import fit_arithmetic, plain_arithmetic
 
 BATCHED = {"C", "class_weight", "fit_intercept"}  # parameters in which the models of a batch may differ
 

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import torch
 
-from torchlogreg._arithmetic import in_threads, n_readers
 from torchlogreg._penalty import Ridge
 from torchlogreg._rows import ALL
+from torchlogreg._threads import in_threads, n_readers
 
 # Bytes of logits that a Point may keep: an eighth of X, and what is small anyway.
 LOGITS_SHARE, LOGITS_BYTES = 1 / 8, 2**23

@@ -7,14 +7,14 @@ Shapes: X (n, p), d = p + intercept, W (B, d, K) with the intercept as last row,
 
 from contextvars import ContextVar
 from functools import cached_property
-from itertools import combinations_with_replacement, pairwise
+from itertools import combinations_with_replacement
 from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
 import torch
 
-from torchlogreg._arithmetic import in_threads, n_readers
+from torchlogreg._threads import in_threads, n_readers
 
 # Numbers of X that are read at a time, but at least 64 rows. On a CPU a block stays in cache between `predict` and
 # `pull`; accelerators want few, large kernels instead.
@@ -294,9 +294,13 @@ class Rows:
         if n_parts == 1:
             return (self,)
         if len(self._parts) != n_parts:
-            bounds = pairwise(n * i // n_parts for i in range(n_parts + 1))
-            self._parts = tuple(self._part(slice(*pair)) for pair in bounds)
+            self._parts = tuple(self._part(rows) for rows in self._slices(n_parts))
         return self._parts
+
+    def _slices(self, n_parts):
+        """Slices of the rows, `n_parts` of nearly the same size."""
+        n = len(self.X)
+        return [slice(n * i // n_parts, n * (i + 1) // n_parts) for i in range(n_parts)]
 
     @cached_property
     def whole(self):
@@ -474,8 +478,7 @@ class Rows:
         """
         n = len(self.X)
         n_parts = max(1, min(n_readers(), n * size // PRODUCTS, PARTIAL_SUMS // size))
-        bounds = pairwise(n * i // n_parts for i in range(n_parts + 1))
-        return sum(in_threads(function, [slice(*pair) for pair in bounds]))
+        return sum(in_threads(function, self._slices(n_parts)))
 
     def _part(self, rows):
         """The rows at a slice."""
@@ -507,8 +510,7 @@ class Rows:
         n, p = self.X.shape
         size = p if self.X.dtype == self.home.dtype else max(n, self._block // n)
         n_threads = min(n_readers(), max(1, n * n * p // PRODUCTS))
-        bounds = np.linspace(0, n, 1 + (2 * n_threads if n_threads > 1 else 1), dtype=int).tolist()
-        tiles = list(combinations_with_replacement([slice(*pair) for pair in pairwise(bounds)], 2))
+        tiles = list(combinations_with_replacement(self._slices(2 * n_threads if n_threads > 1 else 1), 2))
         out = torch.zeros(n, n, dtype=self.home.dtype, device=self.home.device)
         for panel in self.X.split(size, dim=1):
             panel = self.bring_home(panel)

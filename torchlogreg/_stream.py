@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from sklearn import config_context, get_config
 
-from torchlogreg._arithmetic import threads_for
 from torchlogreg._rows import Home, Rows, product_dtype
+from torchlogreg._threads import threads_for
 
 SAMPLE_BYTES = 2**25  # that the sample of rows may take, or as much as a block if that is more
 SMALL_BLOCK = 2**19  # numbers up to which blocks are joined: each costs a fifth of a millisecond

@@ -56,8 +56,21 @@ class _Callback(OwnCallback):
     def _begin(self, context):
         """Check what has to hold before the fit of a task."""
 
-    def teardown(self, estimator, context):
-        """Stop watching a fit, however it ended."""
+    def teardown(self, estimator, context):  # noqa: ARG002 - the protocol's
+        """Stop watching a fit, however it ended.
+
+        Parameters
+        ----------
+        estimator : object
+            The estimator that is fitted.
+
+        context : sklearn.callback.CallbackContext
+            The task of the fit.
+        """
+        self._end(context)
+
+    def _end(self, context):
+        """Let go of what was kept for the fit of a task."""
 
     def on_fit_task_begin(self, estimator, context):
         """Begin a task: the fit, or an iteration of it."""
@@ -401,17 +414,8 @@ class LiveBoundary(_Callback):
             picture.draw(*frame)
         self._pictures[key] = picture, None if due else frame
 
-    def teardown(self, estimator, context):  # noqa: ARG002 - the protocol's
-        """Draw the last picture and write the animation.
-
-        Parameters
-        ----------
-        estimator : object
-            The estimator that is fitted.
-
-        context : sklearn.callback.CallbackContext
-            The task of the fit.
-        """
+    def _end(self, context):
+        """Draw the last picture and write the animation."""
         picture, waiting = self._pictures.pop(id(context), (None, None))
         if waiting is not None:
             picture.draw(*waiting)

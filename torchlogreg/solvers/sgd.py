@@ -5,9 +5,9 @@ from functools import partial
 
 import torch
 
-from torchlogreg._arithmetic import threads_for
 from torchlogreg._minimise import NoImprovement, Step
 from torchlogreg._problem import Point
+from torchlogreg._threads import threads_for
 from torchlogreg.solvers._base import Solver
 from torchlogreg.solvers._rates import Automatic, Constant
 
