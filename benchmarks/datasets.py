@@ -65,15 +65,6 @@ def correlated(n, p, rank=20):
     return X, drawn_labels(X, rng)
 
 
-def categories(n):
-    """Ten numbers and the indicators of two categories, one of 4 levels and one of 40, many of which are rare."""
-    rng = np.random.default_rng(9)
-    numbers = rng.standard_normal((n, 10))
-    levels = [rng.choice(k, size=n, p=rng.dirichlet(np.full(k, 0.5))) for k in (4, 40)]
-    X = np.hstack([numbers, *(level[:, None] == np.arange(k) for level, k in zip(levels, (4, 40), strict=True))])
-    return X, drawn_labels(X, rng)
-
-
 def lognormal(n, p):
     """Skewed, positive columns with long tails."""
     rng = np.random.default_rng(2)
