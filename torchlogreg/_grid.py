@@ -6,6 +6,7 @@ nearly separable, that is a poor start for weak penalties: those models are solv
 from where the fold's own path leads.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -71,6 +72,14 @@ class Grid:
             self.l2[:, -1, 0] = torch.where(candidates.free, 0.0, ABSENT * S)
         self.followed = torch.zeros_like(candidates.free)  # (Q,) whether candidates were solved along a path
         self.start = torch.zeros(len(self.l2), d, loss.n_logits, dtype=home.dtype, device=home.device)
+        self.paths = self._paths()
+        self.before = torch.full_like(candidates.column, -1)  # (Q,) the candidate before on the path; -1 for the first
+        # (Q,) the objective below which a candidate on a fold starts from the one before.
+        self.hard = torch.full_like(self.l2[:, 0, 0], -math.inf)
+        if self.paths:
+            easy = HARD * self._without_features()
+            for path in self.paths:
+                self.before[path[1:]], self.hard[path[1:]] = path[:-1], easy[path[1:]]
 
     def on_all(self, q=slice(None), W=None, loosely=False):
         """The Results of the candidates q on all rows, from W."""
@@ -81,7 +90,9 @@ class Grid:
             n, d = self.rows.shape
             tol = max(tol, min(FARTHEST, (d * self.loss.n_logits / n) ** (2 / 3)))
         start = self.start[q] if W is None else self.filled.enter(W)
-        return self._solve(self._problem(self.candidates.column[q], q), start, tol)
+        # Folds that follow a path will not start from here.
+        floor = self.hard[q] if loosely else None
+        return self._solve(self._problem(self.candidates.column[q], q), start, tol, floor=floor)
 
     def on_folds(self, centre):
         """The Results of all candidates on the folds, fold by fold (F Q models), from those on all rows."""
@@ -89,14 +100,14 @@ class Grid:
         W = self.filled.enter(centre.W)
         around = self._problem(self.candidates.column, slice(None))
         found = None
-        for stage, before in self._stages(centre.value):
+        for stage, follows in self._stages(centre.value):
             q = stage.repeat(F)
             fold = torch.arange(F, device=device).repeat_interleave(len(stage))
             column = (1 + fold) * self.n_columns + self.candidates.column[q]
             for part in torch.arange(len(q), device=device).split(_affordable(self.rows, self.loss, self.solver)):
                 start, options = W[q[part]], {}
-                if before is not None:
-                    start = self._next(found.W, fold[part] * Q, q[part], before)
+                if follows:
+                    start = self._next(found.W, fold[part] * Q, q[part])
                 elif self.solver == "lbfgs" and not is_wide(self.rows):  # else it is solved in other coordinates
                     options = {"centre": Centre(around, W, q[part])}
                 results = self._solve(self._problem(column[part], q[part]), start, self.settings.tol, **options)
@@ -104,7 +115,7 @@ class Grid:
                     found = Results(*(v.new_empty(F * Q, *v.shape[1:]) for v in results))
                 for values, new in zip(found, results, strict=True):
                     values[fold[part] * Q + q[part]] = new
-            if before is not None:
+            if follows:
                 self.followed[stage] = True
         return found
 
@@ -114,20 +125,21 @@ class Grid:
             return centre.W[q : q + 1]
         return on_folds.W[q :: len(self.l2)].mean(dim=0, keepdim=True)
 
-    def _stages(self, values):
-        """Candidates to be solved together, and for each of them the one before it on its path; None for the first."""
+    def _paths(self):
+        """Index of the candidates that differ by strength only, the strongest first; none if samples serve them all."""
         if self.solver != "lbfgs" or Metrics(self.base, self.loss.n_logits, 0).is_whole:
-            return [(torch.arange(len(self.l2), device=self.l2.device), None)]
-        easy = HARD * self._without_features()
-        before, rank = torch.full_like(self.candidates.column, -1), torch.zeros_like(self.candidates.column)
+            return []
         kinds = torch.stack([self.candidates.column, self.candidates.free.to(self.candidates.column)], dim=1)
-        for kind in kinds.unique(dim=0):
-            path = torch.nonzero((kinds == kind).all(dim=1)).flatten()
-            path = path[self.candidates.l2[path].argsort(descending=True, stable=True)]
-            before[path[1:]] = path[:-1]
+        paths = (torch.nonzero((kinds == kind).all(dim=1)).flatten() for kind in kinds.unique(dim=0))
+        return [path[self.candidates.l2[path].argsort(descending=True, stable=True)] for path in paths]
+
+    def _stages(self, values):
+        """Candidates to be solved together, and whether each starts from the one before; `values` (Q,) on all rows."""
+        rank = torch.zeros_like(self.before)
+        for path in self.paths:
             least = values[path].cummin(dim=0).values  # the weaker the penalty, the lower the optimum
-            rank[path[1:]] = (least[1:] < easy[path[1:]]).cumsum(dim=0)
-        return [(torch.nonzero(rank == r).flatten(), before if r else None) for r in range(int(rank.max()) + 1)]
+            rank[path] = (least < self.hard[path]).cumsum(dim=0)
+        return [(torch.nonzero(rank == r).flatten(), r > 0) for r in range(int(rank.max()) + 1)]
 
     def _without_features(self):
         """The least objective of each candidate whose coefficients are all zero, (Q,)."""
@@ -136,10 +148,10 @@ class Grid:
         entropy = self.rows.bring_home(torch.special.entr(share).sum(dim=1))
         return torch.where(self.candidates.free, entropy[self.candidates.column], self.loss.at_zero)
 
-    def _next(self, W, first, q, before):
+    def _next(self, W, first, q):
         """Where the paths in W (F Q, d, K) of the folds that begin at `first` lead: on in a line over log C."""
-        here = before[q]
-        last = torch.where(before[here] < 0, here, before[here])
+        here = self.before[q]
+        last = torch.where(self.before[here] < 0, here, self.before[here])
         ahead, behind = ((self.candidates.l2[a] / self.candidates.l2[b]).log() for a, b in ((here, q), (last, here)))
         t = torch.where((behind > 0) & ahead.isfinite(), (ahead / behind).clamp(max=STRETCH), 0.0)
         start, earlier = (self.filled.enter(W[first + index]) for index in (here, last))
@@ -149,13 +161,13 @@ class Grid:
         penalty = Ridge(self.l2[q] * self.base.penalty.l2[column])
         return Problem(self.rows.of_models(column), self.loss, penalty, self.base.passes)
 
-    def _solve(self, problem, W, tol, **options):
+    def _solve(self, problem, W, tol, *, floor=None, **options):
         settings = self.settings
         if self.solver == "lbfgs":
             options["seed"] = settings.seed
         solver = SOLVERS[self.solver](**options)
         results = minimise_all(
-            problem, solver, W, tol=tol, max_iter=settings.max_iter, store=settings.store, left=self.left
+            problem, solver, W, tol=tol, max_iter=settings.max_iter, store=settings.store, left=self.left, floor=floor
         )
         return results._replace(W=self.filled.leave(results.W))
 

@@ -170,19 +170,20 @@ class Results(NamedTuple):
     converged: torch.Tensor  # (B,)
 
 
-def minimise_all(problem, solver, W, *, tol, max_iter, store=None, left=None):
+def minimise_all(problem, solver, W, *, tol, max_iter, store=None, left=None, floor=None):
     """Minimise B models over the same rows; each leaves the batch when it has converged, is stuck or out of iterations.
 
-    `left(k)` is told that k models have.
+    `left(k)` is told that k models have. One whose value falls below `floor` (B,) has gone far enough, too.
     """
     stop, left = solver.stopping(tol), left or _ignore
+    floor = torch.full_like(W[:, 0, 0], -math.inf) if floor is None else floor
     wide = is_wide(problem.rows)
     if wide:
         rotated = Rotated(problem)
-        ends = _draw_all(rotated.problem, solver, rotated.enter(W), stop, max_iter, left)
+        ends = _draw_all(rotated.problem, solver, rotated.enter(W), stop, max_iter, left, floor)
         ends = ends._replace(point=rotated.leave(ends.point.W))
     else:
-        ends = _draw_all(problem, solver, W, stop, max_iter, left)
+        ends = _draw_all(problem, solver, W, stop, max_iter, left, floor)
     ends = ends._replace(point=_stored_all(problem, ends.point, store))
     again = not problem.rows.is_exact or (wide and not solver.whole_hessian)
     unfinished = ~ends.limited & (ends.stuck | (ends.point.gradient_norm > tol))
@@ -190,7 +191,7 @@ def minimise_all(problem, solver, W, *, tol, max_iter, store=None, left=None):
         index = torch.nonzero(unfinished).flatten()
         exact = problem.exact().of_models(index)
         limit = max_iter - ends.n_iter[index]
-        more = _draw_all(exact, solver.of_models(index), ends.point.W[index], stop, limit, _ignore)
+        more = _draw_all(exact, solver.of_models(index), ends.point.W[index], stop, limit, _ignore, floor[index])
         more = more._replace(point=_stored_all(exact, more.point, store), n_iter=ends.n_iter[index] + more.n_iter)
         ends = _Ends(*(_put(old, index, new) for old, new in zip(ends, more, strict=True)))
     point = ends.point
@@ -215,8 +216,8 @@ class _Ends(NamedTuple):
     stuck: torch.Tensor  # (B,) whether because no step helps
 
 
-def _draw_all(problem, solver, W, stop, max_iter, left):
-    """Iterate until every model has left the batch; max_iter is a number or (B,)."""
+def _draw_all(problem, solver, W, stop, max_iter, left, floor):
+    """Iterate until every model has left the batch; max_iter is a number or (B,), floor (B,)."""
     B, home = len(W), problem.rows.home
     ends = _Ends(
         Point(W.clone(), W.new_empty(B), torch.empty_like(W)),
@@ -230,7 +231,7 @@ def _draw_all(problem, solver, W, stop, max_iter, left):
     step, n_iter = next(iterates), 0
     while True:
         stuck = torch.zeros_like(ends.stuck[active]) if step.stuck is None else step.stuck
-        done = stop.each(step)
+        done = stop.each(step) | (step.point.value < floor[active])
         limited = ~done & (n_iter >= limit[active])
         leaving = done | stuck | limited | ~torch.isfinite(step.point.value)
         if leaving.any():

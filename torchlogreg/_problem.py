@@ -168,10 +168,28 @@ class Problem:
         """See `Rows`; one read, once."""
         return self._once("moments", self.rows.second_moments)
 
-    def leverages(self):
-        """See `Rows`; two reads, once."""
+    def leverages(self, W=None):
+        """What each row adds, as shares, to the second moments, or how much it adds to the curvature at W, (n,).
+
+        The former takes two reads once, the latter one more.
+        """
         moments = self.second_moments()
-        return self._once("leverages", lambda: self.rows.leverages(moments))
+        norms = self._once("norms", lambda: self.rows.norms(moments))
+        return norms * (self.rows.columns.amax(dim=1) if W is None else self._row_curvatures(W))
+
+    def _row_curvatures(self, W):
+        """The trace of each row's second derivative in the logits at W, weighted, summed over the models, (n,)."""
+        self.passes.n_read += self.rows.shape[0]
+
+        def read(part):
+            out = []
+            for rows in part.blocks(W.shape[0] * W.shape[2]):
+                own = self.loss.own_curvature(rows.predict(W)).sum(dim=2)
+                out.append((rows.weight * own).sum(dim=1))
+            return torch.cat(out)
+
+        parts = self.rows.parts(n_readers(), W.shape[0] * W.shape[2])
+        return torch.cat(in_threads(read, parts)).to(self.rows.columns)
 
     def _once(self, name, compute):
         kept = self.rows.kept

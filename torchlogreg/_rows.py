@@ -209,14 +209,14 @@ class Rows:
 
         return sum(in_threads(moments, rows.parts(n_readers())))[0]
 
-    def leverages(self, moments):
-        """What each row adds to the second moment of a column, as a share, summed over the columns, (n,)."""
-        rows, scale = self._with_largest_weights(), 1.0 / moments.clamp(min=torch.finfo(moments.dtype).tiny)
+    def norms(self, moments):
+        """Sums of the squares in each row, those of a column over its second moment: (d,) -> (n,)."""
+        scale = 1.0 / moments.clamp(min=torch.finfo(moments.dtype).tiny)
 
-        def leverages(part):
-            return torch.cat([block.columns[:, 0] * block.squared_norms(scale) for block in part.blocks()])
+        def norms(part):
+            return torch.cat([block.squared_norms(scale) for block in part.blocks()])
 
-        return torch.cat(in_threads(leverages, rows.parts(n_readers()))).to(self.columns.device)
+        return torch.cat(in_threads(norms, self.parts(n_readers()))).to(self.columns)
 
     def support(self):
         """How many rows, as good as, each column rests on, (d,): (sum of |x|)^2 / sum of x^2, weighted as the moments.

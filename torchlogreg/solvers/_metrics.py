@@ -11,7 +11,7 @@ from torchlogreg.solvers import _costs
 from torchlogreg.solvers._descent import Metric, Stand, of_models, per_model
 from torchlogreg.solvers._head import ROWS_PER_COLUMN, HeadAndTail, columns_of_head
 from torchlogreg.solvers._hybrid import Hybrid, alike, hybrid, leading
-from torchlogreg.solvers._sample import draw, newton_on_samples
+from torchlogreg.solvers._sample import draw, draw_where_curved, newton_on_samples
 
 LARGEST, ALL_MODELS = 2**24, 2**25  # numbers in a metric, and in those of all models
 DEAREST = 20  # reads of X that one may cost at the start
@@ -150,7 +150,7 @@ class Metrics:
                 return Metric.of(_hessians(draw(problem, size, self.generator), W))
         elif self._hybrid_pays and not self.n_head:
             size = self._hybrid_rows
-            sample = draw(problem, size, self.generator)
+            sample = draw_where_curved(problem, W, size, self.generator)
             r = leading(size, self.n, sample.rows.n_features, self.n_logits)
             return hybrid(sample, W, r, before if isinstance(before, Hybrid) else None)
         return self._head_and_tail(problem, W, before) if self.n_head else Metric.of(problem.diagonal(W))

@@ -27,7 +27,19 @@ def draw(problem, size, generator, *, evenly=False):
     sample = problem.sampled(rows.draw(size, generator))
     if evenly or not rows.in_memory or not _misleads(sample, problem):
         return sample
-    return _drawn_by_leverage(problem, size, generator) or sample
+    return _drawn_by_leverage(problem, problem.leverages(), size, generator) or sample
+
+
+def draw_where_curved(problem, W, size, generator):
+    """The problem on about `size` rows, the likelier the more they curve the objective at W; on all if no more.
+
+    Where most rows are classified beyond doubt, few have nearly all of the curvature.
+    """
+    if problem.rows.in_memory and size < problem.rows.shape[0]:
+        sample = _drawn_by_leverage(problem, problem.leverages(W), size, generator)
+        if sample is not None:
+            return sample
+    return draw(problem, size, generator)
 
 
 def _misleads(sample, problem):
@@ -39,13 +51,13 @@ def _misleads(sample, problem):
     return bool((rests_on_few & (problem.loss.smoothness * problem.second_moments() > MATTERS * l2)).any())
 
 
-def _drawn_by_leverage(problem, size, generator):
-    """The problem on rows that are drawn half evenly and half by leverage, and weigh the less the likelier they are.
+def _drawn_by_leverage(problem, leverages, size, generator):
+    """The problem on about `size` rows that are drawn half evenly and half by leverage (n,), without replacement.
 
-    Leverage scores (Drineas et al. 2012, jmlr.org/papers/v13/drineas12a.html) as if no two columns were correlated.
+    Each is in with a probability of its own, and weighs the more the smaller that is. Leverage scores (Drineas et al.
+    2012, jmlr.org/papers/v13/drineas12a.html) are as if no two columns were correlated.
     None if the squares of the numbers overflow, or vanish.
     """
-    leverages = problem.leverages()
     total = float(leverages.sum())
     if not 0.0 < total < math.inf:
         return None
