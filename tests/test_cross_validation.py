@@ -44,6 +44,7 @@ from torchlogreg._losses import Multinomial
 from torchlogreg._penalty import Ridge
 from torchlogreg._problem import Problem
 from torchlogreg._rows import Rows
+from torchlogreg.solvers._sample import draw
 
 CS = [1e-3, 0.1, 10.0]
 TIGHT = {"tol": 1e-10, "max_iter": 1000}
@@ -571,6 +572,20 @@ def test_blocks_that_all_remaining_models_hold_out():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model = TorchSoftmaxClassifierCV(Cs=[1.0, 1e4], cv=3).fit(X, y)
     assert model.score(X, y) > -0.05
+
+
+def test_metrics_from_rows_in_doubt_save_iterations(monkeypatch):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((20_000, 40)) * np.logspace(0, -1, 40)
+    logits = 5.0 * X @ rng.standard_normal((40, 5))  # most rows are classified beyond doubt
+    y = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
+    model = TorchSoftmaxClassifierCV(Cs=[1, 30, 1000, 30_000], cv=3, solver="lbfgs", max_iter=200).fit(X, y)
+    monkeypatch.setattr(metrics_module, "draw_where_curved", lambda problem, W, size, g: draw(problem, size, g))
+    evenly = clone(model).fit(X, y)
+    assert model.converged_
+    assert evenly.converged_
+    assert model.n_iter_.sum() <= 0.9 * evenly.n_iter_.sum()
+    np.testing.assert_allclose(model.scores_, evenly.scores_, rtol=1e-3)
 
 
 @pytest.mark.parametrize("weights", [None, [None, "balanced"]])

@@ -219,23 +219,21 @@ class Rows:
         return torch.cat(in_threads(norms, self.parts(n_readers()))).to(self.columns)
 
     def support(self):
-        """How many rows, as good as, each column rests on, (d,): (sum of |x|)^2 / sum of x^2, weighted as the moments.
-
-        Of the squares themselves, a single outlier would have the most.
-        """
-        weight = self.columns.amax(dim=1, keepdim=True)
-        support = self._support(weight.to(self.X.dtype)).nan_to_num(0.0)  # that of an empty column is 0 / 0
+        """How many rows, as good as, are unlike most in each column, (d,): of an indicator the rarer kind."""
+        weight = self.columns.amax(dim=1)
+        some, squares = self._off_the_bulk(torch.stack([weight, weight.square()]).to(self.X.dtype))  # (d,) each
+        support = (some.square() / squares).nan_to_num(0.0)  # that of a constant column is 0 / 0
         if self.intercept:
             support = torch.cat([support, (weight.sum().square() / weight.square().sum())[None].to(support)])
         return self.bring_home(support)
 
-    def _support(self, weight):
-        total = squares = 0.0
-        size = max(64, PIECE // self.n_features)
-        for X, w in zip(self.X.split(size), weight.split(size), strict=True):
-            added = X.abs().mul_(w)
-            total, squares = total + added.sum(dim=0), squares + added.square_().sum(dim=0)
-        return total.square() / squares
+    def _off_the_bulk(self, weights):
+        """The weight (2, n) of the rows whose number in a column is not that of most, (2, p)."""
+        best = None
+        for row in self.X[[0, len(self.X) // 2]]:  # hardly both are among the few in a column where these are few
+            off = sum(w @ (x != row).to(w) for x, w in zip(self.X.split(1024), weights.split(1024, dim=1), strict=True))
+            best = off if best is None else torch.minimum(best, off)
+        return best
 
     def _with_largest_weights(self):
         weight = self.columns.amax(dim=1, keepdim=True)
@@ -456,7 +454,7 @@ class Rows:
         n, d = self.shape
         if self.kept is None:
             return False
-        return "column products" in self.kept or (n * d**2 <= COLUMN_PRODUCTS and n_columns >= d / 2)
+        return "column products" in self.kept or (n * d**2 <= COLUMN_PRODUCTS and n_columns >= d / 4)
 
     def _gram_of_column_products(self, weight):
         d = self.shape[1]

@@ -278,11 +278,11 @@ class SparseRows(Rows):
         out = torch.from_numpy(_times(self.X.square().transposed, weight.to(self.X.dtype).numpy())).double()
         return torch.cat([out, weight.sum(dim=0, dtype=out.dtype)[None]]).T if self.intercept else out.T
 
-    def _support(self, weight):
-        X, weight = self.X.to(dtype=torch.float64), weight.double()
-        total = _times(abs(X.transposed), weight.numpy())
-        squares = _times(X.square().transposed, weight.square().numpy())
-        return (torch.from_numpy(total).square() / torch.from_numpy(squares))[:, 0]
+    def _off_the_bulk(self, weights):
+        csr = self.X.csr
+        row = np.repeat(np.arange(len(self.X)), np.diff(csr.indptr))
+        off = [np.bincount(csr.indices, w[row], minlength=self.n_features) for w in weights.double().numpy()]
+        return torch.from_numpy(np.stack(off))
 
     def squared_norms(self, scale):
         square = self.X.to(dtype=torch.float64).square()

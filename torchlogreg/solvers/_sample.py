@@ -10,8 +10,9 @@ from torchlogreg.solvers.newton import descend
 
 SMALLEST = 500  # rows of the first sample
 MOST_STEPS = 20  # on one sample, whose optimum may be far
-SUPPORT = 5.0  # rows that a column of a sample should rest on, if its curvature may matter:
+SUPPORT = 5.0  # rows of a sample that should be unlike most in a column, if its curvature may matter:
 MATTERS = 4.0  # if it may be so many times that of the penalty
+ALIKE = 1e-3  # relative difference of moments that are the same
 NEAR = 4.0  # Newton's last step on a sample starts where its gap is this many times d / m
 
 
@@ -44,11 +45,15 @@ def draw_where_curved(problem, W, size, generator):
 
 def _misleads(sample, problem):
     """Whether only a few rows of a sample tell the curvature of some coefficient, and no penalty outweighs it."""
-    rests_on_few = sample.rows.support() < SUPPORT
+    support = sample.rows.support()
+    rests_on_few = support < SUPPORT
     if not rests_on_few.any():
         return False
     l2 = problem.penalty.l2[..., 0].amin(dim=0)  # (d,)
-    return bool((rests_on_few & (problem.loss.smoothness * problem.second_moments() > MATTERS * l2)).any())
+    moments = problem.second_moments()
+    # A column that is constant in all rows is so in every sample; one that is only in the sample has other moments.
+    constant = (support == 0) & ((sample.rows.second_moments() - moments).abs() <= ALIKE * moments)
+    return bool((rests_on_few & ~constant & (problem.loss.smoothness * moments > MATTERS * l2)).any())
 
 
 def _drawn_by_leverage(problem, leverages, size, generator):
