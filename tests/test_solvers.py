@@ -200,7 +200,9 @@ def test_a_column_rests_on_the_rows_that_are_unlike_most(intercept):
     weight = torch.rand(len(X), 2, generator=generator(), dtype=F64)
     rows = Rows(torch.from_numpy(X), torch.from_numpy(y).to(F64), weight, intercept=intercept)
     standardised = Rows(torch.from_numpy(3.0 - 2.0 * X), rows.y, weight, intercept=intercept)
-    sparse = SparseRows(Sparse.of(csr_array(X)), rows.y, weight, intercept=intercept)
+    stored = csr_array(X + 2.0)  # with zeros
+    stored.data -= 2.0
+    sparse = SparseRows(Sparse.of(stored), rows.y, weight, intercept=intercept)
     of_row = weight.amax(dim=1).numpy()
     rare = (X.mean(axis=0) < 0.5) & X.any(axis=0) & (X.max(axis=0) == 1)
     unlike = (X != 0)[:, rare]
@@ -211,13 +213,17 @@ def test_a_column_rests_on_the_rows_that_are_unlike_most(intercept):
     assert rows.support()[X.shape[1] - 1] == standardised.support()[X.shape[1] - 1] == 0
 
 
+@pytest.mark.parametrize("n_weights", [1, 6])
 @pytest.mark.parametrize(("low", "high"), [(1.0, 1.0), (0.0, 1.0), (-0.01, 100.0)])
-def test_a_column_misleads_where_only_its_sample_is_constant(low, high):
+def test_a_column_misleads_where_only_its_sample_is_constant(low, high, n_weights):
     X, y = with_rare_categories(20_000)
     X = np.hstack([X[:, :6], np.where(np.arange(len(X)) < 2, high, low)[:, None]])
-    rows = Rows(torch.from_numpy(X), torch.from_numpy(2.0 * y - 1), torch.ones(len(X), 1, dtype=F64), intercept=True)
+    weight = torch.ones(len(X), n_weights, dtype=F64)
+    for fold in range(n_weights - 1):
+        weight[fold :: n_weights - 1, 1 + fold] = 0.0
+    rows = Rows(torch.from_numpy(X), torch.from_numpy(2.0 * y - 1), weight, intercept=True)
     problem = Problem.of(rows, Binomial(), Ridge.of(1e-3, X.shape[1], intercept=True, home=rows.home))
-    sample = problem.sampled(torch.arange(2, 2000))
+    sample = problem.sampled(torch.randint(2, len(X), (2000,), generator=generator()))
     assert _misleads(sample, problem) == (low != high)
 
 
@@ -254,6 +260,17 @@ def test_a_model_that_has_gone_below_its_floor_leaves_the_batch():
     torch.testing.assert_close(early.value[0], alone.value[0])
     assert alone.value[1] < early.value[1] < floor
     assert not early.converged[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_model_below_its_floor_is_not_finished_in_float64(dtype):
+    rows = random_rows(loss=Binomial(), n_classes=2)
+    rows = Rows(rows.X.to(dtype), rows.y, rows.columns, intercept=True)
+    problem = Problem.of(rows, Binomial(), Ridge.of(0.3, 4, intercept=True, home=rows.home))
+    W, floor = torch.zeros(2, 5, 1, dtype=F64), torch.full((2,), problem.loss.at_zero - 1e-3, dtype=F64)
+    found = minimise_all(problem, SOLVERS["newton-cholesky"](), W, tol=1e-9, max_iter=50, floor=floor)
+    assert found.n_iter.tolist() == [1, 1]
+    assert problem.passes.total == (2 if dtype == torch.float64 else 3)  # one to judge the result in float64
 
 
 def test_a_sample_by_leverage_keeps_second_moments_on_average_and_has_every_column():

@@ -186,7 +186,7 @@ def minimise_all(problem, solver, W, *, tol, max_iter, store=None, left=None, fl
         ends = _draw_all(problem, solver, W, stop, max_iter, left, floor)
     ends = ends._replace(point=_stored_all(problem, ends.point, store))
     again = not problem.rows.is_exact or (wide and not solver.whole_hessian)
-    unfinished = ~ends.limited & (ends.stuck | (ends.point.gradient_norm > tol))
+    unfinished = ~ends.limited & (ends.stuck | (ends.point.gradient_norm > tol)) & (ends.point.value >= floor)
     if again and unfinished.any():
         index = torch.nonzero(unfinished).flatten()
         exact = problem.exact().of_models(index)

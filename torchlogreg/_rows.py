@@ -24,7 +24,6 @@ LOGIT = 4
 divisor = ContextVar("divisor", default=1)  # of the sizes of blocks, where memory is short
 ALL, MOST = slice(None), 0.9  # of the models
 GATHERED = 1024  # rows gathered at a time
-PIECE = 2**16  # numbers of X that stay in cache through several steps
 COLUMN_PRODUCTS = 2**23  # numbers in twice the products of pairs of columns, up to which they may be kept
 FEWEST_BLOCKS, PRODUCTS = 4, 2**23  # blocks, or products of sums over the rows, that are worth a thread
 PARTIAL_SUMS = 2**22  # numbers that such sums may take in all threads together
@@ -202,16 +201,15 @@ class Rows:
 
     def second_moments(self):
         """Of each column, (d,), weighted; where models have weights of their own, by the largest of a row's."""
-        rows = self._with_largest_weights()
 
         def moments(part):
-            return sum(block.gram_diagonal(block.columns) for block in part.blocks())
+            return sum(block.gram_diagonal(block.columns.amax(dim=1, keepdim=True)) for block in part.blocks())
 
-        return sum(in_threads(moments, rows.parts(n_readers())))[0]
+        return sum(in_threads(moments, self.parts(n_readers())))[0]
 
     def norms(self, moments):
         """Sums of the squares in each row, those of a column over its second moment: (d,) -> (n,)."""
-        scale = 1.0 / moments.clamp(min=torch.finfo(moments.dtype).tiny)
+        scale = torch.where(moments > 0, 1.0 / moments.clamp(min=torch.finfo(moments.dtype).tiny), 0.0)
 
         def norms(part):
             return torch.cat([block.squared_norms(scale) for block in part.blocks()])
@@ -232,12 +230,8 @@ class Rows:
         best = None
         for row in self.X[[0, len(self.X) // 2]]:  # hardly both are among the few in a column where these are few
             off = sum(w @ (x != row).to(w) for x, w in zip(self.X.split(1024), weights.split(1024, dim=1), strict=True))
-            best = off if best is None else torch.minimum(best, off)
+            best = off if best is None else torch.where(off[0] < best[0], off, best)
         return best
-
-    def _with_largest_weights(self):
-        weight = self.columns.amax(dim=1, keepdim=True)
-        return type(self)(self.X, self.y, weight, intercept=self.intercept, products=self.products)
 
     def chunks(self, size=1):  # noqa: ARG002 - one chunk is all rows
         """The rows as they are at hand, which is at once."""

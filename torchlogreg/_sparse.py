@@ -280,8 +280,8 @@ class SparseRows(Rows):
 
     def _off_the_bulk(self, weights):
         csr = self.X.csr
-        row = np.repeat(np.arange(len(self.X)), np.diff(csr.indptr))
-        off = [np.bincount(csr.indices, w[row], minlength=self.n_features) for w in weights.double().numpy()]
+        stored = weights.double().numpy()[:, np.repeat(np.arange(len(self.X)), np.diff(csr.indptr))] * (csr.data != 0)
+        off = [np.bincount(csr.indices, w, minlength=self.n_features) for w in stored]
         return torch.from_numpy(np.stack(off))
 
     def squared_norms(self, scale):

@@ -101,9 +101,9 @@ def attempt(evaluate, problem, stand, refusals):
     rounding = torch.finfo(problem.rows.products.dtype).eps
     noise = LEVEL * rounding * point.value.clamp(min=1.0)
     if not problem.rows.is_exact:
-        # Rows that are predicted well have small errors, and the sum over the rows, in float64, averages them: on MNIST
-        # it has at most two units in its last place, with values from 2 down to 0.005.
-        noise = LEVEL_OF_PRODUCTS * rounding * point.value
+        # The sum over the rows, in float64, averages the errors, which are small where rows are predicted well: on
+        # MNIST at most two units in the last place of values from 2 down to 0.005.
+        noise = rounding * torch.minimum(LEVEL_OF_PRODUCTS * point.value, point.value.clamp(min=1.0))
     accepted = trial.value <= point.value + ARMIJO * change
     level = (trial.value - point.value).abs() <= noise
     exhausted = torch.zeros_like(accepted)

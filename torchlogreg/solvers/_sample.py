@@ -32,11 +32,11 @@ def draw(problem, size, generator, *, evenly=False):
 
 
 def draw_where_curved(problem, W, size, generator):
-    """The problem on about `size` rows, the likelier the more they curve the objective at W; on all if no more.
+    """The problem on `size` rows, the likelier the more they curve the objective at W; on all if there are no more.
 
-    Where most rows are classified beyond doubt, few have nearly all of the curvature.
+    Where most rows are classified beyond doubt, few have nearly all of the curvature. At zero all are alike.
     """
-    if problem.rows.in_memory and size < problem.rows.shape[0]:
+    if problem.rows.in_memory and size < problem.rows.shape[0] and W.any():
         sample = _drawn_by_leverage(problem, problem.leverages(W), size, generator)
         if sample is not None:
             return sample
@@ -51,16 +51,20 @@ def _misleads(sample, problem):
         return False
     l2 = problem.penalty.l2[..., 0].amin(dim=0)  # (d,)
     moments = problem.second_moments()
-    # A column that is constant in all rows is so in every sample; one that is only in the sample has other moments.
-    constant = (support == 0) & ((sample.rows.second_moments() - moments).abs() <= ALIKE * moments)
+    # A column that is constant in all rows has the same mean square in every sample.
+    here, everywhere = _mean_squares(sample.rows, sample.rows.second_moments()), _mean_squares(problem.rows, moments)
+    constant = (support == 0) & ((here - everywhere).abs() <= ALIKE * everywhere)
     return bool((rests_on_few & ~constant & (problem.loss.smoothness * moments > MATTERS * l2)).any())
 
 
-def _drawn_by_leverage(problem, leverages, size, generator):
-    """The problem on about `size` rows that are drawn half evenly and half by leverage (n,), without replacement.
+def _mean_squares(rows, moments):
+    return moments / float(rows.columns.amax(dim=1).sum())
 
-    Each is in with a probability of its own, and weighs the more the smaller that is. Leverage scores (Drineas et al.
-    2012, jmlr.org/papers/v13/drineas12a.html) are as if no two columns were correlated.
+
+def _drawn_by_leverage(problem, leverages, size, generator):
+    """The problem on `size` rows, drawn half evenly and half by leverage (n,), with weights that make up for it.
+
+    Leverage scores (Drineas et al. 2012, jmlr.org/papers/v13/drineas12a.html) as if no two columns were correlated.
     None if the squares of the numbers overflow, or vanish.
     """
     total = float(leverages.sum())
