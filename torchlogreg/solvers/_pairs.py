@@ -4,6 +4,8 @@ from copy import copy
 
 import torch
 
+LARGE = 2**12  # numbers in a matrix
+
 
 class Pairs:
     """The last steps s and changes y of the gradient, and the inverse Hessian's estimate that they make of a metric.
@@ -55,7 +57,7 @@ class Pairs:
         self.steps[:, k] = used * s.flatten(1)
         self.changes[:, k] = used * y.flatten(1)
         steps = self.steps[:, : len(self.order)]
-        self.products[:, : len(self.order), k] = (steps @ self.changes[:, k, :, None])[..., 0]
+        self.products[:, : len(self.order), k] = _times(steps, self.changes[:, k])
         self.products[:, k, k] += 1.0 - used[:, 0]
 
     def _grow(self):
@@ -76,10 +78,21 @@ class Pairs:
         order = torch.tensor(self.order, device=steps.device)
         slots = order.argsort()
         upper = self.products[:, order][:, :, order]
-        g = gradient.flatten(1)[..., None]  # (B, N, 1)
-        alpha = torch.linalg.solve_triangular(upper, (steps @ g)[:, order], upper=True)
-        r = scale * metric.solve((g - changes.mT @ alpha[:, slots]).view(gradient.shape))
-        r = r.flatten(1)[..., None]
-        right = upper.diagonal(dim1=1, dim2=2)[..., None] * alpha - (changes @ r)[:, order]
+        g = gradient.flatten(1)  # (B, N)
+        alpha = torch.linalg.solve_triangular(upper, _times(steps, g)[:, order, None], upper=True)
+        r = scale * metric.solve((g - _times(changes.mT, alpha[:, slots, 0])).view(gradient.shape))
+        r = r.flatten(1)
+        right = upper.diagonal(dim1=1, dim2=2)[..., None] * alpha - _times(changes, r)[:, order, None]
         c = torch.linalg.solve_triangular(upper.mT, right, upper=False)
-        return (r + steps.mT @ c[:, slots]).view(gradient.shape)
+        return (r + _times(steps.mT, c[:, slots, 0])).view(gradient.shape)
+
+
+def _times(matrices, vectors):
+    """Matrix times vector for each of B models: (B, k, N), (B, N) -> (B, k).
+
+    On a CPU large ones are multiplied one by one: four to ten times as fast as torch's batched product, which knows no
+    vectors.
+    """
+    if matrices.device.type != "cpu" or matrices[0].numel() < LARGE:
+        return (matrices @ vectors[..., None])[..., 0]
+    return torch.stack([matrix @ vector for matrix, vector in zip(matrices, vectors, strict=True)])
