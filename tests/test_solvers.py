@@ -399,6 +399,17 @@ def test_hard_data_takes_few_reads(name):
     assert model.n_passes_ <= 20
 
 
+def test_small_values_of_float32_products_are_told_apart():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((20_000, 30)).astype(np.float32)
+    logits = 60.0 * X @ rng.standard_normal((30, 2))  # hardly any row is in doubt
+    y = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
+    narrow, wide = (TorchLogisticRegression(solver="lbfgs", C=1e4).fit(x, y) for x in (X, X.astype(np.float64)))
+    assert wide.objective_ < 0.003
+    assert narrow.converged_
+    assert narrow.n_passes_ <= wide.n_passes_ + 2  # none was lost to being stuck
+
+
 @pytest.mark.parametrize("n_classes", [2, 4])
 def test_a_sample_of_rows_is_the_same_in_every_fit(n_classes):
     rng = np.random.default_rng(0)

@@ -74,7 +74,7 @@ class Grid:
         self.start = torch.zeros(len(self.l2), d, loss.n_logits, dtype=home.dtype, device=home.device)
         self.paths = self._paths()
         self.before = torch.full_like(candidates.column, -1)  # (Q,) the candidate before on the path; -1 for the first
-        # (Q,) the objective below which a candidate on a fold starts from the one before.
+        # (Q,) the objective on all rows below which the folds start a candidate from the one before.
         self.hard = torch.full_like(self.l2[:, 0, 0], -math.inf)
         if self.paths:
             easy = HARD * self._without_features()
