@@ -4,7 +4,7 @@ import torch
 
 
 def scaled_cholesky(matrix):
-    """`scale` (..., m) and lower `factor` (..., m, m) with factor factor' = scale matrix scale, nearly.
+    """`scale` (..., m), lower `factor` (..., m, m) and `shift` (..., 1): factor factor' = scale matrix scale + shift.
 
     The scaling to a unit diagonal makes the factor indifferent to the units of the rows. The diagonal is then raised
     by a few rounding errors, which changes nothing where the matrix is regular and keeps solutions short where it is
@@ -19,7 +19,22 @@ def scaled_cholesky(matrix):
         raised = correlation + torch.diag_embed(shift.expand_as(diagonal))
         factor, info = torch.linalg.cholesky_ex(raised)
         if not info.any():
-            return scale, factor
-        if shift.max() > 1:
-            return scale, torch.diag_embed(torch.ones_like(diagonal))  # rounding left nothing but the scale
+            return scale, factor, shift
+        if shift.max() > 1:  # rounding left nothing but the scale
+            return scale, torch.diag_embed(torch.ones_like(diagonal)), torch.ones_like(shift)
         shift = torch.where(info[..., None] > 0, 10 * shift, shift)
+
+
+def root_cholesky(root):
+    """The same for a matrix root' root, from its triangular root (m, m), which has twice as many digits of it.
+
+    What is singular even so, columns that depend on one another to the last digit, is raised as above.
+    """
+    m = root.shape[-1]
+    norms = torch.linalg.vector_norm(root, dim=0)
+    scale = torch.where(norms > 0, 1.0 / norms.clamp(min=torch.finfo(norms.dtype).tiny), 1.0)
+    eps = torch.finfo(norms.dtype).eps
+    _, singular, V = torch.linalg.svd(root * scale)
+    raised = torch.where(singular > 8 * m * eps, singular.square(), singular.square() + 16 * m * eps)
+    factor = torch.linalg.qr(raised.sqrt()[:, None] * V, mode="r").R.mT
+    return scale, factor, torch.zeros_like(scale[:1])

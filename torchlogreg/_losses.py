@@ -40,6 +40,10 @@ class Loss(ABC):
     def curvature(self, eta):
         """The second derivative in the logits, diag(a) - b b', as a (n, B, K) and b (n, B, K) or None; a >= 0."""
 
+    @abstractmethod
+    def curvature_root(self, eta):
+        """A root of the second derivative in the logits, r r', as r (n, B, K, M), without cancellation."""
+
     def own_curvature(self, eta):
         """The second derivative by each logit alone, (n, B, K)."""
         a, b = self.curvature(eta)
@@ -121,6 +125,10 @@ class Binomial(Loss):
         e = torch.exp(-eta.abs())
         return e / (1.0 + e) ** 2, None
 
+    def curvature_root(self, eta):
+        e = torch.exp(-0.5 * eta.abs())
+        return (e / (1.0 + e * e))[..., None]
+
     def small(self, eta, y, k, l):  # noqa: ARG002 - there is one logit
         margin = y * eta[:, 0]
         e = np.exp(-np.abs(margin))
@@ -166,6 +174,14 @@ class Multinomial(Loss):
     def curvature(self, eta):
         proba = torch.softmax(eta.permute(1, 2, 0), dim=1).permute(2, 0, 1)  # class-major, as above
         return proba, proba
+
+    def curvature_root(self, eta):
+        # sum_m p_m (e_m - p) (e_m - p)'; the probability of the other classes is not 1 - p where p is nearly 1.
+        proba = torch.softmax(eta, dim=-1)
+        others = 1.0 - torch.eye(self.n_logits, dtype=eta.dtype, device=eta.device)
+        root = -proba[..., None].expand(*proba.shape, self.n_logits).clone()
+        root.diagonal(dim1=-2, dim2=-1).copy_(proba @ others)
+        return root * proba.sqrt()[..., None, :]
 
     def small(self, eta, y, k, l):
         rows = np.arange(len(y))

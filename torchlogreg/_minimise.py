@@ -19,6 +19,11 @@ from torchlogreg._problem import Point
 from torchlogreg._watch import Watch
 from torchlogreg._wide import Rotated, is_wide
 
+# Of the objective at zero: what is below fell so far that curvature seen on the way says little of that at the end, and
+# estimates of the gap are believed only where a bound or the whole Hessian confirms them.
+DOUBT = 0.02
+HESSIANS = 2**25  # numbers in the Hessians of models that are finished together
+
 
 class Step(NamedTuple):
     """Where a solver stands after an iteration."""
@@ -28,6 +33,7 @@ class Step(NamedTuple):
     score: float | None = None  # accuracy on the rows to validate on, if they may end the fit
     settled: bool = False  # whether a schedule of the solver's own has come to its end
     stuck: torch.Tensor | None = None  # (B,) models that no step helps at this precision
+    blind: torch.Tensor | None = None  # (B,) models whose gap holds more than their preconditioner can see
     state: Callable[[], dict] | None = None  # what the next iteration goes on from, to be asked for before it begins
 
 
@@ -87,13 +93,18 @@ class Rules(NamedTuple):
     """When a fit is done: by the solver's rule, or by that of the rows to validate on."""
 
     own: Callable
-    validation: NoImprovement | None
+    validation: NoImprovement | None = None
+    blind_ends: bool = False  # whether another solver goes on where one is blind
 
     def met(self, step):
         """Which rule a Step meets, as `_Run.ended` has it, if any."""
         # The second one counts iterations, so it is asked in any case.
         validated = self.validation is not None and self.validation(step)
-        return "converged" if self.own(step) else "validation" if validated else None
+        if self.own(step):
+            return "converged"
+        if self.blind_ends and step.blind is not None and bool(step.blind.any()):
+            return "blind"
+        return "validation" if validated else None
 
     @property
     def counting(self):
@@ -103,7 +114,8 @@ class Rules(NamedTuple):
 
 class _Run(NamedTuple):
     point: Point
-    ended: str  # "converged", "validation", "limit", "callback", "precision" (no step helps) or "overflow"
+    # "converged", "validation", "limit", "callback", "precision" (no step helps), "blind" (see `Step`) or "overflow"
+    ended: str
 
 
 def minimise(problem, solver, W, *, tol, max_iter, store=None, watch=None, patience=None):
@@ -114,23 +126,30 @@ def minimise(problem, solver, W, *, tol, max_iter, store=None, watch=None, patie
     With a `patience` the rows that it validates on may end the fit, too, and the best iterate on them is the result.
     """
     watch = watch or Watch(problem, solver)
-    rules = Rules(solver.stopping(tol), patience and NoImprovement(tol, patience, validated=True))
-    run, state, finishing = None, None, False
+    finisher = solver.finisher(problem)
+    rules = Rules(
+        solver.stopping(tol), patience and NoImprovement(tol, patience, validated=True), blind_ends=finisher is not None
+    )
+    run, state, stage = None, None, "first"
     if saved := watch.resume():
-        state, finishing, states = saved
+        state, stage, states = saved
         for rule, state_of_rule in zip(rules.counting, states, strict=True):
             rule.state = state_of_rule
     wide = is_wide(problem.rows) and not solver.stochastic
-    if not finishing:
-        draw = _draw_rotated if wide else _draw
+    draw = _draw_rotated if wide else _draw
+    if stage == "first":
         run = draw(problem, solver, W, rules, max_iter, watch, state)
         point, state = _stored(problem, run, store), None
     again = not problem.rows.is_exact or (wide and not solver.whole_hessian)
-    if run is None or (again and not solver.stochastic and _is_unfinished(run, point, tol)):
+    if stage == "exact" or (run and again and not solver.stochastic and _is_unfinished(run, point, tol)):
         # float32 products certify a float32 gradient, and inner products of rows hold little of what is small beside a
         # common offset. Where that is not enough, float64 products of the rows themselves finish the work.
         start = W if run is None else run.point.W
-        run = _draw(problem.exact(), solver, start, rules, max_iter, watch, state, finishing=True)
+        run = _draw(problem.exact(), solver, start, rules, max_iter, watch, state, stage="exact")
+        point, state = _stored(problem, run, store), None
+    if stage == "last" or (finisher and _is_in_doubt(problem, run, tol)):
+        start, rules = W if run is None else run.point.W, rules._replace(own=finisher.stopping(tol), blind_ends=False)
+        run = draw(problem.exact(), finisher, start, rules, max_iter, watch, state, stage="last")
         point = _stored(problem, run, store)
     n_iter = len(watch.values)
     if run.ended == "overflow" or not bool(torch.isfinite(point.value).all()):
@@ -150,7 +169,7 @@ def minimise(problem, solver, W, *, tol, max_iter, store=None, watch=None, patie
         )
     if watch.best is not None:
         point = _stored(problem, run._replace(point=Point(watch.best.W, None, None)), store)
-    certified = float(point.gradient_norm.max()) <= tol
+    certified = float(point.gradient_norm.max()) <= tol and not bool(_spoilt(run.point, point, tol).any())
     converged = not remedy and (certified or (solver.stochastic and run.ended in ("converged", "validation")))
     return Result(point, n_iter, converged, np.array(watch.values).reshape(n_iter, len(W)))
 
@@ -158,6 +177,28 @@ def minimise(problem, solver, W, *, tol, max_iter, store=None, watch=None, patie
 def _is_unfinished(run, point, tol):
     """Whether exact products would help: no step did with those of X, or the gradient is larger than it seemed."""
     return run.ended == "precision" or (run.ended == "converged" and float(point.gradient_norm.max()) > tol)
+
+
+def _is_in_doubt(problem, run, tol):
+    """Whether a fit that seems done may be far from it, and no bound says otherwise."""
+    if run.ended != "converged":
+        return run.ended == "blind"
+    point = run.point
+    if not bool((point.value < DOUBT * problem.loss.at_zero).any()):
+        return False
+    if point.eta is None:
+        point = problem.exact().smooth(point.W)
+    return not bool((problem.optimality_bound(point) <= tol * point.value).all())
+
+
+def _spoilt(before, point, tol):
+    """Which models rounding has raised the objective by more than tol, (B,).
+
+    As it is convex, it rose at most by what its gradient here, times the change of the coefficients, says.
+    """
+    if point.W is before.W:
+        return torch.zeros_like(point.value, dtype=torch.bool)
+    return (point.W - before.W.to(point.W)).mul(point.gradient).sum(dim=(1, 2)) > tol * point.value
 
 
 class Results(NamedTuple):
@@ -178,13 +219,17 @@ def minimise_all(problem, solver, W, *, tol, max_iter, store=None, left=None, fl
     stop, left = solver.stopping(tol), left or _ignore
     floor = torch.full_like(W[:, 0, 0], -math.inf) if floor is None else floor
     wide = is_wide(problem.rows)
+    finisher = solver.finisher(problem)
+    inside, start = problem, W
     if wide:
         rotated = Rotated(problem)
-        ends = _draw_all(rotated.problem, solver, rotated.enter(W), stop, max_iter, left, floor)
+        inside, start = rotated.problem, rotated.enter(W)
+    ends = _draw_all(inside, solver, start, stop, max_iter, left, floor, blind_ends=finisher is not None)
+    if finisher is not None:
+        ends = _finish_all(inside.exact(), finisher, ends, tol, max_iter, floor)
+    if wide:
         ends = ends._replace(point=rotated.leave(ends.point.W))
-    else:
-        ends = _draw_all(problem, solver, W, stop, max_iter, left, floor)
-    ends = ends._replace(point=_stored_all(problem, ends.point, store))
+    before, ends = ends.point, ends._replace(point=_stored_all(problem, ends.point, store))
     again = not problem.rows.is_exact or (wide and not solver.whole_hessian)
     unfinished = ~ends.limited & (ends.stuck | (ends.point.gradient_norm > tol)) & (ends.point.value >= floor)
     if again and unfinished.any():
@@ -192,12 +237,13 @@ def minimise_all(problem, solver, W, *, tol, max_iter, store=None, left=None, fl
         exact = problem.exact().of_models(index)
         limit = max_iter - ends.n_iter[index]
         more = _draw_all(exact, solver.of_models(index), ends.point.W[index], stop, limit, _ignore, floor[index])
+        _put(before.W, index, more.point.W)
         more = more._replace(point=_stored_all(exact, more.point, store), n_iter=ends.n_iter[index] + more.n_iter)
         ends = _Ends(*(_put(old, index, new) for old, new in zip(ends, more, strict=True)))
     point = ends.point
     if not bool(torch.isfinite(point.value).all()):
         raise ValueError(f"The objective overflowed with solver={solver.name!r}. Standardise X, or use larger Cs.")
-    converged = (point.gradient_norm <= tol) & ~ends.limited & ~ends.stuck
+    converged = (point.gradient_norm <= tol) & ~ends.limited & ~ends.stuck & ~_spoilt(before, point, tol)
     for b in torch.nonzero(~problem.penalty.l2.expand(len(W), -1, -1).any(dim=1).flatten()).flatten():
         converged[b] &= not problem.of_models(b[None]).separates(point.W[b : b + 1])
     return Results(point.W, ends.n_iter, point.value, point.gradient_norm, converged)
@@ -214,16 +260,16 @@ class _Ends(NamedTuple):
     n_iter: torch.Tensor  # (B,)
     limited: torch.Tensor  # (B,) whether by max_iter
     stuck: torch.Tensor  # (B,) whether because no step helps
+    blind: torch.Tensor  # (B,) see `Step`
 
 
-def _draw_all(problem, solver, W, stop, max_iter, left, floor):
+def _draw_all(problem, solver, W, stop, max_iter, left, floor, *, blind_ends=False):
     """Iterate until every model has left the batch; max_iter is a number or (B,), floor (B,)."""
     B, home = len(W), problem.rows.home
     ends = _Ends(
         Point(W.clone(), W.new_empty(B), torch.empty_like(W)),
         torch.zeros(B, dtype=torch.long, device=home.device),
-        torch.zeros(B, dtype=torch.bool, device=home.device),
-        torch.zeros(B, dtype=torch.bool, device=home.device),
+        *(torch.zeros(B, dtype=torch.bool, device=home.device) for _ in range(3)),
     )
     limit = torch.as_tensor(max_iter, device=home.device).expand(B)
     active = torch.arange(B, device=home.device)
@@ -233,11 +279,13 @@ def _draw_all(problem, solver, W, stop, max_iter, left, floor):
         stuck = torch.zeros_like(ends.stuck[active]) if step.stuck is None else step.stuck
         done = stop.each(step) | (step.point.value < floor[active])
         limited = ~done & (n_iter >= limit[active])
-        leaving = done | stuck | limited | ~torch.isfinite(step.point.value)
+        blind = step.blind & ~done if blind_ends and step.blind is not None else torch.zeros_like(done)
+        leaving = done | stuck | limited | blind | ~torch.isfinite(step.point.value)
         if leaving.any():
             out = active[leaving]
             _put(ends.point, out, Point(*(t[leaving] for t in step.point[:3])))
             ends.n_iter[out], ends.limited[out], ends.stuck[out] = n_iter, limited[leaving], (stuck & ~done)[leaving]
+            ends.blind[out] = blind[leaving]
             left(len(out))
             active = active[~leaving]
             if not len(active):
@@ -257,6 +305,26 @@ def _draw_all(problem, solver, W, stop, max_iter, left, floor):
         n_iter += 1
 
 
+def _finish_all(problem, solver, ends, tol, max_iter, floor):
+    """The ends of models of which it is not certain that they are done, after more iterations by another solver."""
+    done = ~ends.limited & ~ends.stuck & (ends.point.value >= floor)
+    doubtful = torch.nonzero(done & (ends.blind | (ends.point.value < DOUBT * problem.loss.at_zero))).flatten()
+    if not len(doubtful):
+        return ends
+    some = problem.of_models(doubtful)
+    point = some.smooth(ends.point.W[doubtful])
+    certain = (some.optimality_bound(point) <= tol * point.value) & (point.gradient_norm <= tol)
+    doubtful = doubtful[~certain]
+    n_together = max(1, HESSIANS // ends.point.W[0].numel() ** 2)
+    for index in doubtful.split(n_together) if len(doubtful) else ():
+        limit = max_iter - ends.n_iter[index]
+        W, stop = ends.point.W[index], solver.stopping(tol)
+        more = _draw_all(problem.of_models(index), solver, W, stop, limit, _ignore, floor[index])
+        more = more._replace(n_iter=ends.n_iter[index] + more.n_iter)
+        ends = _Ends(*(_put(old, index, new) for old, new in zip(ends, more, strict=True)))
+    return ends
+
+
 def _put(old, index, new):
     """`old` with `new` written to the models at `index`: tensors (B, ...), or points of them."""
     if isinstance(old, Point):
@@ -272,15 +340,16 @@ def _stored_all(problem, point, store):
     return problem.exact().smooth(point.W if store is None else store(point.W))
 
 
-def _draw_rotated(problem, solver, W, rules, max_iter, watch, state):
+def _draw_rotated(problem, solver, W, rules, max_iter, watch, state, stage="first"):
     """`_draw` in the span of the rows; the point that it ends at is back among the features."""
     rotated = Rotated(problem)
     start = rotated.enter(W)
-    run = _draw(rotated.problem, solver, start, rules, max_iter, watch, state, lambda U: rotated.leave(U).W)
+    leave = lambda U: rotated.leave(U).W  # noqa: E731
+    run = _draw(rotated.problem, solver, start, rules, max_iter, watch, state, leave, stage=stage)
     return run._replace(point=rotated.leave(run.point.W))
 
 
-def _draw(problem, solver, W, rules, max_iter, watch, state, coefficients=lambda W: W, *, finishing=False):
+def _draw(problem, solver, W, rules, max_iter, watch, state, coefficients=lambda W: W, *, stage="first"):
     """Iterate until something ends it; `coefficients` turns the iterates' W into that of the features."""
     iterates = solver.iterates(problem, W, state)
     step = next(iterates)
@@ -289,7 +358,7 @@ def _draw(problem, solver, W, rules, max_iter, watch, state, coefficients=lambda
             return _Run(step.point, met)
         if len(watch.values) >= max_iter:
             return _Run(step.point, "limit")
-        watch.begin(step.state and partial(_state, step, finishing, rules))
+        watch.begin(step.state and partial(_state, step, stage, rules))
         following = next(iterates, None)
         step = following or step
         score, asked = watch.end(problem, step.point, coefficients)
@@ -303,9 +372,9 @@ def _draw(problem, solver, W, rules, max_iter, watch, state, coefficients=lambda
             step = step._replace(score=score)
 
 
-def _state(step, finishing, rules):
+def _state(step, stage, rules):
     """Where a fit stands, as `minimise` goes on from it."""
-    return step.state(), finishing, [rule.state for rule in rules.counting]
+    return step.state(), stage, [rule.state for rule in rules.counting]
 
 
 def _stored(problem, run, store):

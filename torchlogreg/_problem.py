@@ -23,6 +23,7 @@ from torchlogreg._threads import in_threads, n_readers
 LOGITS_SHARE, LOGITS_BYTES = 1 / 8, 2**23
 HESSIANS_SHARE = 0.1  # of the numbers of X that the Hessians of all parts of the rows may hold
 BEST = 1e-10  # gradient at intercepts that count as best: they are then within its square of the least value
+ROOT_ROWS = 512  # rows whose derivatives are written out together
 CHEAP_READ, DEAR_READ = 2**18, 20  # numbers of X, or reads before it, that make another read cheap
 
 
@@ -113,6 +114,27 @@ class Problem:
         """
         data = self._data_hessian(self.rows.of_models(index), eta[:, index])
         return self._completed(data[kind], eta.shape[2])
+
+    def root(self, W):
+        """A triangular R (K d, K d) with R' R the Hessian of one model at W (1, d, K), classes outermost; one read.
+
+        It has twice as many digits of the Hessian as sums of products have. Triangles of blocks of rows are stacked
+        (TSQR, Demmel et al. 2012, doi:10.1137/080731992).
+        """
+        _, d, n_logits = W.shape
+        l2 = self.penalty.l2[0, :, 0]
+        R = torch.diag(l2.repeat(n_logits).sqrt())
+        for block in self.exact()._blocks():
+            factor = self.rows.bring_home(self.loss.curvature_root(block.predict(W))[:, 0])  # (m, K, M)
+            factor = factor * self.rows.bring_home(block.weight[:, :1]).sqrt()[..., None]
+            X = block.features()
+            for rows, f in zip(X.split(ROOT_ROWS), factor.split(ROOT_ROWS), strict=True):
+                J = torch.einsum("nkm,nj->nmkj", f, rows).reshape(-1, n_logits * d)
+                R = torch.linalg.qr(torch.cat([R, J]), mode="r").R
+        if n_logits > 1:  # see `_pin`
+            lift = R.square().sum(dim=0).view(n_logits, d).mean(dim=0).sqrt() * (l2 == 0)
+            R = torch.linalg.qr(torch.cat([R, torch.diag(lift).repeat(1, n_logits)]), mode="r").R
+        return R
 
     def _data_hessian(self, rows, eta):
         """What `rows` add to the Hessian, (B, K d, K d)."""

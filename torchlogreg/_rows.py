@@ -497,6 +497,10 @@ class Rows:
         """X with the intercept's column."""
         return torch.cat([self.X, self.X.new_ones(len(self.X), 1)], dim=1) if self.intercept else self.X
 
+    def features(self):
+        """All columns of X and that of ones, dense and in float64, (n, d)."""
+        return self.bring_home(self._ones_written_out())
+
     def inner_products(self):
         """X X' (n, n) in float64, the intercept left out; one read."""
         n, p = self.X.shape

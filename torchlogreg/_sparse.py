@@ -197,6 +197,9 @@ class SparseRows(Rows):
         out.kept = None if self.kept is None else {}
         return out
 
+    def features(self):
+        return self.dense().features()
+
     def n_head(self, n_logits):
         """As many columns as have their second moments, from twenty rows for each, in the time of some three reads."""
         return int(min(self.n_features, MOST, max(FEWEST, (HEAD * n_logits * self.n_numbers) ** (1 / 3))))

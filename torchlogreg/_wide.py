@@ -36,7 +36,7 @@ class Rotated:
         n, d = rows.shape
         original.passes.n_read += n
         self.products = rows.inner_products()  # (n, n)
-        scale, factor = scaled_cholesky(self.products)
+        scale, factor, _ = scaled_cholesky(self.products)
         self.factor = factor / scale[:, None]
         l2 = original.penalty.l2
         penalty = Ridge(torch.cat([l2[:, :1].expand(-1, n, -1), l2[:, d - rows.intercept :]], dim=1))

@@ -26,6 +26,10 @@ class Solver(ABC):
         """The solver for the models at `index` of the batch alone, wherever they are now."""
         return self
 
+    def finisher(self, problem):  # noqa: ARG002 - most need none
+        """The solver that takes over where this one cannot tell how far it is from the optimum, if there is one."""
+        return None  # noqa: RET501
+
     @abstractmethod
     def stopping(self, tol):
         """The rule that says whether a Step is good enough."""

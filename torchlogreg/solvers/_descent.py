@@ -1,16 +1,21 @@
 """What the second-order solvers share: a Cholesky metric and the test that accepts a step."""
 
+import math
 from typing import NamedTuple
 
 import torch
 
-from torchlogreg._cholesky import scaled_cholesky
+from torchlogreg._cholesky import root_cholesky, scaled_cholesky
 from torchlogreg._problem import Point
 
 ARMIJO = 1e-4  # fraction of the predicted decrease that a step must achieve
-MOST_HALVINGS = 30  # of one step
+MOST_HALVINGS = 150  # of one step: by twice as many, no finite direction is left long
 # Rounding errors by which values may differ and still count as equal, in float64 and with products in float32.
 LEVEL, LEVEL_OF_PRODUCTS = 64, 4
+# Gap above which it does not matter yet what the raised diagonal of a factor hides, and what it may hide in any case.
+SURE, NEGLIGIBLE = 1e-2, 1e-8
+NOTHING = 0.01  # share of the penalty that may be added to a diagonal without a word
+NOISE = 64  # the same for an entry of the gradient, against the root of the Hessian's
 OVERFLOW = "Second moments of X overflow in float64. Standardise X (sklearn.preprocessing.StandardScaler)."
 
 
@@ -19,6 +24,7 @@ class Metric(NamedTuple):
 
     scale: torch.Tensor  # (B, M, m)
     factor: torch.Tensor  # (B, M, m, m)
+    shift: torch.Tensor  # (B, M, 1) what was added to the unit diagonal before factoring
 
     @classmethod
     def of(cls, hessian):
@@ -27,9 +33,30 @@ class Metric(NamedTuple):
             raise ValueError(OVERFLOW)
         return cls(*scaled_cholesky(hessian))
 
+    def with_roots(self, roots, index):
+        """These metrics, those of the models at `index` from triangular roots (K d, K d) of the Hessian; M = 1."""
+        out = Metric(*(t.clone() for t in self))
+        for b, root in zip(index.tolist(), roots, strict=True):
+            for old, new in zip(out, root_cholesky(root), strict=True):
+                old[b, 0] = new
+        return out
+
     def of_models(self, index):
         """The metrics of the models at `index` alone."""
-        return Metric(self.scale[index], self.factor[index])
+        return Metric(self.scale[index], self.factor[index], self.shift[index])
+
+    def raised(self, x, of=None):
+        """E x (B, d, K) for what was added, M = H + E, and the x' E M^-1 E x that rounding of gradients makes, (B,)."""
+        n_models, d, n_logits = x.shape
+        scale, shift = (self.scale, self.shift) if of is None else (self.scale[of], self.shift[of])
+        product = (x.mT.reshape(scale.shape) * shift / scale.square()).reshape(n_models, n_logits, d).mT
+        noise = (NOISE * torch.finfo(scale.dtype).eps) ** 2 / shift.clamp(min=torch.finfo(scale.dtype).tiny)
+        return product, (scale.shape[2] * noise).sum(dim=(1, 2))
+
+    def most_raised(self, of=None):
+        """The most that was added to a diagonal entry of the Hessian, (B,)."""
+        most = (self.shift / self.scale.square()).amax(dim=(1, 2))
+        return most if of is None else most[of]
 
     def solve(self, gradient, of=None):
         """The metrics' inverses times gradient (B, d, K), that of model of[b], or b, for each b."""
@@ -63,6 +90,7 @@ class Stand(NamedTuple):
     direction: torch.Tensor  # (B, d, K)
     stuck: torch.Tensor | None = None  # see `Step`
     refusals: torch.Tensor | None = None  # (B,) how often the step is halved
+    hidden: torch.Tensor | None = None  # (B,) see the function of that name
 
     @property
     def slope(self):
@@ -73,6 +101,30 @@ class Stand(NamedTuple):
     def gap(self):
         """Estimate of (value - optimum) / optimum, (B,): half the squared Newton decrement against the value."""
         return -0.5 * self.slope / self.point.value.clamp(min=torch.finfo(self.point.value.dtype).tiny)
+
+
+def is_blind(gap, hides):
+    """Whether a metric hides more of the gap than it sees, at a point where that matters; arrays or numbers."""
+    return (gap <= SURE) & (hides > gap) & (hides > NEGLIGIBLE)
+
+
+def hidden(problem, metric, point):
+    """What raised diagonals of the metric may hide of the relative gap, (B,); infinite where nothing bounds it.
+
+    With metric M = H + E and x = M^-1 g, half of g' H^-1 g is at most (g' x + x' r + r' H^-1 r) / 2, where r = E x is
+    the part of the gradient that M takes for curved and H need not. H is at least the penalty. Without one, an r that
+    rounding explains means nothing, and any other may hide everything. The intercept's part of r is left out: where
+    it is raised at all, the coefficients that can make up for an intercept have theirs.
+    """
+    p = problem.rows.n_features
+    l2 = problem.penalty.l2[:, :p].expand(len(point.W), -1, -1)
+    if bool((metric.most_raised() <= NOTHING * l2.amin(dim=(1, 2))).all()):
+        return torch.zeros_like(point.value)
+    x = metric.solve(point.gradient)
+    r, rounding = metric.raised(x)
+    weak = torch.where(dot(r, metric.solve(r)) <= rounding, 0.0, math.inf)
+    spread = torch.where((l2 > 0).all(dim=(1, 2)), (r[:, :p].square() / l2).sum(dim=(1, 2)), weak)
+    return 0.5 * (dot(x, r) + spread) / point.value.clamp(min=torch.finfo(point.value.dtype).tiny)
 
 
 class Verdict(NamedTuple):
@@ -114,19 +166,19 @@ def attempt(evaluate, problem, stand, refusals):
     if accepted.all():
         return trial, Verdict(accepted, exhausted, torch.zeros_like(refusals))
     exhausted = exhausted | (~accepted & hopeless(refusals, change, rounding))
-    halved = refusals + _halvings(problem, point, trial, accepted | level, change)
+    halved = refusals + _halvings(problem, point, trial, accepted | level, change, refusals)
     return trial, Verdict(accepted, exhausted, torch.where(accepted, 0.0, halved))
 
 
-def _halvings(problem, point, trial, settled, change):
+def _halvings(problem, point, trial, settled, change, refusals):
     """How often to halve each step that was refused: at least once, and until the logits promise enough decrease."""
     count = torch.ones_like(change)
     if trial.eta is None or point.eta is None:
-        return count
+        return torch.maximum(count, refusals)  # each a pass over X, so a step far too long is soon out of the way
     if settled.any():  # look at the others only
         index = torch.nonzero(~settled).flatten()
         if len(index):
-            some = of_models(index, problem, point, trial, settled, change)
+            some = of_models(index, problem, point, trial, settled, change, refusals)
             count[index] = _halvings(*some)
         return count
     while True:

@@ -28,6 +28,17 @@ class HeadAndTail(NamedTuple):
         lead, diagonal = of_models(index, self.lead, self.diagonal)
         return self._replace(lead=lead, diagonal=diagonal)
 
+    def raised(self, x, of=None):
+        """See `Metric.raised`; of the head alone."""
+        product, rounding = self.lead.raised(x[:, self.columns], of)
+        out = torch.zeros_like(x)
+        out[:, self.columns] = product
+        return out, rounding
+
+    def most_raised(self, of=None):
+        """See `Metric.most_raised`."""
+        return self.lead.most_raised(of)
+
     def solve(self, gradient, of=None):
         """The metrics' inverses times gradient (B, d, K), that of model of[b], or b, for each b."""
         out = gradient / (self.diagonal if of is None else self.diagonal[of])

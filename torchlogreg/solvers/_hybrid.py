@@ -36,11 +36,28 @@ class Hybrid(NamedTuple):
     lead: Metric  # (G models, K blocks coupled in one) of the r leading ones and the intercept
     classes: torch.Tensor  # (G, K, K) eigenvectors
     diagonal: torch.Tensor  # (G, p - r, K)
+    lift: torch.Tensor  # (G, r, 1) what was added to the penalty of the leading ones
 
     def of_models(self, index):
         """The metrics of the models at `index` alone."""
-        lead, classes, diagonal = of_models(index, self.lead, self.classes, self.diagonal)
-        return self._replace(lead=lead, classes=classes, diagonal=diagonal)
+        lead, classes, diagonal, lift = of_models(index, self.lead, self.classes, self.diagonal, self.lift)
+        return self._replace(lead=lead, classes=classes, diagonal=diagonal, lift=lift)
+
+    def raised(self, x, of=None):
+        """See `Metric.raised`; what is raised are the leading eigenvectors, the others have a diagonal."""
+        p, n_rest = len(self.mean), self.diagonal.shape[1]
+        rotated = self.basis.T[n_rest:] @ x[:, :p]  # (B, r, K)
+        at_intercept = x[:, p:] + (self.mean @ x[:, :p])[:, None][:, : x.shape[1] - p]
+        product, rounding = self.lead.raised(torch.cat([rotated, at_intercept], dim=1), of)
+        r = rotated.shape[1]
+        lead = product[:, :r] + (self.lift if of is None else self.lift[of]) * rotated
+        out = self.basis[:, n_rest:] @ lead + self.mean[:, None] * product[:, r:].sum(dim=1, keepdim=True)
+        return torch.cat([out, product[:, r:]], dim=1), rounding
+
+    def most_raised(self, of=None):
+        """See `Metric.most_raised`."""
+        most = self.lead.most_raised() + self.lift.amax(dim=(1, 2))
+        return most if of is None else most[of]
 
     def solve(self, gradient, of=None):
         """The metrics' inverses times gradient (B, d, K), that of model of[b], or b, for each b."""
@@ -103,7 +120,8 @@ def hybrid(sample, W, r, before=None, eta=None):
     inside = Rows(leading.contiguous(), rows.y, rows.columns, intercept=intercept, of=rows.of)
     # What is left of columns that depend on others is rounding, which a factor scaled to a unit diagonal would blow up.
     floor = ROUNDING * float((curvature * leading.square()).sum(dim=0).max())
-    penalty = Ridge(torch.cat([l2[:, :1].expand(-1, r, -1).clamp(min=floor), l2[:, p:]], dim=1))
+    lifted = l2[:, :1].expand(-1, r, -1).clamp(min=floor)
+    penalty = Ridge(torch.cat([lifted, l2[:, p:]], dim=1))
     lead = Metric.of(Problem(inside, loss, penalty, sample.passes).hessian_at(eta, index, kind))
     few, eta = rows.of_models(index), eta[:, index]
     classes = torch.linalg.eigh(rows.bring_home(loss.mean_curvature(eta, few.weight)))[1]  # (A, K, K)
@@ -111,4 +129,4 @@ def hybrid(sample, W, r, before=None, eta=None):
     diagonal = rows.bring_home(rest.T @ along.flatten(1).to(X)).view(p - r, *along.shape[1:]).transpose(0, 1)
     diagonal = diagonal[kind] + l2[:, : p - r]
     smallest = torch.finfo(diagonal.dtype).eps * max(1.0, float(diagonal.max())) if p > r else 0.0
-    return Hybrid(mean, basis, lead, classes[kind], diagonal.clamp(min=smallest))
+    return Hybrid(mean, basis, lead, classes[kind], diagonal.clamp(min=smallest), lifted - l2[:, :1])

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from torchlogreg._problem import Problem
+from torchlogreg._wide import is_wide
 from torchlogreg.solvers import _costs
 from torchlogreg.solvers._descent import Metric, Stand, of_models, per_model
 from torchlogreg.solvers._head import ROWS_PER_COLUMN, HeadAndTail, columns_of_head
@@ -23,6 +24,7 @@ PATIENCE = 0.25  # reads since the last renewal, against the Hessian's cost, bef
 MORE = 4  # sample of models around a centre, against a single one's
 TOGETHER = 0.2  # of its time that the read of a model takes beside another one, whose Hessian takes its own time
 LITTLE = 2.0  # fall of the gap's logarithm in a step of Newton's that is not converging quadratically
+LONG = 50  # reads of a fit that is long
 MOST_READS = 60  # beyond which an estimate of the reads to come is not believed
 CHANGING = "renewal", "gaps", "newton", "gap_before"  # attributes of `Metrics`
 KINDS = Metric, Hybrid, HeadAndTail  # of metrics that a state may hold
@@ -45,6 +47,15 @@ class Centre(NamedTuple):
         return self.problem.of_models(present), total / per_model(of.bincount()), of
 
 
+def is_affordable(rows, n_logits):
+    """Whether the whole Hessian of all rows may be kept, and costs less than a long fit."""
+    n, d = rows.shape
+    filled = max(1.0, rows.n_numbers / n)
+    if is_wide(rows):
+        d, filled = n + 1, math.inf  # the problem that is solved
+    return (n_logits * d) ** 2 <= LARGEST and _costs.hessian(n, n, d, n_logits, filled) <= LONG
+
+
 class Shared(NamedTuple):
     """Metrics that several models share."""
 
@@ -57,6 +68,14 @@ class Shared(NamedTuple):
     def solve(self, gradient):
         """The metrics' inverses times gradient (B, d, K)."""
         return self.metric.solve(gradient, self.of)
+
+    def most_raised(self):
+        """See `Metric.most_raised`."""
+        return self.metric.most_raised(self.of)
+
+    def raised(self, x):
+        """See `Metric.raised`."""
+        return self.metric.raised(x, self.of)
 
 
 def _hessians(sample, W, eta=None):
@@ -107,8 +126,11 @@ class Metrics:
         """Whether it is the whole Hessian of a sample of rows that serves several models."""
         return self.n_logits == 1 and self._pays(self._sample_size())
 
-    def start(self, W):
-        """The first point and the metric there: the centre's, or from samples of the rows if W is zero."""
+    def start(self, W, point=None):
+        """The first point and the metric there: the centre's, or from samples of the rows if W is zero.
+
+        It may have been read before.
+        """
         problem = self.problem
         self.renewal = SOON if 2 * self._hybrid_rows < self.n and not W.any() else LATE
         if self.centre is not None:
@@ -117,7 +139,7 @@ class Metrics:
             return point, self.at(point)
         size = self._sample_size()
         if W.any() or 2 * size > self.n or not self._pays(size):
-            point = problem.smooth(W)
+            point = point or problem.smooth(W)
             return point, self.at(point)
         self.renewal = math.inf
         sample = newton_on_samples(problem, W, size, self.generator)

@@ -93,7 +93,7 @@ def newton_on_samples(problem, W, size, generator) -> Stand:
         sizes.append(sizes[-1] // 4)
     scatter = pool.sampled(slice(sizes[-1])).scatter()
     for m in reversed(sizes):
-        for stand in islice(descend(pool.sampled(slice(m)).shrunk(scatter / m), W), MOST_STEPS):
+        for stand in islice(descend(pool.sampled(slice(m)).shrunk(scatter / m), W, rough=True), MOST_STEPS):
             if bool((stand.gap <= min(0.25, NEAR * n_unknowns / m)).all()):
                 break
         W = stand.point.W + stand.direction

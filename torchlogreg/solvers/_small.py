@@ -6,14 +6,17 @@ On iris, wine and breast_cancer it is four to five times faster: 0.8 ms instead 
 """
 
 from functools import lru_cache, partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy.linalg.lapack import dpotrf, dpotrs
 
+from torchlogreg._cholesky import root_cholesky
 from torchlogreg._minimise import Step
 from torchlogreg._problem import Point
-from torchlogreg.solvers._descent import ARMIJO, LEVEL, OVERFLOW, hopeless
+from torchlogreg.solvers._descent import ARMIJO, LEVEL, NOISE, NOTHING, OVERFLOW, SURE, hopeless, is_blind
+from torchlogreg.solvers._start import nearer
 
 LARGEST = 2**19  # `size` up to which Newton's method runs here
 ROUNDING, TINY = np.finfo(np.float64).eps, np.finfo(np.float64).tiny
@@ -36,16 +39,28 @@ def iterates(problem, W, state=None):
     W, refusals = (W, 0) if state is None else (state["W"], state["refusals"])
     W = W[0].numpy(force=True).astype(np.float64)
     value, gradient, hessian, eta = second_order(W)
+    if not value <= problem.loss.at_zero:
+        yield _step(W, value, gradient, np.inf, eta, refusals)
+        W = nearer(problem, problem.smooth(torch.from_numpy(W[None])))[0].numpy()
+        value, gradient, hessian, eta = second_order(W)
     while True:
-        solve = _cholesky(hessian)
-        direction = -solve(gradient)
+        factor = _cholesky(hessian)
+        direction = -factor.solve(gradient)
         slope = np.vdot(gradient, direction)
-        yield _step(W, value, gradient, slope, eta, refusals)
+        gap, hides = -0.5 * slope / max(value, TINY), 0.0
+        if gap <= SURE:
+            hides = _hidden(problem, factor, direction, value)
+        if is_blind(gap, hides):
+            factor, hides = _root(problem, W), 0.0
+            direction = -factor.solve(gradient)
+            slope = np.vdot(gradient, direction)
+            gap = -0.5 * slope / max(value, TINY)
+        yield _step(W, value, gradient, gap + hides, eta, refusals)
         step = 0.5**refusals
         trial = W + step * direction
         trial_value, trial_gradient, trial_hessian, trial_eta = second_order(trial)
         if abs(trial_value - value) <= LEVEL * ROUNDING * max(value, 1.0):  # see `_descent.attempt`
-            accepted = np.vdot(trial_gradient, solve(trial_gradient)) < np.vdot(gradient, solve(gradient))
+            accepted = np.vdot(trial_gradient, factor.solve(trial_gradient)) < -slope
         else:
             accepted = trial_value <= value + ARMIJO * step * slope
         if accepted:
@@ -57,8 +72,8 @@ def iterates(problem, W, state=None):
             refusals += 1
 
 
-def _step(W, value, gradient, slope, eta, refusals):
-    numbers = torch.from_numpy(np.array([value, -0.5 * slope / max(value, TINY)]))
+def _step(W, value, gradient, gap, eta, refusals):
+    numbers = torch.from_numpy(np.array([value, gap]))
     W, gradient, eta = (torch.from_numpy(array[None]) for array in (W, gradient, eta.T))
     return Step(Point(W, numbers[:1], gradient, eta), numbers[1:], state=partial(dict, W=W, refusals=refusals))
 
@@ -109,7 +124,7 @@ def _layout(n_logits, d):
 
 @np.errstate(over="ignore", invalid="ignore")
 def _cholesky(hessian):
-    """The inverse of the Hessian as a function; see `_descent.Metric.of`."""
+    """The factor of a Hessian; see `_descent.Metric.of`."""
     m = len(hessian)
     diagonal = hessian.diagonal()
     if not np.isfinite(diagonal).all():
@@ -117,17 +132,46 @@ def _cholesky(hessian):
     scale = 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
     correlation = hessian * scale * scale[:, None]
     shift, info = 16 * m * ROUNDING, 1
-    while info:
-        if not shift <= 1:
-            factor = np.eye(m)  # rounding left nothing but the scale
-            break
+    while True:
         raised = correlation.copy()
         raised.ravel()[:: m + 1] += shift
         factor, info = dpotrf(raised, lower=1, overwrite_a=1)
+        if not info:
+            return _Factor(scale, factor, shift)
         shift *= 10
+        if not shift <= 1:
+            return _Factor(scale, np.eye(m), 1.0)  # rounding left nothing but the scale
 
-    def solve(gradient):
-        solution, _ = dpotrs(factor, scale * gradient.T.ravel(), lower=1)
-        return (scale * solution).reshape(gradient.T.shape).T
 
-    return solve
+class _Factor(NamedTuple):
+    """See `_descent.Metric`."""
+
+    scale: np.ndarray  # (K d,)
+    factor: np.ndarray  # (K d, K d)
+    shift: float
+
+    def solve(self, gradient):
+        """The inverse times gradient (d, K)."""
+        solution, _ = dpotrs(self.factor, self.scale * gradient.T.ravel(), lower=1)
+        return (self.scale * solution).reshape(gradient.T.shape).T
+
+
+def _root(problem, W):
+    """The factor of twice the digits at W (d, K)."""
+    scale, factor, _ = root_cholesky(problem.root(torch.from_numpy(W[None])))
+    return _Factor(scale.numpy(), np.asfortranarray(factor.numpy()), 0.0)
+
+
+def _hidden(problem, factor, x, value):
+    """`_descent.hidden` where x is the inverse of the factored matrix times the gradient."""
+    p = problem.rows.n_features
+    l2 = problem.penalty.l2[0, :p].numpy()
+    if factor.shift <= NOTHING * l2.min() * factor.scale.min() ** 2:
+        return 0.0
+    r = (factor.shift * x.T.ravel() / factor.scale**2).reshape(x.T.shape).T
+    if (l2 > 0).all():
+        spread = (r[:p] ** 2 / l2).sum()
+    else:
+        rounding = len(factor.scale) * (NOISE * ROUNDING) ** 2 / factor.shift
+        spread = 0.0 if np.vdot(r, factor.solve(r)) <= rounding else np.inf
+    return 0.5 * (abs(np.vdot(x, r)) + spread) / max(value, TINY)

@@ -7,9 +7,11 @@ import torch
 
 from torchlogreg._minimise import Optimality, Step
 from torchlogreg.solvers._base import Solver
-from torchlogreg.solvers._descent import Stand, attempt, dot, keep, of_models
-from torchlogreg.solvers._metrics import Centre, Metrics
+from torchlogreg.solvers._descent import SURE, Stand, attempt, dot, hidden, is_blind, keep, of_models
+from torchlogreg.solvers._metrics import Centre, Metrics, is_affordable
 from torchlogreg.solvers._pairs import Pairs
+from torchlogreg.solvers._start import is_far, nearer
+from torchlogreg.solvers.newton import NewtonCholesky
 
 SMALL_MEMORY = 2**25  # bytes that pairs may take however small X is
 
@@ -33,6 +35,9 @@ class LBFGS(Solver):
     def stopping(self, tol):
         return Optimality(tol, gap=tol**1.5)  # the metric is an approximation, its decrement optimistic
 
+    def finisher(self, problem):
+        return NewtonCholesky() if is_affordable(problem.rows, problem.loss.n_logits) else None
+
     def of_models(self, index):
         if self.centre is None:
             return self
@@ -42,7 +47,12 @@ class LBFGS(Solver):
         metrics = Metrics(problem, W.shape[2], self.seed, self.centre)
         pairs = Pairs(*W.flatten(1).shape, self._affordable_pairs(problem, W), problem.rows.home)
         if state is None:
-            point, metric = metrics.start(W)
+            point = problem.smooth(W) if W.any() and self.centre is None else None
+            if point is not None and is_far(problem, point).any():
+                if len(W) == 1:  # the first iteration
+                    yield Step(point, torch.full_like(point.value, torch.inf))
+                W, point = nearer(problem, point), None
+            point, metric = metrics.start(W, point)
             gamma = torch.ones_like(point.value)
             refusals = torch.zeros_like(point.value)
             restarted = torch.zeros_like(point.value, dtype=torch.bool)
@@ -54,7 +64,10 @@ class LBFGS(Solver):
             direction = -problem.centred(pairs.solve(point.gradient, gamma, metric))
             stand = Stand(point, metric, direction)
             own = partial(_state, point, metric, gamma, refusals, restarted, iteration, stuck, metrics, pairs)
-            remaining = yield Step(point, stand.gap, stuck=stuck, state=own)
+            gap, hides = stand.gap, torch.zeros_like(stand.gap)
+            if bool((gap <= SURE).any()):
+                hides = hidden(problem, metric, point)
+            remaining = yield Step(point, gap + hides, stuck=stuck, blind=is_blind(gap, hides), state=own)
             if remaining is not None:
                 problem, metrics, pairs, stand = of_models(remaining, problem, metrics, pairs, stand)
                 gamma, refusals, restarted = of_models(remaining, gamma, refusals, restarted)

@@ -8,7 +8,10 @@ import torch
 from torchlogreg._minimise import Optimality, Step
 from torchlogreg.solvers import _small
 from torchlogreg.solvers._base import Solver
-from torchlogreg.solvers._descent import Metric, Stand, attempt, keep, of_models
+from torchlogreg.solvers._descent import SURE, Metric, Stand, attempt, hidden, is_blind, keep, of_models
+from torchlogreg.solvers._start import is_far, nearer
+
+ROOT = 2**40  # products that a root of the Hessian may take
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class NewtonCholesky(Solver):
     whole_hessian = True
 
     def stopping(self, tol):
-        return Optimality(tol, gap=tol)
+        return Optimality(tol, gap=tol / 2)  # where losses fall exponentially, the decrement is half of what is left
 
     def iterates(self, problem, W, state=None):
         if _small.is_small(problem, W):
@@ -33,22 +36,31 @@ class NewtonCholesky(Solver):
         try:
             while True:
                 state = partial(dict, W=stand.point.W, refusals=stand.refusals)
-                remaining = yield Step(stand.point, stand.gap, stuck=stand.stuck, state=state)
+                remaining = yield Step(stand.point, stand.gap + stand.hidden, stuck=stand.stuck, state=state)
                 stand = path.send(remaining)
         except StopIteration:
             return
 
 
-def descend(problem, W, state=None):
-    """Newton's path from W, a Stand an iteration, as `Solver.iterates` has Steps."""
+def descend(problem, W, state=None, *, rough=False):
+    """Newton's path from W, a Stand an iteration, as `Solver.iterates` has Steps.
+
+    A `rough` one does not ask what the factors of the Hessians hide.
+    """
     if state is not None:
         W = state["W"]
     point = problem.second_order(W)
     refusals, stuck = torch.zeros_like(point.value) if state is None else state["refusals"], None
+    if is_far(problem, point).any():
+        if len(W) == 1:  # the first iteration
+            yield Stand(point, None, torch.zeros_like(W), None, refusals, torch.full_like(point.value, torch.inf))
+        point = problem.second_order(nearer(problem, point))
     while True:
         # 1. direction
         metric = Metric.of(point.hessian)
-        stand = Stand(point, metric, -metric.solve(point.gradient), stuck, refusals)
+        stand = Stand(point, metric, -metric.solve(point.gradient), stuck, refusals, torch.zeros_like(point.value))
+        if not rough:
+            stand = _seen_through(problem, stand)
         remaining = yield stand
         if remaining is not None:
             problem, stand = of_models(remaining, problem, stand)
@@ -58,3 +70,24 @@ def descend(problem, W, state=None):
             return
         stuck, refusals = verdict.exhausted, verdict.refusals
         point = keep(verdict.accepted, trial, stand.point)
+
+
+def _seen_through(problem, stand):
+    """`stand` with what its metric hides; with a metric of twice the digits for models where that is more than it sees.
+
+    Where columns nearly depend on one another, the sums of their products are singular to rounding, and the factor is
+    that of a raised diagonal.
+    """
+    point, gap = stand.point, stand.gap
+    if not bool((gap <= SURE).any()):
+        return stand
+    hides = hidden(problem, stand.metric, point)
+    blind = torch.nonzero(is_blind(gap, hides)).flatten()
+    n, d = problem.rows.shape
+    n_logits = point.W.shape[2]
+    if len(blind) and n * n_logits * (n_logits * d) ** 2 <= ROOT:
+        roots = [problem.of_models(b[None]).root(point.W[b[None]]) for b in blind]
+        metric = stand.metric.with_roots(roots, blind)
+        stand = stand._replace(metric=metric, direction=-metric.solve(point.gradient))
+        hides[blind] = 0.0
+    return stand._replace(hidden=hides)

@@ -1,0 +1,27 @@
+"""Where a descent begins if the start that was given is worse than zero."""
+
+import torch
+
+SHORTENED = 64  # points on the segment to zero, each at half the distance of the one before
+
+
+def is_far(problem, point):
+    """Which models are worse off than with all coefficients zero, (B,)."""
+    return ~(point.value <= problem.loss.at_zero)  # NaN included
+
+
+def nearer(problem, point):
+    """The coefficients of `point`; for models that are worse off than at zero, the best of some between them and zero.
+
+    Where the losses of nearly all rows are saturated they have no curvature, and Newton's step means nothing. Along the
+    segment to zero the objective is convex and ends no higher than at zero, so its best point is out of there; the
+    points are looked at together, in one pass over the rows for each such model.
+    """
+    W = point.W.clone()
+    t = 0.5 ** torch.arange(SHORTENED, dtype=W.dtype, device=W.device)
+    t[-1] = 0.0
+    for b in torch.nonzero(is_far(problem, point)).flatten():
+        between = t[:, None, None] * W[b]
+        values = problem.of_models(b.expand(SHORTENED)).smooth(between).value
+        W[b] = between[values.nan_to_num(torch.inf, torch.inf).argmin()]
+    return W
