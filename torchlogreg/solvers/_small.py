@@ -16,7 +16,7 @@ from torchlogreg._cholesky import root_cholesky
 from torchlogreg._minimise import Step
 from torchlogreg._problem import Point
 from torchlogreg.solvers._descent import ARMIJO, LEVEL, NOISE, NOTHING, OVERFLOW, SURE, hopeless, is_blind
-from torchlogreg.solvers._start import nearer
+from torchlogreg.solvers._start import is_far, nearer
 
 LARGEST = 2**19  # `size` up to which Newton's method runs here
 ROUNDING, TINY = np.finfo(np.float64).eps, np.finfo(np.float64).tiny
@@ -39,7 +39,7 @@ def iterates(problem, W, state=None):
     W, refusals = (W, 0) if state is None else (state["W"], state["refusals"])
     W = W[0].numpy(force=True).astype(np.float64)
     value, gradient, hessian, eta = second_order(W)
-    if not value <= problem.loss.at_zero:
+    if is_far(problem, value):
         yield _step(W, value, gradient, np.inf, eta, refusals)
         W = nearer(problem, problem.smooth(torch.from_numpy(W[None])))[0].numpy()
         value, gradient, hessian, eta = second_order(W)

@@ -2,12 +2,13 @@
 
 import torch
 
+ROUNDING = 1e-6  # of sums over the rows, in float32
 SHORTENED = 64  # points on the segment to zero, each at half the distance of the one before
 
 
-def is_far(problem, point):
-    """Which models are worse off than with all coefficients zero, (B,)."""
-    return ~(point.value <= problem.loss.at_zero)  # NaN included
+def is_far(problem, value):
+    """Which models are worse off than with all coefficients zero, by more than rounding; NaN is."""
+    return ~(value <= (1.0 + ROUNDING) * problem.loss.at_zero)
 
 
 def nearer(problem, point):
@@ -20,7 +21,7 @@ def nearer(problem, point):
     W = point.W.clone()
     t = 0.5 ** torch.arange(SHORTENED, dtype=W.dtype, device=W.device)
     t[-1] = 0.0
-    for b in torch.nonzero(is_far(problem, point)).flatten():
+    for b in torch.nonzero(is_far(problem, point.value)).flatten():
         between = t[:, None, None] * W[b]
         values = problem.of_models(b.expand(SHORTENED)).smooth(between).value
         W[b] = between[values.nan_to_num(torch.inf, torch.inf).argmin()]

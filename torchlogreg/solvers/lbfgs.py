@@ -48,7 +48,7 @@ class LBFGS(Solver):
         pairs = Pairs(*W.flatten(1).shape, self._affordable_pairs(problem, W), problem.rows.home)
         if state is None:
             point = problem.smooth(W) if W.any() and self.centre is None else None
-            if point is not None and is_far(problem, point).any():
+            if point is not None and is_far(problem, point.value).any():
                 if len(W) == 1:  # the first iteration
                     yield Step(point, torch.full_like(point.value, torch.inf))
                 W, point = nearer(problem, point), None

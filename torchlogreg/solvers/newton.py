@@ -51,7 +51,7 @@ def descend(problem, W, state=None, *, rough=False):
         W = state["W"]
     point = problem.second_order(W)
     refusals, stuck = torch.zeros_like(point.value) if state is None else state["refusals"], None
-    if is_far(problem, point).any():
+    if not rough and is_far(problem, point.value).any():
         if len(W) == 1:  # the first iteration
             yield Stand(point, None, torch.zeros_like(W), None, refusals, torch.full_like(point.value, torch.inf))
         point = problem.second_order(nearer(problem, point))
