@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import pickle
+import stat
 import subprocess
 import sys
 import time
@@ -412,6 +413,56 @@ def test_a_link_stays_a_link(tmp_path):
         MODELS["binary"]().save(tmp_path / "link")
         assert (tmp_path / "link").is_symlink()
         TorchLogisticRegression.load(tmp_path / "folder" / "model")
+
+
+def test_a_pipe_is_written_into_and_stays_one(tmp_path):
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path in (pipe, link):
+        # A reader that is there from the beginning, and neither waits for a writer nor keeps one waiting.
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            MODELS["binary"]().save(path)
+            content = os.read(reader, 2**16)
+        finally:
+            os.close(reader)
+        (tmp_path / "model").write_bytes(content)
+        assert predictions(TorchLogisticRegression.load(tmp_path / "model")) == predictions(MODELS["binary"]())
+        assert stat.S_ISFIFO(pipe.stat().st_mode)
+        assert sorted(os.listdir(tmp_path)) == ["link", "model", "pipe"]
+        (tmp_path / "model").unlink()
+
+
+def test_what_is_special():
+    """Devices too, which a test that fails must not be able to replace."""
+    assert _persistence.is_special(os.devnull)
+    assert not _persistence.is_special(__file__)
+
+
+def test_a_pipe_cannot_be_loaded_and_says_so(saved, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    both_ends = os.open(tmp_path / "pipe", os.O_RDWR)  # so that nobody waits
+    try:
+        with pytest.raises(ValueError, match="pipe is no regular file"):
+            TorchLogisticRegression.load(tmp_path / "pipe")
+    finally:
+        os.close(both_ends)
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [("missing/model", FileNotFoundError), ("file/model", NotADirectoryError), ("folder", IsADirectoryError)],
+)
+def test_errors_name_the_path_that_was_given(name, error, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for path in (name, Path(name)):
+        with pytest.raises(error) as caught:
+            MODELS["binary"]().save(path)
+        assert str(caught.value).endswith(f": '{name}'")
+        assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
 
 
 def test_a_private_file_stays_private(tmp_path):

@@ -71,7 +71,7 @@ class Space(NamedTuple):
     def joined(self, pieces, n, classes=None):
         """Tensors one after the other as one array of n rows; if they are indices of `classes` (NumPy), the classes."""
         in_numpy = self.xp is None or (classes is not None and classes.dtype.kind not in NUMERIC)
-        labels = classes if classes is None or in_numpy else torch.tensor(classes)
+        labels = classes if classes is None or in_numpy else torch.tensor(classes, device="cpu")
         out, start = None, 0
         for piece in pieces:
             piece = piece.numpy(force=True) if in_numpy else piece

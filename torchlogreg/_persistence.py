@@ -17,6 +17,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -93,8 +94,23 @@ def load(cls, path):
     return model
 
 
+def is_special(path):
+    """Whether a path leads to what is there and is no regular file: a named pipe, a device, a folder."""
+    try:
+        return not stat.S_ISREG(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return False
+
+
 def replace_file(path, *pieces):
-    """Write pieces of bytes to a path such that a crash leaves the old file or the new one, never a part."""
+    """Write pieces of bytes to a path such that a crash leaves the old file or the new one, never a part.
+
+    A pipe or a device is written into, for others use it under its name.
+    """
+    if is_special(path):
+        with open(path, "wb") as file:
+            file.writelines(pieces)
+        return
     target = Path(os.path.realpath(path))  # a link stays a link
     part = target.with_name(f".torchlogreg-{secrets.token_hex(8)}")
     try:
@@ -105,9 +121,11 @@ def replace_file(path, *pieces):
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, target)
-    except BaseException:
-        with suppress(FileNotFoundError):
+    except BaseException as error:
+        with suppress(OSError):  # it may not even be there
             part.unlink()
+        if isinstance(error, OSError) and error.filename is not None:  # which is that of the part
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from None
         raise
 
 
@@ -123,7 +141,8 @@ def _read(path):
     """(JSON text, tensors by name) of a file."""
     safetensors = _safetensors()
     with open(path, "rb"):  # the usual errors for what is missing, a folder, or not readable
-        pass
+        if is_special(path):
+            raise ValueError(f"{path} is no regular file. Copy what it holds to one, and load that.")
     try:
         with safetensors.safe_open(os.fspath(path), framework="np") as file:
             metadata = file.metadata() or {}
