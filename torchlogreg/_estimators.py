@@ -185,7 +185,7 @@ class LinearClassifier(LinearPredictor):
         "warm_start": ["boolean"],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
-        "device": [str],
+        "device": [str, torch.device],
     }
 
     def __init__(

@@ -360,7 +360,7 @@ def prediction_rows(estimator, X, dtype):
         raise ValueError("Predict the blocks of a stream one by one: for X, *_ in stream: model.predict(X).")
     X = _checked_rows(estimator, X, reset=False)
     device = X.device
-    to_device = estimator.device != "auto" and estimator.device in available_devices()
+    to_device = estimator.device != "auto" and str(estimator.device) in available_devices()
     if device.type == "cpu" and to_device and not isinstance(X, Sparse):
         device = torch.device(estimator.device)
     nothing = torch.empty(len(X), 0, device=X.device)
@@ -396,12 +396,13 @@ def available_devices():
     if torch.cuda.is_available():
         names += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     if torch.backends.mps.is_available():
-        names.append("mps")
+        names += ["mps", "mps:0"]  # the latter is what a tensor there has as its device
     return names
 
 
 def resolve_device(device, X, work):
     """The torch device that a fit of X runs on."""
+    device = str(device)  # of a torch.device too
     if device == "auto":
         if X.device.type != "cpu" or work < ACCELERATOR_PAYS or isinstance(X, Sparse):
             return X.device

@@ -23,6 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import torch
 from sklearn.utils.validation import check_is_fitted
 
 from torchlogreg._inputs import plain
@@ -31,6 +32,7 @@ FORMAT = 1  # raised when an older torchlogreg would misread a file
 TENSORS = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
 
 SKOPS_TRUSTED_TYPES = [
+    "torch.device",
     "torchlogreg._cv.TorchLogisticRegressionCV",
     "torchlogreg._cv.TorchSoftmaxClassifierCV",
     "torchlogreg._estimators.TorchLogisticRegression",
@@ -290,6 +292,7 @@ _ENCODERS = {
     **dict.fromkeys((type(None), bool, int, str), lambda value, *_: value),
     float: lambda value, *_: value if math.isfinite(value) else {"float": str(value)},
     bytes: lambda value, *_: {"bytes": value.decode("latin-1")},
+    torch.device: lambda value, *_: {"device": str(value)},
     list: _encode_list,
     tuple: lambda value, name, tensors: {"tuple": _encode_list(value, name, tensors)},
     dict: _encode_dict,
@@ -299,6 +302,7 @@ _ENCODERS = {
 _DECODERS = {
     "float": _decode_float,
     "bytes": lambda content, _: content.encode("latin-1"),
+    "device": lambda content, _: torch.device(str(content)),
     "tuple": _decode_tuple,
     "dict": lambda content, tensors: {_decode(k, tensors): _decode(v, tensors) for k, v in content},
     "array": _decode_array,

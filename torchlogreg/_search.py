@@ -6,6 +6,7 @@ from copy import deepcopy
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, ParameterGrid, check_cv
@@ -191,7 +192,7 @@ def _same(a, b):
 
 def same_value(a, b):
     """Whether two values of a parameter are the same; those that cannot be compared count as different."""
-    return a is b or (type(a) is type(b) and np.isscalar(a) and a == b)
+    return a is b or (type(a) is type(b) and (np.isscalar(a) or isinstance(a, torch.device)) and a == b)
 
 
 def _weight_alone(fit_params, batches):

@@ -192,9 +192,9 @@ class Checkpoint(_Callback):
     Raises
     ------
     ValueError
-        If `every` is not positive; from ``fit``, if the file is no regular one, damaged, no checkpoint, or that of another fit: of
-        other data, another start, other parameters or another version, or if a search fits the estimator. The message
-        says what differs.
+        If `every` is not positive; from ``fit``, if the file is a pipe or a device, damaged, no checkpoint, or that of
+        another fit: of other data, another start, other parameters or another version, or if a search fits the
+        estimator. The message says what differs.
     FileNotFoundError
         From ``fit``, if the folder is missing.
 
@@ -232,7 +232,8 @@ class Checkpoint(_Callback):
         _check_folder(self.path, "checkpoint")
         if is_special(self.path):
             raise ValueError(
-                f"{self.path} is no regular file: pass another path, for a checkpoint is read again and removed in the end."
+                f"{self.path} is no regular file, and a checkpoint is read again and removed in the end: pass another "
+                "path."
             )
         while (context := context.parent) is not None:
             if not context.sequential_subtasks:  # as those of a search are, which may run at the same time
