@@ -245,6 +245,7 @@ FORGED = {
     "an invalid parameter": (put("parameters", "C", -1), "'C' parameter"),
     "a parameter of another type": (put("parameters", "C", "__import__('os')"), "'C' parameter"),
     "a parameter from a file": (put("parameters", "random_state", {"open": "/etc/passwd"}), "'open' is no kind"),
+    "no such device": (put("parameters", "device", {"device": "abacus"}), "valid"),
     "two kinds": (put("parameters", "C", {"float": "inf", "tuple": []}), "valid"),
     "no such float": (put("parameters", "C", {"float": "1e3"}), "no float"),
     "no such tensor": (put("attributes", "coef_", {"tensor": "coefficients"}), "valid"),

@@ -104,6 +104,7 @@ class Rules(NamedTuple):
 class _Run(NamedTuple):
     point: Point
     ended: str  # "converged", "validation", "limit", "callback", "precision" (no step helps) or "overflow"
+    gap: torch.Tensor | None = None  # see `Step`
 
 
 def minimise(problem, solver, W, *, tol, max_iter, store=None, watch=None, patience=None):
@@ -143,8 +144,7 @@ def minimise(problem, solver, W, *, tol, max_iter, store=None, watch=None, patie
     if remedy:
         warnings.warn(
             f"solver={solver.name!r} did not converge: after {n_iter} iterations the objective is "
-            f"{float(point.value.max()):.6g} and max|gradient| is {float(point.gradient_norm.max()):.3g} "
-            f"(tol={tol:g}). {remedy}",
+            f"{float(point.value.max()):.6g}, {_tested(rules.own, run, point)}. {remedy}",
             ConvergenceWarning,
             stacklevel=6,
         )
@@ -286,9 +286,9 @@ def _draw(problem, solver, W, rules, max_iter, watch, state, coefficients=lambda
     step = next(iterates)
     while True:
         if met := rules.met(step):
-            return _Run(step.point, met)
+            return _Run(step.point, met, step.gap)
         if len(watch.values) >= max_iter:
-            return _Run(step.point, "limit")
+            return _Run(step.point, "limit", step.gap)
         watch.begin(step.state and partial(_state, step, finishing, rules))
         following = next(iterates, None)
         step = following or step
@@ -296,7 +296,7 @@ def _draw(problem, solver, W, rules, max_iter, watch, state, coefficients=lambda
         if asked:
             return _Run(step.point, "callback")
         if following is None:
-            return _Run(step.point, "precision")
+            return _Run(step.point, "precision", step.gap)
         if not math.isfinite(sum(watch.values[-1])):
             return _Run(step.point, "overflow")
         if score is not None:
@@ -316,6 +316,17 @@ def _stored(problem, run, store):
     if kept is W and run.point.gradient is not None and problem.rows.is_exact:
         return run.point
     return problem.exact().smooth(kept)
+
+
+def _tested(rule, run, point):
+    """Where a fit that did not converge stands in the tests of its rule: which of them failed, and by how much."""
+    norm, gap = (None if value is None else float(value.max()) for value in (point.gradient_norm, run.gap))
+    if gap is None or not isinstance(rule, Optimality):
+        return f"max|gradient| is {norm:.3g}"
+    return (
+        f"max|gradient| is {norm:.3g} ({'above' if norm > rule.tol else 'within'} tol={rule.tol:g}), and the estimated "
+        f"gap to the optimum {gap:.3g} of the objective ({'above' if gap > rule.gap else 'within'} {rule.gap:.3g})"
+    )
 
 
 def _remedy(problem, solver, run, point, tol, max_iter):

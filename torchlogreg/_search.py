@@ -24,6 +24,7 @@ from torchlogreg._evaluation import (
     unweighted_data,
     warn_unless_converged,
 )
+from torchlogreg._labels import known
 
 
 class _NotBatched(Exception):
@@ -78,6 +79,8 @@ class TorchGridSearchCV(GridSearchCV):
         self : object
             The fitted search.
         """
+        if y is not None and isinstance(_last(self.estimator), LinearClassifier):
+            known(y)  # scikit-learn, which would look at them next, says of missing labels that '<' is not supported
         search, evaluations, cv = None, None, self.cv
         with suppress(_NotBatched, ValueError, TypeError):  # scikit-learn reports what is invalid
             search = _Search(self, X, y, params)
@@ -142,6 +145,11 @@ class _Batch(NamedTuple):
     full: object  # the first candidate
     estimator: LinearClassifier  # its last step, or itself
     members: list  # (index of the candidate, its parameters in BATCHED)
+
+
+def _last(estimator):
+    """The last step of a pipeline, or the estimator itself."""
+    return estimator.steps[-1][1] if isinstance(estimator, Pipeline) else estimator
 
 
 def _batches(estimator, candidates):
