@@ -23,8 +23,8 @@ def tensor_of(array):
     if isinstance(array, torch.Tensor):
         array = array.detach()
         return array if type(array) is torch.Tensor else array.as_subclass(torch.Tensor)
-    if isinstance(array, np.ndarray) or not hasattr(array, "__dlpack__"):
-        return None
+    if isinstance(array, np.ndarray) or not hasattr(array, "__dlpack__") or hasattr(array, "__arrow_c_array__"):
+        return None  # NumPy takes pyarrow's without a copy too, and without a warning about versions of DLPack
     try:
         return torch.from_dlpack(array)
     except (BufferError, RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError):
