@@ -314,6 +314,17 @@ def test_it_really_goes_on_where_it_was(tmp_path):
     assert rest.n_begun == 1
 
 
+def test_a_link_to_a_checkpoint_stays_a_link(tmp_path):
+    model, data, options = FITS["sgd, seeded"]
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "folder" / "file")
+    assert interrupted(model, 3, tmp_path / "link", data, options)
+    assert os.listdir(tmp_path / "folder") == ["file"]
+    clone(model).set_callbacks(Checkpoint(tmp_path / "link")).fit(*data, **options)
+    assert (tmp_path / "link").is_symlink()
+    assert not os.listdir(tmp_path / "folder")
+
+
 def test_an_order_of_rows_without_a_seed_goes_on(tmp_path):
     X, y = table("wine", True)
     path = tmp_path / "fit.checkpoint"
@@ -442,6 +453,10 @@ def test_what_a_checkpoint_cannot_do(tmp_path):
         Checkpoint("x", every=0)
     with pytest.raises(FileNotFoundError, match="folder of the checkpoint is missing"):
         TorchSoftmaxClassifier().set_callbacks(Checkpoint(tmp_path / "missing" / "x")).fit(X, y)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="pipe is no regular file"):
+        TorchSoftmaxClassifier().set_callbacks(Checkpoint(tmp_path / "pipe")).fit(X, y)
+    assert (tmp_path / "pipe").is_fifo()
     model = TorchSoftmaxClassifier(solver="sgd", early_stopping=True).set_callbacks(Checkpoint(tmp_path / "x"))
     with pytest.raises(ValueError, match=r"Other rows would be held out.*random_state"):
         model.fit(X, y)

@@ -23,8 +23,8 @@ def tensor_of(array):
     if isinstance(array, torch.Tensor):
         array = array.detach()
         return array if type(array) is torch.Tensor else array.as_subclass(torch.Tensor)
-    if isinstance(array, np.ndarray) or not hasattr(array, "__dlpack__"):
-        return None
+    if isinstance(array, np.ndarray) or not hasattr(array, "__dlpack__") or hasattr(array, "__arrow_c_array__"):
+        return None  # NumPy takes pyarrow's without a copy too, and without a warning about versions of DLPack
     try:
         return torch.from_dlpack(array)
     except (BufferError, RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError):
@@ -71,7 +71,7 @@ class Space(NamedTuple):
     def joined(self, pieces, n, classes=None):
         """Tensors one after the other as one array of n rows; if they are indices of `classes` (NumPy), the classes."""
         in_numpy = self.xp is None or (classes is not None and classes.dtype.kind not in NUMERIC)
-        labels = classes if classes is None or in_numpy else torch.tensor(classes)
+        labels = classes if classes is None or in_numpy else torch.tensor(classes, device="cpu")
         out, start = None, 0
         for piece in pieces:
             piece = piece.numpy(force=True) if in_numpy else piece

@@ -17,6 +17,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metadata_routing import _raise_for_params as raise_for_params
 from sklearn.utils.metadata_routing import _routing_enabled as routing_enabled
 from sklearn.utils.validation import _check_method_params as check_method_params
+from sklearn.utils.validation import _get_feature_names as feature_names
 
 __all__ = [
     "Interval",
@@ -25,6 +26,7 @@ __all__ = [
     "check_matplotlib_support",
     "check_method_params",
     "check_same_namespace",
+    "feature_names",
     "fit_context",
     "format_results",
     "get_namespace_and_device",

@@ -38,6 +38,7 @@ from torchlogreg._evaluation import (
     unweighted_data,
     warn_unless_converged,
 )
+from torchlogreg._labels import known
 
 PLAIN = ("fit_intercept", "class_weight", "tol", "max_iter", "random_state", "verbose", "device")
 
@@ -207,7 +208,7 @@ class _LinearClassifierCV(LinearPredictor):
         model = copy(self)
         model.classes_ = numpy_of(self.classes_)
         with config_context(array_api_dispatch=False):  # most scorers know NumPy only
-            return get_scorer(self.scoring or "accuracy")(model, X, numpy_of(y), **params)
+            return get_scorer(self.scoring or "accuracy")(model, X, known(y), **params)
 
     def get_metadata_routing(self):
         """How metadata is routed.

@@ -87,7 +87,7 @@ _TEMPLATE = """{summary}
         Whether to print a line for each iteration or epoch: the objective, the largest entry of its gradient (not for
         ``'sgd'``), the reads of X so far, the accuracy on rows to validate on, and the seconds since the fit began.
 
-    device : str, default='auto'
+    device : str or torch.device, default='auto'
         Where to compute: ``'cpu'``, ``'cuda'``, ``'cuda:1'``, ``'mps'``. With ``'auto'`` a tensor stays where it is;
         other data goes to an accelerator if there is one and the work is large enough to repay the copy. Sparse X
         is read on the CPU.
@@ -225,7 +225,7 @@ _CV_TEMPLATE = """{summary}
     verbose : int, default=0
         Whether to print how many models are done. ``set_callbacks(ProgressBar())`` shows it as a bar.
 
-    device : str, default='auto'
+    device : str or torch.device, default='auto'
         Where to compute; see :class:`{single}`.
 
     Attributes

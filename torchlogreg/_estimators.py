@@ -17,6 +17,7 @@ from torchlogreg._arrays import Space, numpy_of
 from torchlogreg._compat import Interval, SparseCoefMixin, StrOptions, check_same_namespace, fit_context
 from torchlogreg._conversion import of_sklearn
 from torchlogreg._docs import documented
+from torchlogreg._finite import explained
 from torchlogreg._hooks import Hooks, forget
 from torchlogreg._incremental import Seen, advance
 from torchlogreg._inputs import (
@@ -29,6 +30,7 @@ from torchlogreg._inputs import (
     training_monitor,
     validation_data,
 )
+from torchlogreg._labels import known
 from torchlogreg._losses import loss_of
 from torchlogreg._memory import translated, with_room
 from torchlogreg._minimise import minimise
@@ -125,7 +127,7 @@ class LinearPredictor(Portable, CallbackSupportMixin, SparseCoefMixin, Classifie
         score : float
             Share of the rows, by weight, that `predict` is right about.
         """
-        return super().score(X, numpy_of(y), numpy_of(sample_weight))
+        return super().score(X, known(y), numpy_of(sample_weight))
 
     def _predict(self, X, method, transform, *, indices=False):
         """transform(loss, logits (n, 1, K))[:, 0] of every row, block by block; the classes at those `indices`."""
@@ -185,7 +187,7 @@ class LinearClassifier(LinearPredictor):
         "warm_start": ["boolean"],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
-        "device": [str],
+        "device": [str, torch.device],
     }
 
     def __init__(
@@ -315,7 +317,8 @@ class LinearClassifier(LinearPredictor):
                 validation = validation_data(self, data, X_val, y_val, sample_weight_val)
             W = self._start(data, loss_of(len(data.classes)), coef_init, intercept_init, go_on=self.warm_start)
             callbacks = partial(Hooks, self, context, {"X": X, "y": y, "metadata": metadata})
-            fitted = with_room(partial(self._fitted, data, validation, W, callbacks, began))
+            with explained(data.X):
+                fitted = with_room(partial(self._fitted, data, validation, W, callbacks, began))
         fitted["_seen"] = Seen.after(data)._asdict()
         before = dict(vars(self))
         self.__dict__.pop("feature_names_in_", None)
@@ -455,7 +458,7 @@ class LinearClassifier(LinearPredictor):
         with torch.inference_mode(False), torch.no_grad(), translated(device=True):
             data = block_data(self, X, y, classes, sample_weight)
         arithmetic = fit_arithmetic(data.X, one_column=len(data.classes) == 2)
-        with torch.inference_mode(False), torch.no_grad(), translated(device=True), arithmetic:
+        with torch.inference_mode(False), torch.no_grad(), translated(device=True), explained(data.X), arithmetic:
             loss = loss_of(len(data.classes))
             rows = rows_of(data, loss, intercept=self.fit_intercept)
             n_iter = 1 + (0 if before is None else self.n_iter_)

@@ -12,6 +12,7 @@ from sklearn.utils import check_random_state
 
 from torchlogreg._arrays import Space, numpy_of
 from torchlogreg._estimators import model_attributes, to_float32
+from torchlogreg._finite import explained
 from torchlogreg._grid import Candidates, Grid, Settings
 from torchlogreg._inputs import TrainingData, prediction_rows, rows_of, training_data
 from torchlogreg._labels import class_weights
@@ -144,7 +145,13 @@ def fit_all(estimator, data, candidates, trains, left=None):
     loss = loss_of(len(data.classes))
     common = estimator.get_params(deep=False)
     settings = [{**common, **candidate} for candidate in candidates]
-    with torch.inference_mode(False), torch.no_grad(), translated(device=True), fit_arithmetic(data.X):
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        translated(device=True),
+        explained(data.X),
+        fit_arithmetic(data.X),
+    ):
         rows = rows_of(data, loss, intercept=any(s["fit_intercept"] for s in settings))
         home = rows.home
         kinds, column = _distinct([s["class_weight"] for s in settings])

@@ -19,6 +19,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length, validate_data
 
 from torchlogreg._arrays import Space, numpy_of, tensor_of
+from torchlogreg._compat import feature_names
+from torchlogreg._finite import check_finite
 from torchlogreg._labels import (
     WEIGHTLESS,
     as_column,
@@ -42,7 +44,6 @@ from torchlogreg._wide import is_wide_table
 ACCELERATOR_PAYS = 50_000_000
 LARGE = 2**23  # numbers from which a memory-mapped array is fitted, and any array predicted, part by part
 TABLES = ("shape", "__array__", "__array_interface__", "__dataframe__", "__dlpack__")  # what has one of them is one
-CHECKED = 2**22  # numbers of a tensor that are looked at together
 
 
 class TrainingData(NamedTuple):
@@ -218,12 +219,14 @@ def validation_data(estimator, data, X, y, sample_weight):
     stand_in = copy.copy(estimator)
     vars(stand_in).pop("feature_names_in_", None)
     vars(stand_in).update(data.schema)
+    if warning := _agree_on_names(stand_in, X):
+        warnings.warn(warning, UserWarning, stacklevel=4)
     try:
         n, parts = prediction_parts(stand_in, X, data.torch_dtype)
         small = isinstance(parts, tuple)
         for _ in parts:  # checks them
             pass
-        labels = checked_labels(y)
+        labels = checked_labels(y, "y_val")
     except (TypeError, ValueError) as error:
         error.add_note("This is about the validation data, X_val and y_val.")
         raise
@@ -239,6 +242,18 @@ def validation_data(estimator, data, X, y, sample_weight):
             raise ValueError("class_weight leaves no row of X_val; at least one weight must be positive.")
     source = (lambda: parts) if small else partial(_read_again, stand_in, X, data.torch_dtype)
     return Validation(source, loss_of(len(data.classes)), *_as_tensors(codes, weight, own), data.torch_dtype)
+
+
+def _agree_on_names(stand_in, X):
+    """Let a model have names of features if X_val has, lest validate_data warn of X; what there is to say instead."""
+    names = feature_names(X)
+    if (names is None) == (not hasattr(stand_in, "feature_names_in_")):
+        return None
+    if names is None:
+        del stand_in.feature_names_in_
+        return "X_val does not have valid feature names, but X has. Pass both as frames, or both as arrays."
+    stand_in.feature_names_in_ = names
+    return "X_val has feature names, but X does not. Pass both as frames, or both as arrays."
 
 
 def _read_again(stand_in, X, dtype):
@@ -274,7 +289,7 @@ def block_data(estimator, X, y, classes, sample_weight):
     space, known = Space.of(X), numpy_of(getattr(estimator, "classes_", None))
     if classes is None and known is None:
         raise ValueError("classes must be passed on the first call to partial_fit.")
-    given = known if classes is None else np.unique(checked_labels(classes))
+    given = known if classes is None else np.unique(checked_labels(classes, "classes"))
     if known is not None and not np.array_equal(given, known):
         raise ValueError(f"`classes={classes!r}` is not the same as on last call to partial_fit, was: {known!r}")
     check_number_of_classes(estimator, given)
@@ -360,7 +375,7 @@ def prediction_rows(estimator, X, dtype):
         raise ValueError("Predict the blocks of a stream one by one: for X, *_ in stream: model.predict(X).")
     X = _checked_rows(estimator, X, reset=False)
     device = X.device
-    to_device = estimator.device != "auto" and estimator.device in available_devices()
+    to_device = estimator.device != "auto" and str(estimator.device) in available_devices()
     if device.type == "cpu" and to_device and not isinstance(X, Sparse):
         device = torch.device(estimator.device)
     nothing = torch.empty(len(X), 0, device=X.device)
@@ -396,12 +411,13 @@ def available_devices():
     if torch.cuda.is_available():
         names += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     if torch.backends.mps.is_available():
-        names.append("mps")
+        names += ["mps", "mps:0"]  # the latter is what a tensor there has as its device
     return names
 
 
 def resolve_device(device, X, work):
     """The torch device that a fit of X runs on."""
+    device = str(device)  # of a torch.device too
     if device == "auto":
         if X.device.type != "cpu" or work < ACCELERATOR_PAYS or isinstance(X, Sparse):
             return X.device
@@ -422,12 +438,17 @@ def _checked_rows(estimator, X, *, reset):
         return _checked_tensor(estimator, tensor, reset=reset)
     _check_columns(X)
     # scikit-learn looks at pandas' dtypes alone: it would make a polars frame of float32 one of float64.
-    single = {str(dtype) for dtype in getattr(X, "dtypes", ())} == {"Float32"}
+    single = {str(dtype) for dtype in _dtypes(X)} == {"Float32"}
     dtype = np.float32 if single else [np.float64, np.float32]
     X = validate_data(estimator, X, reset=reset, dtype=dtype, accept_sparse="csr")
     if not issparse(X):
         return _as_tensor(X)
     return torch.from_numpy(X.toarray()) if pays_dense(X) else Sparse.of(X)
+
+
+def _dtypes(X):
+    """The dtypes of a frame's columns. A pandas Series, which has no columns, has a `dtypes` that is only one."""
+    return getattr(X, "dtypes", ()) if hasattr(X, "columns") else ()
 
 
 def _check_columns(X):
@@ -442,8 +463,7 @@ def _check_columns(X):
             return kind in "biufc" or str(dtype) == "object"
         return not hasattr(dtype, "is_numeric") or dtype.is_numeric() or str(dtype) == "Boolean"  # polars
 
-    columns, dtypes = getattr(X, "columns", ()), getattr(X, "dtypes", ())
-    odd = [name for name, dtype in zip(columns, dtypes, strict=False) if not is_number(dtype)]
+    odd = [name for name, dtype in zip(getattr(X, "columns", ()), _dtypes(X), strict=False) if not is_number(dtype)]
     if odd:
         names = ", ".join(map(repr, odd[:10])) + (", ..." if len(odd) > 10 else "")
         raise ValueError(
@@ -478,12 +498,8 @@ def _checked_tensor(estimator, X, *, reset):
     wide = product_dtype(X)
     if X.element_size() >= wide.itemsize:
         X = X.to(wide)
-    look = X.is_floating_point() and not get_config()["assume_finite"]
-    for block in X.split(max(1, CHECKED // X.shape[1])) if look else ():
-        block = block.to(wide)
-        if not bool(torch.isfinite(block.sum())) and not bool(torch.isfinite(block).all()):  # a sum may overflow
-            what = "NaN" if bool(block.isnan().any()) else "infinity"
-            raise ValueError(f"Input X contains {what}. Impute or remove those rows first.")
+    if not get_config()["assume_finite"]:
+        check_finite(X)
     return X
 
 

@@ -1,8 +1,12 @@
 """Labels, classes and weights of the rows: checked, encoded, and always NumPy's."""
 
+import datetime
 import numbers
+import sys
+import warnings
 
 import numpy as np
+from sklearn.exceptions import DataConversionWarning
 from sklearn.utils import check_array
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
@@ -10,22 +14,60 @@ from sklearn.utils.validation import column_or_1d
 
 from torchlogreg._arrays import numpy_of
 
+UNEQUAL = numbers.Number, np.generic, datetime.date  # types of which some values do not equal themselves
 WEIGHTLESS = "All sample weights are zero; at least one weight must be positive."
 
 
-def checked_labels(y):
-    """Labels as a 1-d NumPy array of a kind that classifiers accept."""
-    y = as_column(y)
-    if y.dtype.kind not in "biuSU":  # those are class labels whatever they hold
+def checked_labels(y, name="y"):
+    """Labels as a 1-d NumPy array of a kind that classifiers accept. `name` is what errors call them."""
+    y = as_column(y, name)
+    if y.dtype.kind not in "biuU":  # those are class labels whatever they hold
         if y.dtype.kind == "f" and not np.isfinite(y).all():
-            raise ValueError("Input y contains NaN or infinity.")
+            raise ValueError(f"Input {name} contains infinity, which is no label. Leave those rows out.")
         check_classification_targets(y)
     return y
 
 
-def as_column(y):
-    """Labels as a 1-d NumPy array of whatever kind."""
-    return column_or_1d(numpy_of(y), warn=True)
+def as_column(y, name="y"):
+    """Labels as a 1-d NumPy array of whatever kind, all of them there."""
+    y = known(y, name)
+    column = column_or_1d(y, warn=name == "y")
+    if name != "y" and np.ndim(y) == 2:
+        warnings.warn(
+            f"A column-vector {name} was passed when a 1d array was expected. Pass {name}.ravel(), for example.",
+            DataConversionWarning,
+            stacklevel=6,
+        )
+    return column
+
+
+def known(y, name="y"):
+    """Labels as NumPy has them, or as they are, if none is missing and none is bytes."""
+    mask, y = np.ma.getmask(y), numpy_of(y)
+    values = np.asarray(y)
+    if values.dtype.kind == "U" and isinstance(y, (list, tuple)):
+        values = np.asarray(y, dtype=object)  # NumPy has made text of what is none, "nan" for example
+    if np.any(mask) or np.any(_are_missing(values.ravel())):
+        raise ValueError(f"Input {name} contains NaN. Leave out the rows without a label, or give them one.")
+    if values.dtype.kind == "S" or any(isinstance(value, bytes) for value in values.ravel()[:1].tolist()):
+        raise TypeError(
+            f"Support for labels represented as bytes is not supported. Make text of {name}: [label.decode() for label "
+            f"in {name}]."
+        )
+    return y
+
+
+def _are_missing(values):
+    """Which labels are missing, or whether any is."""
+    if values.dtype.kind in "fc":
+        return np.isnan(values)
+    if values.dtype.kind in "mM":
+        return np.isnat(values)
+    if values.dtype.kind != "O":
+        return False
+    na = getattr(sys.modules.get("pandas"), "NA", None)
+    others = (value for value in values.tolist() if type(value) is not str)
+    return any(v is None or v is na or (isinstance(v, UNEQUAL) and v != v) for v in others)
 
 
 def encoded(y):
@@ -61,6 +103,8 @@ def checked_weights(sample_weight, n, *, all_zero=False, name="sample_weight"):
     weight = check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name=name)
     if weight.shape != (n,):
         raise ValueError(f"{name} has shape {weight.shape}; expected one weight for each row, ({n},).")
+    if not np.isfinite(weight).all():  # under assume_finite=True scikit-learn does not look
+        raise ValueError(f"Input {name} contains NaN or infinity. Leave those rows out, or give them a weight.")
     if (weight < 0).any():
         raise ValueError(f"Negative values in {name}: weights must be zero or positive.")
     if not all_zero and not weight.any():

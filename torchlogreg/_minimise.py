@@ -114,8 +114,10 @@ class Rules(NamedTuple):
 
 class _Run(NamedTuple):
     point: Point
-    # "converged", "validation", "limit", "callback", "precision" (no step helps), "blind" (see `Step`) or "overflow"
+    # "converged", "validation", "limit", "callback", "precision" (no step helps), "blind" (see `Step`), "overflow", or
+    # "rounding": what had converged has not in the precision in which it is kept.
     ended: str
+    gap: torch.Tensor | None = None  # see `Step`
 
 
 def minimise(problem, solver, W, *, tol, max_iter, store=None, watch=None, patience=None):
@@ -158,18 +160,19 @@ def minimise(problem, solver, W, *, tol, max_iter, store=None, watch=None, patie
             f"The objective overflowed after {n_iter} iterations of solver={solver.name!r}. "
             + ("Lower learning_rate, or standardise X." if solver.stochastic else "Standardise X, or use a larger C.")
         )
+    if run.ended == "converged" and not solver.stochastic and bool(_spoilt(run.point, point, tol).any()):
+        run = run._replace(ended="rounding")
     remedy = _remedy(problem, solver, run, point, tol, max_iter)
     if remedy:
         warnings.warn(
             f"solver={solver.name!r} did not converge: after {n_iter} iterations the objective is "
-            f"{float(point.value.max()):.6g} and max|gradient| is {float(point.gradient_norm.max()):.3g} "
-            f"(tol={tol:g}). {remedy}",
+            f"{float(point.value.max()):.6g}, {_tested(rules.own, run, point)}. {remedy}",
             ConvergenceWarning,
             stacklevel=6,
         )
     if watch.best is not None:
         point = _stored(problem, run._replace(point=Point(watch.best.W, None, None)), store)
-    certified = float(point.gradient_norm.max()) <= tol and not bool(_spoilt(run.point, point, tol).any())
+    certified = float(point.gradient_norm.max()) <= tol
     converged = not remedy and (certified or (solver.stochastic and run.ended in ("converged", "validation")))
     return Result(point, n_iter, converged, np.array(watch.values).reshape(n_iter, len(W)))
 
@@ -355,9 +358,9 @@ def _draw(problem, solver, W, rules, max_iter, watch, state, coefficients=lambda
     step = next(iterates)
     while True:
         if met := rules.met(step):
-            return _Run(step.point, met)
+            return _Run(step.point, met, step.gap)
         if len(watch.values) >= max_iter:
-            return _Run(step.point, "limit")
+            return _Run(step.point, "limit", step.gap)
         watch.begin(step.state and partial(_state, step, stage, rules))
         following = next(iterates, None)
         step = following or step
@@ -365,7 +368,7 @@ def _draw(problem, solver, W, rules, max_iter, watch, state, coefficients=lambda
         if asked:
             return _Run(step.point, "callback")
         if following is None:
-            return _Run(step.point, "precision")
+            return _Run(step.point, "precision", step.gap)
         if not math.isfinite(sum(watch.values[-1])):
             return _Run(step.point, "overflow")
         if score is not None:
@@ -385,6 +388,17 @@ def _stored(problem, run, store):
     if kept is W and run.point.gradient is not None and problem.rows.is_exact:
         return run.point
     return problem.exact().smooth(kept)
+
+
+def _tested(rule, run, point):
+    """Where a fit that did not converge stands in the tests of its rule: which of them failed, and by how much."""
+    norm, gap = (None if value is None else float(value.max()) for value in (point.gradient_norm, run.gap))
+    if gap is None or not isinstance(rule, Optimality):
+        return f"max|gradient| is {norm:.3g}"
+    return (
+        f"max|gradient| is {norm:.3g} ({'above' if norm > rule.tol else 'within'} tol={rule.tol:g}), and the estimated "
+        f"gap to the optimum {gap:.3g} of the objective ({'above' if gap > rule.gap else 'within'} {rule.gap:.3g})"
+    )
 
 
 def _remedy(problem, solver, run, point, tol, max_iter):
@@ -408,12 +422,12 @@ def _remedy(problem, solver, run, point, tol, max_iter):
     if run.ended == "limit":
         other = "solver='newton-cholesky'" if solver.name == "lbfgs" else "solver='lbfgs'"
         return f"Raise max_iter (now {max_iter}), standardise X, or try {other}."
-    if problem.rows.is_exact:
+    if problem.rows.is_exact and run.ended != "rounding":
         return (
             "No step from there lowers the objective by more than float64 rounding. Standardise X or raise tol, or "
             "start nearer to the optimum if you gave a start."
         )
     return (
-        "Coefficients in float32 cannot express a smaller gradient on data of this scale. Pass X as float64, "
+        "Coefficients in float32 cannot express a point nearer to the optimum on data of this scale. Pass X as float64, "
         "standardise it, or raise tol."
     )

@@ -17,11 +17,13 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import torch
 from sklearn.utils.validation import check_is_fitted
 
 from torchlogreg._inputs import plain
@@ -30,6 +32,7 @@ FORMAT = 1  # raised when an older torchlogreg would misread a file
 TENSORS = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
 
 SKOPS_TRUSTED_TYPES = [
+    "torch.device",
     "torchlogreg._cv.TorchLogisticRegressionCV",
     "torchlogreg._cv.TorchSoftmaxClassifierCV",
     "torchlogreg._estimators.TorchLogisticRegression",
@@ -93,8 +96,23 @@ def load(cls, path):
     return model
 
 
+def is_special(path):
+    """Whether a path leads to what is there and is no regular file: a named pipe, a device, a folder."""
+    try:
+        return not stat.S_ISREG(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return False
+
+
 def replace_file(path, *pieces):
-    """Write pieces of bytes to a path such that a crash leaves the old file or the new one, never a part."""
+    """Write pieces of bytes to a path such that a crash leaves the old file or the new one, never a part.
+
+    A pipe or a device is written into, for others use it under its name.
+    """
+    if is_special(path):
+        with open(path, "wb") as file:
+            file.writelines(pieces)
+        return
     target = Path(os.path.realpath(path))  # a link stays a link
     part = target.with_name(f".torchlogreg-{secrets.token_hex(8)}")
     try:
@@ -105,9 +123,11 @@ def replace_file(path, *pieces):
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, target)
-    except BaseException:
-        with suppress(FileNotFoundError):
+    except BaseException as error:
+        with suppress(OSError):  # it may not even be there
             part.unlink()
+        if isinstance(error, OSError) and error.filename is not None:  # which is that of the part
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from None
         raise
 
 
@@ -123,7 +143,8 @@ def _read(path):
     """(JSON text, tensors by name) of a file."""
     safetensors = _safetensors()
     with open(path, "rb"):  # the usual errors for what is missing, a folder, or not readable
-        pass
+        if is_special(path):
+            raise ValueError(f"{path} is no regular file. Copy what it holds to one, and load that.")
     try:
         with safetensors.safe_open(os.fspath(path), framework="np") as file:
             metadata = file.metadata() or {}
@@ -271,6 +292,7 @@ _ENCODERS = {
     **dict.fromkeys((type(None), bool, int, str), lambda value, *_: value),
     float: lambda value, *_: value if math.isfinite(value) else {"float": str(value)},
     bytes: lambda value, *_: {"bytes": value.decode("latin-1")},
+    torch.device: lambda value, *_: {"device": str(value)},
     list: _encode_list,
     tuple: lambda value, name, tensors: {"tuple": _encode_list(value, name, tensors)},
     dict: _encode_dict,
@@ -280,6 +302,7 @@ _ENCODERS = {
 _DECODERS = {
     "float": _decode_float,
     "bytes": lambda content, _: content.encode("latin-1"),
+    "device": lambda content, _: torch.device(str(content)),
     "tuple": _decode_tuple,
     "dict": lambda content, tensors: {_decode(k, tensors): _decode(v, tensors) for k, v in content},
     "array": _decode_array,

@@ -6,6 +6,7 @@ from copy import deepcopy
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, ParameterGrid, check_cv
@@ -23,6 +24,7 @@ from torchlogreg._evaluation import (
     unweighted_data,
     warn_unless_converged,
 )
+from torchlogreg._labels import known
 
 
 class _NotBatched(Exception):
@@ -77,6 +79,8 @@ class TorchGridSearchCV(GridSearchCV):
         self : object
             The fitted search.
         """
+        if y is not None and isinstance(_last(self.estimator), LinearClassifier):
+            known(y)  # scikit-learn, which would look at them next, says of missing labels that '<' is not supported
         search, evaluations, cv = None, None, self.cv
         with suppress(_NotBatched, ValueError, TypeError):  # scikit-learn reports what is invalid
             search = _Search(self, X, y, params)
@@ -143,6 +147,11 @@ class _Batch(NamedTuple):
     members: list  # (index of the candidate, its parameters in BATCHED)
 
 
+def _last(estimator):
+    """The last step of a pipeline, or the estimator itself."""
+    return estimator.steps[-1][1] if isinstance(estimator, Pipeline) else estimator
+
+
 def _batches(estimator, candidates):
     """The candidates as batches."""
     batches = []
@@ -191,7 +200,7 @@ def _same(a, b):
 
 def same_value(a, b):
     """Whether two values of a parameter are the same; those that cannot be compared count as different."""
-    return a is b or (type(a) is type(b) and np.isscalar(a) and a == b)
+    return a is b or (type(a) is type(b) and (np.isscalar(a) or isinstance(a, torch.device)) and a == b)
 
 
 def _weight_alone(fit_params, batches):

@@ -361,7 +361,7 @@ class Stream:
 
     def largest_weight(self):
         """The largest weight, (1,)."""
-        return self._divided(torch.tensor([(self.data.peak * self.data.factor).max()], dtype=torch.float64))
+        return self._divided(torch.from_numpy((self.data.peak * self.data.factor).max(keepdims=True)))
 
     def total_weight(self):
         """The sum of the weights, (1,)."""
@@ -375,7 +375,10 @@ class Stream:
     def chunks(self, size=1):
         """The blocks of one read as `Rows`; of a multiple of `size` rows, but the last."""
         for X, codes, weight in prefetched(self.data.blocks(size)):
-            weight = torch.ones(1, dtype=torch.float64).expand(len(codes)) if weight is None else torch.tensor(weight)
+            if weight is None:
+                weight = torch.ones(1, dtype=torch.float64, device="cpu").expand(len(codes))
+            else:
+                weight = torch.tensor(weight, device="cpu")
             yield self._rows(X, codes, self._divided(weight))
             del X, codes, weight
 

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import warnings
 from numbers import Integral, Real
 from pathlib import Path
@@ -20,7 +21,7 @@ from torchlogreg._compat import check_matplotlib_support
 from torchlogreg._displays._boundary import MovingBoundary
 from torchlogreg._estimators import LinearClassifier
 from torchlogreg._hooks import OwnCallback
-from torchlogreg._persistence import replace_file
+from torchlogreg._persistence import is_special, replace_file
 from torchlogreg._watch import MONITORS
 from torchlogreg.solvers import STATES
 
@@ -191,9 +192,9 @@ class Checkpoint(_Callback):
     Raises
     ------
     ValueError
-        If `every` is not positive; from ``fit``, if the file is damaged, no checkpoint, or that of another fit: of
-        other data, another start, other parameters or another version, or if a search fits the estimator. The message
-        says what differs.
+        If `every` is not positive; from ``fit``, if the file is a pipe or a device, damaged, no checkpoint, or that of
+        another fit: of other data, another start, other parameters or another version, or if a search fits the
+        estimator. The message says what differs.
     FileNotFoundError
         From ``fit``, if the folder is missing.
 
@@ -229,6 +230,11 @@ class Checkpoint(_Callback):
 
     def _begin(self, context):
         _check_folder(self.path, "checkpoint")
+        if is_special(self.path):
+            raise ValueError(
+                f"{self.path} is no regular file, and a checkpoint is read again and removed in the end: pass another "
+                "path."
+            )
         while (context := context.parent) is not None:
             if not context.sequential_subtasks:  # as those of a search are, which may run at the same time
                 raise ValueError(
@@ -286,7 +292,7 @@ class Checkpoint(_Callback):
             replace_file(self.path, MAGIC, digest.digest(), header, numbers)
 
     def _forget(self):
-        Path(self.path).unlink(missing_ok=True)
+        Path(os.path.realpath(self.path)).unlink(missing_ok=True)  # a link stays a link
 
 
 class LiveBoundary(_Callback):
