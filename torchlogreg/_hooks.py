@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import NamedTuple
 
+from torchlogreg._settings import callers_settings
 from torchlogreg._watch import MONITORS
 
 
@@ -77,17 +78,21 @@ class Hooks:
 
         def attributes():
             # A model of an earlier fit may have feature names that these rows do not have.
-            return {"feature_names_in_": None, **self.attributes(coefficients())}
+            return {"feature_names_in_": None, **ours(lambda: self.attributes(coefficients()))}
 
-        with self._progress(history, attributes, None):
+        with self._progress(history, attributes, None) as ours:
             return self.task.call_on_fit_task_end(**self.arguments, reconstruction_attributes=attributes)
 
     @contextmanager
     def _progress(self, *known):
-        """While hooks run, the task has a `FitProgress`; scikit-learn keeps the tasks of a whole search to its end."""
+        """While hooks run, the task has a `FitProgress`; scikit-learn keeps the tasks of a whole search to its end.
+
+        They run under the caller's settings; yields what `callers_settings` does.
+        """
         self.task.progress = FitProgress(*known, self.mark)
         try:
-            yield
+            with callers_settings() as ours:
+                yield ours
         finally:
             del self.task.progress
 
