@@ -59,14 +59,16 @@ class Fitted(NamedTuple):
 
     def held_out(self, index, fold=None):
         """Logits (m, Q, K) of some rows of the data."""
-        return self._logits(self.found(fold).W, rows_of(self.data, self.loss, index, intercept=self.intercept))
+        with own_settings():
+            return self._logits(self.found(fold).W, rows_of(self.data, self.loss, index, intercept=self.intercept))
 
     def logits(self, X):
         """Logits (m, Q, K) of any rows X, by the models on all rows."""
         W = self.on_all.W
         if not self.intercept:
             W = torch.cat([W, torch.zeros_like(W[:, :1])], dim=1)
-        return self._logits(W, prediction_rows(self.model(0), X, self.data.X.dtype))
+        with own_settings():
+            return self._logits(W, prediction_rows(self.model(0), X, self.data.X.dtype))
 
     def _logits(self, W, rows):
         with torch.inference_mode(), plain_arithmetic(rows.X):

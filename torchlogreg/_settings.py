@@ -100,6 +100,7 @@ def set_torch_threads(n, mkl=None):
         torch.set_num_threads(n)
         return None
     openmp, of_mkl = functions
+    torch.get_num_threads()  # gives a new thread its number when first asked: later that would undo what we set
     openmp(n)
     return of_mkl and of_mkl(n if mkl is None else mkl)
 
@@ -115,7 +116,7 @@ def _functions_of_this_thread():
     openmp, mkl = (getattr(library, name, None) for name in ("omp_set_num_threads", "MKL_Set_Num_Threads_Local"))
     if openmp is None:
         return None
-    n = torch.get_num_threads()  # torch sets it in a new thread when first asked: later that would undo what we set
+    n = torch.get_num_threads()
     openmp(n + 1)
     is_that_of_torch = torch.get_num_threads() == n + 1
     openmp(n)

@@ -48,7 +48,6 @@ class _Worker:
             self._thread.join()
 
     def _work(self):
-        torch.get_num_threads()  # sets that of a new thread, see `_settings`
         set_torch_threads(1)
         one_blas_thread.in_this_thread()
         while (task := self._tasks.get()) is not None:
@@ -84,8 +83,9 @@ class _Readers:
             other.end()
 
 
-_ALONE = _Readers(1)  # in a thread that has a part of the work, which is not divided again
-_readers = ContextVar("readers", default=_Readers(1))  # of the fit at hand
+_OUTSIDE = _Readers(1)
+_ALONE = _Readers(1)  # for a part of the work, which is not divided again
+_readers = ContextVar("readers", default=_OUTSIDE)  # of the fit at hand
 
 
 def n_readers():
@@ -110,9 +110,7 @@ def in_threads(function, parts):
     context = _undivided()
     others = _readers.get().others(len(parts) - 1)
     with torch_threads(1):
-        rest = [
-            other.submit(context.copy().run, quietly, part) for other, part in zip(others, parts[1:], strict=True)
-        ]
+        rest = [other.submit(context.copy().run, quietly, part) for other, part in zip(others, parts[1:], strict=True)]
         try:
             first = context.run(quietly, parts[0])
         finally:
