@@ -1,5 +1,6 @@
 """What a fit leaves behind: a plain model, and nothing else."""
 
+import ctypes
 import os
 import pickle
 import pickletools
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 
 import numpy as np
 import pytest
@@ -15,7 +17,14 @@ from conftest import Callback, table
 from sklearn.datasets import make_classification
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from torchlogreg import TorchLogisticRegression, TorchSoftmaxClassifier
+from torchlogreg import (
+    TorchGridSearchCV,
+    TorchLogisticRegression,
+    TorchLogisticRegressionCV,
+    TorchSoftmaxClassifier,
+    TorchSoftmaxClassifierCV,
+    _settings,
+)
 from torchlogreg._rows import divisor
 from torchlogreg._threads import fit_arithmetic, in_threads, n_readers
 
@@ -56,6 +65,7 @@ def globals_of_torch_and_numpy():
         "TF32": (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32),
         "NumPy errors": np.geterr(),
         "BLAS threads": blas_threads(),
+        "MKL threads": getattr(ctypes.CDLL(torch._C.__file__), "MKL_Get_Max_Threads", int)(),  # torch's
     }
 
 
@@ -69,6 +79,30 @@ def test_nothing_global_changes(solver):
     with pytest.raises(ValueError, match="NaN"):
         fitted.fit(X * np.nan, y)
     assert globals_of_torch_and_numpy() == before
+
+
+class Fails(Callback):
+    def on_fit_task_end(self, estimator, context):
+        raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("n_own", [None, 1, 3])
+def test_nothing_changes_in_a_thread_whatever_it_has_set_and_even_if_the_fit_ends_early(n_own):
+    X, y = make_classification(20_000, 20, n_classes=3, n_informative=5, random_state=0)
+
+    def numbers():
+        if n_own is not None:
+            _settings.set_torch_threads(n_own, 2)
+        before = globals_of_torch_and_numpy()
+        TorchSoftmaxClassifier().fit(X, y).predict(X)
+        with pytest.raises(KeyboardInterrupt):
+            TorchSoftmaxClassifier().set_callbacks(Fails()).fit(X, y)
+        assert globals_of_torch_and_numpy() == before
+        return before["threads"]
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(numbers).result() == (n_own or 2)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -129,6 +163,17 @@ def test_fits_in_threads():
     assert torch.get_num_threads() == threads
 
 
+def test_a_thread_that_first_uses_torch_during_a_fit_gets_the_number_of_the_process(two_threads):
+    def number_in_new_thread(_):
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(torch.get_num_threads).result()
+
+    with fit_arithmetic(torch.zeros(100, 100)):
+        assert torch.get_num_threads() == 1
+        assert number_in_new_thread(None) == 2
+        assert in_threads(number_in_new_thread, "ab") == [2, 2]
+
+
 def blas_threads():
     return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
 
@@ -146,6 +191,79 @@ def test_products_of_numpy_take_one_thread_as_long_as_any_fit_runs():
         with fit_arithmetic(X):
             threadpool_limits(3, user_api="blas")  # what others set meanwhile stays
         assert set(blas_threads()) == {3}
+
+
+@pytest.fixture
+def two_blas_threads():
+    """Two threads for NumPy's BLAS, which no thread has limited."""
+    libraries = _settings._blas_libraries().of_process
+    before = [library.get_num_threads() for library in libraries]
+    for library in libraries:
+        _settings._limit(library, 2)
+    yield
+    for library, n_threads in zip(libraries, before, strict=True):
+        _settings._limit(library, n_threads)
+
+
+def in_turn(*steps):
+    """Run (thread, function) pairs one after the other, each thread by its name and alive until all are done."""
+    pools = {name: ThreadPoolExecutor(1) for name, _ in steps}
+    try:
+        return [pools[name].submit(function).result() for name, function in steps]
+    finally:
+        for pool in pools.values():
+            pool.shutdown()
+
+
+def fits():
+    """Enter and leave a fit."""
+    fit = fit_arithmetic(torch.zeros(100, 100))
+    return fit.__enter__, lambda: fit.__exit__(None, None, None)
+
+
+def test_whichever_fit_ends_last_gives_the_threads_of_blas_back(two_blas_threads):
+    (enter, leave), (enter_other, leave_other) = fits(), fits()
+    steps = ("a", enter), ("b", enter_other), ("a", leave), ("c", blas_threads), ("b", leave_other), ("c", blas_threads)
+    *_, during, _, after = in_turn(*steps)
+    assert set(during) == {1}
+    assert set(after) == {2}
+
+
+def test_after_a_fit_any_thread_may_limit_blas(two_blas_threads):
+    def limited():
+        with threadpool_limits(1, user_api="blas"):
+            return blas_threads()
+
+    enter, leave = fits()
+    *_, during, after = in_turn(("a", enter), ("a", leave), ("b", limited), ("a", blas_threads))
+    assert set(during) == {1}
+    assert set(after) == {2}
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_limit_that_another_thread_sets_during_a_fit_outlasts_it(n, two_blas_threads):
+    enter, leave = fits()
+    limit = lambda: threadpool_limits(n, user_api="blas")  # noqa: E731
+    *_, after = in_turn(("a", enter), ("b", limit), ("a", leave), ("a", blas_threads))
+    assert set(after) == {n}
+
+
+def test_a_blas_whose_number_is_that_of_a_thread_is_set_in_each(monkeypatch, two_threads):
+    class Library(threading.local):  # as MKL, and OpenBLAS with OpenMP
+        number = 5
+
+        def get_num_threads(self):
+            return self.number
+
+        def set_num_threads(self, number):
+            self.number = number
+
+    library = Library()
+    monkeypatch.setattr(_settings, "_blas_libraries", lambda: _settings._Libraries([library], []))
+    with fit_arithmetic(torch.zeros(100, 100)):
+        assert in_threads(lambda _: library.get_num_threads(), "ab") == [1, 1]
+        assert in_turn(("other", library.get_num_threads)) == [5]
+    assert library.get_num_threads() == 5
 
 
 @pytest.mark.usefixtures("two_threads")
@@ -173,6 +291,236 @@ def test_readers_see_the_settings_of_the_fit_and_divide_no_further():
             assert n_readers() == 2
     finally:
         divisor.reset(token)
+
+
+SATURATED = {  # models, and tables on which many of their probabilities underflow
+    "one logit, tiny": (TorchLogisticRegression(C=1e8), "wine"),
+    "one logit": (TorchLogisticRegression(C=1e8), "breast_cancer"),
+    "classes": (TorchSoftmaxClassifier(C=1e8), "digits"),
+    "newton": (TorchSoftmaxClassifier(C=1e8, solver="newton-cholesky"), "wine"),
+    "sgd": (TorchLogisticRegression(solver="sgd", max_iter=3, tol=0), "breast_cancer"),
+    "CV": (TorchLogisticRegressionCV(Cs=[1e-4, 1e8], cv=2), "breast_cancer"),
+    "CV, classes": (TorchSoftmaxClassifierCV(Cs=[1e-4, 1e8], cv=2, scoring="accuracy"), "wine"),
+    "grid": (
+        TorchGridSearchCV(TorchLogisticRegression(), {"C": [1e-4, 1e8]}, cv=2, scoring="neg_log_loss"),
+        "breast_cancer",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("name", [*SATURATED, "stream", "partial_fit"])
+def test_numpy_raises_nothing_in_a_call_whatever_it_is_told(name):
+    model, data = SATURATED.get(name, (TorchLogisticRegression(C=1e8), "breast_cancer"))
+    X, y = table(data, True, binary="tiny" in name)
+    X = 1e3 * X
+    with np.errstate(all="raise"):
+        if name == "stream":
+            model.fit([(X, y)])
+        elif name == "partial_fit":
+            model.partial_fit(X, y, classes=[0, 1]).partial_fit(X, y)
+        else:
+            model.fit(X, y)
+        model.predict_proba(X)
+
+
+marker = ContextVar("marker", default="nobody's")
+
+
+def settings_seen():
+    return marker.get(), np.geterr()["under"], torch.get_num_threads()
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_stream_and_callbacks_run_under_the_settings_of_the_caller():
+    X, y = make_classification(30_000, 20, random_state=0)
+    in_stream, in_callbacks = [], []
+
+    class Blocks:
+        def __iter__(self):
+            in_stream.append(settings_seen())
+            for part in (slice(10_000), slice(10_000, None)):
+                yield X[part], y[part]
+                in_stream.append(settings_seen())
+
+    class Watch(Callback):
+        def on_fit_task_begin(self, estimator, context):
+            in_callbacks.append(settings_seen())
+
+        def on_fit_task_end(self, estimator, context, fitted_estimator=None):
+            in_callbacks.append(settings_seen())
+            if fitted_estimator is not None:
+                TorchLogisticRegression().fit(X[:100], y[:100])  # another call leaves them, too
+                in_callbacks.append(settings_seen())
+
+    token = marker.set("the caller's")
+    try:
+        with np.errstate(under="raise"):
+            TorchLogisticRegression(C=1e6).set_callbacks(Watch()).fit(Blocks())
+            TorchLogisticRegression(C=1e6).set_callbacks(Watch()).fit(X, y)
+            TorchLogisticRegressionCV(Cs=2, cv=2).set_callbacks(Watch()).fit(X, y)
+    finally:
+        marker.reset(token)
+    assert len(in_stream) > 6
+    assert len(in_callbacks) > 12
+    assert set(in_stream) == set(in_callbacks) == {("the caller's", "raise", 2)}
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("source", ["array", "stream"])
+def test_where_no_thread_can_start_a_fit_does_without(source, monkeypatch):
+    X, y = make_classification(100_000, 40, random_state=0)
+    data = (X, y) if source == "array" else ([(X[:50_000], y[:50_000]), (X[50_000:], y[50_000:])],)
+    expected = TorchLogisticRegression().fit(*data).coef_
+
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    np.testing.assert_allclose(TorchLogisticRegression().fit(*data).coef_, expected, rtol=1e-6)
+
+
+# Each of these programs may hang where it is wrong: they have limits of time, and so has each child.
+SETTING = """
+import atexit, multiprocessing, os, signal, sys, threading, time, warnings
+import joblib, torch
+from sklearn.datasets import make_classification
+from threadpoolctl import threadpool_info
+from torchlogreg import TorchLogisticRegression, TorchSoftmaxClassifier
+torch.set_num_threads(2)
+X, y = make_classification(60_000, 20, n_classes=3, n_informative=5, random_state=0)
+two = (y > 0).astype(int)
+
+def binary():
+    return TorchLogisticRegression().fit(X, two).score(X, two) > 0.5
+
+def softmax():
+    return TorchSoftmaxClassifier().fit(X, y).score(X, y) > 0.5
+
+def stream():
+    return TorchLogisticRegression().fit([(X[:30_000], two[:30_000]), (X[30_000:], two[30_000:])]).converged_
+
+def torch_alone():
+    return torch.ones(2_000_000).exp().sum().item() > 0, torch.get_num_threads()
+
+def blas():
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+def in_child(function):
+    "What function() returns in a forked process, as text."
+    heard, told = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            answer = repr(function())
+        except BaseException as error:
+            answer = repr(error)
+        os.write(told, answer.encode())
+        os._exit(0)
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        if os.waitpid(pid, os.WNOHANG)[0]:
+            return os.read(heard, 10_000).decode()
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return "hangs"
+"""
+
+
+def lines_of(program, *arguments):
+    """What a Python program prints that may take three minutes."""
+    command = [sys.executable, "-W", "ignore", "-c", SETTING + program, *arguments]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    assert run.returncode == 0, run.stderr
+    return run.stdout.splitlines()
+
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+
+FORKS = """
+def predict():
+    TorchSoftmaxClassifier().fit(X[:1000], y[:1000]).predict(X)
+
+def binary_fit():
+    TorchLogisticRegression().fit(X, two)
+
+for before in sys.argv[1:]:
+    eval(before)()
+    print(before)
+    print(in_child(lambda: (binary(), softmax(), stream())))
+    print(in_child(torch_alone) if before != "torch_alone" else "has its own threads to blame")
+pool = multiprocessing.get_context("fork").Pool(1)
+print(pool.apply_async(softmax).get(60))
+pool.terminate()
+print(joblib.Parallel(2, backend="multiprocessing", timeout=60)(joblib.delayed(softmax)() for _ in range(2)))
+"""
+
+
+@needs_fork
+@pytest.mark.parametrize("befores", [["int", "binary_fit", "stream", "softmax"], ["predict"], ["torch_alone"]])
+def test_a_forked_process_fits_after_whatever_came_before(befores):
+    *lines, pooled, parallel = lines_of(FORKS, *befores)
+    assert (pooled, parallel) == ("True", "[True, True]")
+    for before, fits, torch_alone in zip(lines[::3], lines[1::3], lines[2::3], strict=True):
+        assert fits == "(True, True, True)", before
+        if before in ("int", "binary_fit", "stream"):  # torch is as it would be without the package
+            assert torch_alone == "(True, 2)", before
+        elif before != "torch_alone":
+            assert torch_alone == "(True, 1)", before
+
+
+FORK_DURING_A_FIT = """
+reached, go_on = threading.Event(), threading.Event()
+
+class Waits:
+    def setup(self, estimator, context): ...
+    def teardown(self, estimator, context): ...
+    def on_fit_task_begin(self, estimator, context): ...
+    def on_fit_task_end(self, estimator, context):
+        reached.set()
+        go_on.wait(120)
+
+print(blas())
+fit = threading.Thread(target=TorchLogisticRegression().set_callbacks(Waits()).fit, args=(X, two))
+fit.start()
+reached.wait(60)
+print(blas())
+print(in_child(blas))
+print(in_child(lambda: (binary(), softmax(), stream(), blas())))
+go_on.set()
+fit.join()
+print(blas())
+"""
+
+
+@needs_fork
+def test_a_process_that_is_forked_while_another_thread_fits_is_as_without_that_fit():
+    before, during, in_child, fits, after = lines_of(FORK_DURING_A_FIT)
+    assert during == "{1}"
+    assert in_child == after == before
+    assert fits == f"(True, True, True, {before})"
+
+
+AT_THE_END = """
+def fit():
+    print(binary(), softmax(), stream(), flush=True)
+
+def late():
+    while threading.main_thread().is_alive():
+        time.sleep(0.01)
+    fit()
+
+if sys.argv[1] == "thread":
+    threading.Thread(target=late).start()
+else:
+    atexit.register(fit)
+"""
+
+
+@pytest.mark.parametrize("when", ["thread", "atexit"])
+def test_a_fit_works_when_the_main_thread_has_ended(when):
+    assert lines_of(AT_THE_END, when) == ["True True True"]
 
 
 def test_predicting_writes_nothing_to_the_model():

@@ -38,6 +38,7 @@ from torchlogreg._penalty import Ridge, strengths
 from torchlogreg._portable import Portable
 from torchlogreg._problem import Problem
 from torchlogreg._rows import marked
+from torchlogreg._settings import own_settings
 from torchlogreg._sparse import Filled
 from torchlogreg._threads import fit_arithmetic, plain_arithmetic
 from torchlogreg._watch import Watch
@@ -137,7 +138,8 @@ class LinearPredictor(Portable, CallbackSupportMixin, SparseCoefMixin, Classifie
         loss, labels = loss_of(len(classes)), classes if indices else None
         seen, eta = vars(self).get("_known", (None, None))  # a model in cross-validation has its logits already
         if seen is not None and X is seen:
-            return space.joined([transform(loss, eta)[:, 0]], len(eta), labels)
+            with own_settings():
+                return space.joined([transform(loss, eta)[:, 0]], len(eta), labels)
         coef = np.column_stack([dense_coefficients(self.coef_), numpy_of(self.intercept_)])  # (K, p + 1)
         W = torch.from_numpy(coef.T[None].copy())
 
@@ -145,7 +147,8 @@ class LinearPredictor(Portable, CallbackSupportMixin, SparseCoefMixin, Classifie
             n_rows, parts = prediction_parts(self, X, W.dtype)
             return space.joined(_pieces(parts, W, partial(transform, loss)), n_rows, labels)
 
-        with torch.inference_mode(False), torch.no_grad():  # a tensor that is an answer may meet autograd later
+        # A tensor that is an answer may meet autograd later.
+        with own_settings(), torch.inference_mode(False), torch.no_grad():
             return with_room(work)
 
     def __sklearn_tags__(self):
@@ -311,7 +314,7 @@ class LinearClassifier(LinearPredictor):
         context = self._init_callback_context(max_subtasks=self.max_iter or None)
         context.call_on_fit_task_begin(estimator=self, X=X, y=y, metadata=metadata)
 
-        with torch.inference_mode(False), torch.no_grad():
+        with own_settings(), torch.inference_mode(False), torch.no_grad():
             with translated(device=True):
                 data = fit_data(self, X, y, sample_weight, validated=X_val is not None)
                 validation = validation_data(self, data, X_val, y_val, sample_weight_val)
@@ -455,7 +458,7 @@ class LinearClassifier(LinearPredictor):
         if self.early_stopping:
             raise ValueError("partial_fit holds out no rows: set early_stopping=False.")
         before = Seen(**self._seen) if hasattr(self, "_seen") else None
-        with torch.inference_mode(False), torch.no_grad(), translated(device=True):
+        with own_settings(), torch.inference_mode(False), torch.no_grad(), translated(device=True):
             data = block_data(self, X, y, classes, sample_weight)
         arithmetic = fit_arithmetic(data.X, one_column=len(data.classes) == 2)
         with torch.inference_mode(False), torch.no_grad(), translated(device=True), explained(data.X), arithmetic:

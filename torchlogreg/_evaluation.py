@@ -20,6 +20,7 @@ from torchlogreg._losses import loss_of
 from torchlogreg._memory import translated
 from torchlogreg._minimise import Results
 from torchlogreg._penalty import strengths
+from torchlogreg._settings import callers_settings, own_settings
 from torchlogreg._threads import fit_arithmetic, plain_arithmetic
 
 BATCHED = {"C", "class_weight", "fit_intercept"}  # parameters in which the models of a batch may differ
@@ -59,14 +60,16 @@ class Fitted(NamedTuple):
 
     def held_out(self, index, fold=None):
         """Logits (m, Q, K) of some rows of the data."""
-        return self._logits(self.found(fold).W, rows_of(self.data, self.loss, index, intercept=self.intercept))
+        with own_settings():
+            return self._logits(self.found(fold).W, rows_of(self.data, self.loss, index, intercept=self.intercept))
 
     def logits(self, X):
         """Logits (m, Q, K) of any rows X, by the models on all rows."""
         W = self.on_all.W
         if not self.intercept:
             W = torch.cat([W, torch.zeros_like(W[:, :1])], dim=1)
-        return self._logits(W, prediction_rows(self.model(0), X, self.data.X.dtype))
+        with own_settings():
+            return self._logits(W, prediction_rows(self.model(0), X, self.data.X.dtype))
 
     def _logits(self, W, rows):
         with torch.inference_mode(), plain_arithmetic(rows.X):
@@ -125,7 +128,8 @@ def unweighted_data(estimator, X, y, sample_weight):
     """The checked data, without class weights, which depend on the fold."""
     estimator = copy.copy(estimator)
     estimator.class_weight = None
-    return training_data(estimator, X, y, sample_weight)
+    with own_settings():
+        return training_data(estimator, X, y, sample_weight)
 
 
 def as_splits(splits, n):
@@ -175,6 +179,7 @@ def fit_all(estimator, data, candidates, trains, left=None):
     return Fitted(estimator, data, candidates, grid, on_all, on_folds, solvable, time.perf_counter() - start)
 
 
+@own_settings()
 def neg_log_loss(loss, eta, codes, weight):
     """`sklearn.metrics.log_loss`, negative, for each of Q models: (Q,)."""
     log_proba = loss.log_proba(eta)
@@ -185,6 +190,7 @@ def neg_log_loss(loss, eta, codes, weight):
     return _averaged(own, weight)
 
 
+@own_settings()
 def accuracy(loss, eta, codes, weight):
     """`sklearn.metrics.accuracy_score` for each of Q models: (Q,)."""
     return _averaged((loss.choice(eta) == torch.from_numpy(codes).to(eta.device)[:, None]).double(), weight)
@@ -251,10 +257,13 @@ class Progress:
         self.done += k
         if self.verbose:
             print(f"{self.done} of {self.n_models} models done")
-        for _ in range(k if self.active else 0):
-            task = self.context.subcontext(task_name="model")
-            task.call_on_fit_task_begin(**self.arguments)
-            task.call_on_fit_task_end(**self.arguments)
+        if not self.active:
+            return
+        with callers_settings():
+            for _ in range(k):
+                task = self.context.subcontext(task_name="model")
+                task.call_on_fit_task_begin(**self.arguments)
+                task.call_on_fit_task_end(**self.arguments)
 
     def end(self):
         self.context.call_on_fit_task_end(**self.arguments, reconstruction_attributes={})

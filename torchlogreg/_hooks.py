@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import NamedTuple
 
+from torchlogreg._settings import callers_settings, own_settings
 from torchlogreg._watch import MONITORS
 
 
@@ -44,7 +45,7 @@ class Hooks:
         self.task_name = "epoch" if solver.stochastic else "iteration"
         self.attributes, self.task = attributes, None
         self.monitors = self._monitors_of(training, validation)
-        self.mark = cache(lambda: {**mark(), "train_loss in history_": "train" in self.monitors})
+        self.mark = cache(own_settings()(lambda: {**mark(), "train_loss in history_": "train" in self.monitors}))
 
     def _monitors_of(self, training, validation):
         """The monitors that are asked for, by name; both if there are rows to validate on."""
@@ -69,7 +70,7 @@ class Hooks:
     def begin(self, history, state):
         """Before an iteration; see `Watch`."""
         self.task = self.context.subcontext(task_name=self.task_name)
-        with self._progress(history, None, state):
+        with self._progress(history, None, state and (lambda: ours(state))) as ours:
             self.task.call_on_fit_task_begin(**self.arguments)
 
     def end(self, history, coefficients):
@@ -77,17 +78,21 @@ class Hooks:
 
         def attributes():
             # A model of an earlier fit may have feature names that these rows do not have.
-            return {"feature_names_in_": None, **self.attributes(coefficients())}
+            return {"feature_names_in_": None, **ours(lambda: self.attributes(coefficients()))}
 
-        with self._progress(history, attributes, None):
+        with self._progress(history, attributes, None) as ours:
             return self.task.call_on_fit_task_end(**self.arguments, reconstruction_attributes=attributes)
 
     @contextmanager
     def _progress(self, *known):
-        """While hooks run, the task has a `FitProgress`; scikit-learn keeps the tasks of a whole search to its end."""
+        """While hooks run, the task has a `FitProgress`; scikit-learn keeps the tasks of a whole search to its end.
+
+        They run under the caller's settings; yields what `callers_settings` does.
+        """
         self.task.progress = FitProgress(*known, self.mark)
         try:
-            yield
+            with callers_settings() as ours:
+                yield ours
         finally:
             del self.task.progress
 

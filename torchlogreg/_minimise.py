@@ -428,6 +428,6 @@ def _remedy(problem, solver, run, point, tol, max_iter):
             "start nearer to the optimum if you gave a start."
         )
     return (
-        "Coefficients in float32 cannot express a point nearer to the optimum on data of this scale. Pass X as float64, "
-        "standardise it, or raise tol."
+        "Coefficients in float32 cannot express a point nearer to the optimum on data of this scale. Pass X as "
+        "float64, standardise it, or raise tol."
     )

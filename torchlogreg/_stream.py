@@ -8,17 +8,16 @@ The order of the rows may change between reads, for nothing is kept row by row; 
 
 import mmap
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
 import torch
-from sklearn import config_context, get_config
 
 from torchlogreg._rows import Home, Rows, product_dtype
-from torchlogreg._threads import threads_for
+from torchlogreg._settings import of_caller
+from torchlogreg._threads import ahead
 
 SAMPLE_BYTES = 2**25  # that the sample of rows may take, or as much as a block if that is more
 SMALL_BLOCK = 2**19  # numbers up to which blocks are joined: each costs a fifth of a millisecond
@@ -146,22 +145,6 @@ class _Sample:
         return (*self.parts[0][1:], self.bound > 1)
 
 
-def prefetched(iterator):
-    """The items of a generator, the next one being made in a thread while the last one is worked on."""
-    config = get_config()  # scikit-learn's settings are those of a thread
-
-    def following():
-        with config_context(**config), torch.no_grad():
-            return next(iterator, None)
-
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(following)
-        while (item := coming.result()) is not None:
-            coming = pool.submit(following)
-            yield item
-            del item
-
-
 class Opened:
     """A stream after its opening scan; stands for X in `TrainingData`.
 
@@ -177,8 +160,7 @@ class Opened:
         for block in self._read(tally):  # not ahead of time, for that reason
             self._reuses |= before is not None and before.data_ptr() == block.X.data_ptr()
             before = block.X
-            with threads_for(0):  # there is little to compute
-                sample.add(block)
+            sample.add(block)
             labels.append(block.classes)
             if len(labels) > 100:
                 labels = [_distinct(labels)]
@@ -193,8 +175,7 @@ class Opened:
         self.mass, self.peak = (np.array([of[c] for c in self.classes.tolist()]) for of in (tally.mass, tally.peak))
         self.factor = np.ones(len(self.classes))  # the classes' weights
         self.is_weighted = tally.is_weighted  # whether any block brought weights
-        with threads_for(0):
-            self._fingerprint, self._drawn = tally.fingerprint, sample.drawn()
+        self._fingerprint, self._drawn = tally.fingerprint, sample.drawn()
 
     def numel(self):
         return self.shape[0] * self.shape[1]
@@ -239,7 +220,7 @@ class Opened:
         """The blocks of one read."""
         number, checked = 0, self._fingerprint is not None
         try:
-            for block in self.source:
+            for block in of_caller(self.source):
                 block = self.read(block, checked)
                 if block is not None:
                     tally.add(block)
@@ -374,7 +355,7 @@ class Stream:
 
     def chunks(self, size=1):
         """The blocks of one read as `Rows`; of a multiple of `size` rows, but the last."""
-        for X, codes, weight in prefetched(self.data.blocks(size)):
+        for X, codes, weight in ahead(self.data.blocks(size)):
             if weight is None:
                 weight = torch.ones(1, dtype=torch.float64, device="cpu").expand(len(codes))
             else:

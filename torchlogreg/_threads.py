@@ -1,13 +1,15 @@
-"""How many threads work gets, and products that ignore the caller's autocast."""
+"""Threads that read rows beside the caller's, and how many torch takes for what is not divided among them."""
 
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar, copy_context
-from functools import cache
-from threading import Lock
+from queue import SimpleQueue
+from threading import Thread
 
 import torch
-from threadpoolctl import ThreadpoolController
+from sklearn import config_context, get_config
+
+from torchlogreg._settings import caller, fork, one_blas_thread, own_settings, set_torch_threads, torch_threads
 
 # Numbers in X, or in a mini-batch, up to which a second thread costs more than it saves; other thread pools that spin
 # (NumPy's, say) make it far worse.
@@ -15,58 +17,50 @@ ONE_THREAD = 131_072
 TINY = 4096  # numbers in X up to which NumPy's products take one thread anyway
 
 
-@contextmanager
-def threads_for(work):
-    """Run small work on one thread and give the caller's number of threads back.
+class _Worker:
+    """A thread that does one thing after the other, until it is told to end.
 
-    Results differ by rounding at most. (A thread that uses torch for the first time meanwhile may start with one, too.)
-    """
-    before = torch.get_num_threads()
-    if work > ONE_THREAD or before == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-class _OneBlasThread:
-    """NumPy's and scipy's products on one thread for as long as any fit runs.
-
-    Their threads spin for 25 ms after every product, on the cores of those that read the rows. The setting belongs to
-    the process: the first fit to enter notes what it was, the last one to leave restores it, where nobody else has
-    changed it meanwhile.
+    Not an executor of the standard library's, which takes no work once the main thread has ended. Where no thread can
+    start, work is done at once: from Python 3.12 on in functions of `atexit`, and where the system allows no more.
     """
 
     def __init__(self):
-        self._lock, self._n_inside, self._before = Lock(), 0, []
+        self._tasks = SimpleQueue()
+        self._thread = Thread(target=self._work, daemon=True)  # lest a read that is left halfway keep the process
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._thread = None
 
-    def __enter__(self):
-        with self._lock:
-            if self._n_inside == 0:
-                self._before = [(library, library.get_num_threads()) for library in _blas_libraries()]
-                for library, _ in self._before:
-                    library.set_num_threads(1)
-            self._n_inside += 1
+    def submit(self, function, *args):
+        """A future for function(*args)."""
+        future = Future()
+        if self._thread is None:
+            _do(future, function, args)
+        else:
+            self._tasks.put((future, function, args))
+        return future
 
-    def __exit__(self, *error):
-        with self._lock:
-            self._n_inside -= 1
-            if self._n_inside == 0:
-                for library, before in self._before:
-                    if library.get_num_threads() == 1:
-                        library.set_num_threads(before)
+    def end(self):
+        """When all is done."""
+        if self._thread is not None:
+            self._tasks.put(None)
+            self._thread.join()
+
+    def _work(self):
+        set_torch_threads(1)
+        one_blas_thread.in_this_thread()
+        while (task := self._tasks.get()) is not None:
+            _do(*task)
+            del task
 
 
-@cache
-def _blas_libraries():
-    """To look for them takes 10 ms."""
-    return ThreadpoolController().select(user_api="blas").lib_controllers
-
-
-_one_blas_thread = _OneBlasThread()
+def _do(future, function, args):
+    try:
+        future.set_result(function(*args))
+    except BaseException as error:
+        future.set_exception(error)
+        del future  # which the error's frames would keep
 
 
 class _Readers:
@@ -76,21 +70,22 @@ class _Readers:
     """
 
     def __init__(self, n):
-        self.n, self._others = n, None
+        self.n, self._others = n, []
 
-    @property
-    def others(self):
-        if self._others is None:
-            self._others = ThreadPoolExecutor(self.n - 1)
-        return self._others
+    def others(self, n):
+        """`n` of them."""
+        while len(self._others) < n:
+            self._others.append(_Worker())
+        return self._others[:n]
 
     def end(self):
-        if self._others is not None:
-            self._others.shutdown()
+        for other in self._others:
+            other.end()
 
 
-_ALONE = _Readers(1)
-_readers = ContextVar("readers", default=_ALONE)  # of the fit at hand
+_OUTSIDE = _Readers(1)
+_ALONE = _Readers(1)  # for a part of the work, which is not divided again
+_readers = ContextVar("readers", default=_OUTSIDE)  # of the fit at hand
 
 
 def n_readers():
@@ -112,17 +107,47 @@ def in_threads(function, parts):
         with torch.no_grad():
             return function(part)
 
-    pool, token = _readers.get().others, _readers.set(_ALONE)  # a part is not divided again
+    context = _undivided()
+    others = _readers.get().others(len(parts) - 1)
+    with torch_threads(1):
+        rest = [other.submit(context.copy().run, quietly, part) for other, part in zip(others, parts[1:], strict=True)]
+        try:
+            first = context.run(quietly, parts[0])
+        finally:
+            wait(rest)
+        return [first, *(future.result() for future in rest)]
+
+
+def ahead(iterator):
+    """The items of an iterator, the next one being made in a thread while the last one is worked on."""
+    config, context, worker = get_config(), _undivided(), _Worker()  # scikit-learn's settings are those of a thread
+
+    def following():
+        with config_context(**config), torch.no_grad():
+            return next(iterator, None)
+
     try:
-        with threads_for(0):  # new threads take torch's number of threads at the time
-            others = [pool.submit(copy_context().run, quietly, part) for part in parts[1:]]
-            try:
-                first = quietly(parts[0])
-            finally:
-                wait(others)
-            return [first, *(other.result() for other in others)]
+        coming = worker.submit(context.run, following)
+        while (item := coming.result()) is not None:
+            coming = worker.submit(context.run, following)
+            yield item
+            del item
     finally:
-        _readers.reset(token)
+        worker.end()
+
+
+def _undivided():
+    """A copy of the context, for a part of the work."""
+    context = copy_context()
+    context.run(_readers.set, _ALONE)
+    return context
+
+
+@contextmanager
+def threads_for(work):
+    """Run small work on one thread of torch's, whatever the fit as a whole has."""
+    with torch_threads(1) if work <= ONE_THREAD else nullcontext():
+        yield
 
 
 @contextmanager
@@ -132,18 +157,22 @@ def plain_arithmetic(X, *, one_column=False):
     Products with one column are NumPy's on a CPU (see `Rows`), those with a sparse X are scipy's.
     """
     one_column = one_column or not isinstance(X, torch.Tensor)
-    threads = threads_for(0 if one_column and X.device.type == "cpu" else X.numel())
-    with threads, torch.autocast(X.device.type, enabled=False):
-        yield
+    small = X.numel() <= ONE_THREAD or (one_column and X.device.type == "cpu")
+    with own_settings(), torch.autocast(X.device.type, enabled=False):
+        n = 1 if small or fork.is_child or _readers.get() is _ALONE else caller.get().n_threads
+        if n > 1:
+            fork.note()
+        with nullcontext() if n == torch.get_num_threads() else torch_threads(n):
+            yield
 
 
 @contextmanager
 def fit_arithmetic(X, *, one_column=False):
     """`plain_arithmetic` with threads that read the rows for as long as a fit lasts, a part each."""
     on_host = X.device.type == "cpu"
-    readers = _Readers(torch.get_num_threads() if on_host else 1)
-    blas = _one_blas_thread if on_host and X.numel() > TINY else nullcontext()
-    with blas, plain_arithmetic(X, one_column=one_column):
+    blas = one_blas_thread() if on_host and X.numel() > TINY else nullcontext()
+    with own_settings(), blas, plain_arithmetic(X, one_column=one_column):
+        readers = _Readers(caller.get().n_threads if on_host else 1)
         token = _readers.set(readers)
         try:
             yield
