@@ -8,10 +8,23 @@ import numpy as np
 import pytest
 import torch
 from conftest import STEADY_HEAP
+from scipy.sparse import csr_array
 from sklearn.callback import ProgressBar
+from sklearn.feature_extraction import FeatureHasher
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from test_theorems import random_problem
 
-from torchlogreg import TorchLogisticRegression, TorchLogisticRegressionCV, TorchSoftmaxClassifier, _inputs, _stream
+from torchlogreg import (
+    TorchGridSearchCV,
+    TorchLogisticRegression,
+    TorchLogisticRegressionCV,
+    TorchSoftmaxClassifier,
+    _inputs,
+    _stream,
+    _tally,
+)
+from torchlogreg._labels import encoded
 from torchlogreg._losses import Binomial, Multinomial, loss_of
 from torchlogreg._penalty import Ridge
 from torchlogreg._problem import Problem
@@ -160,15 +173,30 @@ def test_a_source_may_write_every_block_where_the_last_one_was(small, monkeypatc
     np.testing.assert_allclose(model.coef_, expected.coef_, rtol=0, atol=1e-9)
 
 
+def exchanged(array, i, j):
+    """A copy with two of its items in each other's place."""
+    array = array.copy()
+    array[[i, j]] = array[[j, i]]
+    return array
+
+
 CHANGES = {
     "fewer rows": (lambda X, y, w: (X[:-1], y[:-1], w[:-1]), "19999 rows, and had 20000 before"),
     "no rows": (lambda X, y, w: (X[:0], y[:0], w[:0]), "0 rows, and had 20000"),
-    "a number": (lambda X, y, w: (np.where(np.arange(6) == 4, np.nextafter(X, 9), X), y, w), "other features"),
-    "NaN": (lambda X, y, w: (X + np.where(np.arange(6) == 0, np.nan, 0), y, w), "other features"),
-    "labels": (lambda X, y, w: (X, np.roll(y, 1), w), "other pairs of features and labels"),
+    "a number": (lambda X, y, w: (np.where(np.arange(6) == 4, np.nextafter(X, 9), X), y, w), "other rows"),
+    "NaN": (lambda X, y, w: (X + np.where(np.arange(6) == 0, np.nan, 0), y, w), "other rows"),
+    "a column of zeros of another sign": (lambda X, y, w: (np.where(np.arange(6) == 3, -X, X), y, w), "other rows"),
+    "signs of two columns": (lambda X, y, w: (np.where(np.arange(6) < 2, -X, X), y, w), "other rows"),
+    "columns": (lambda X, y, w: (exchanged(X.T, 1, 2).T, y, w), "other rows"),
+    "order of a column": (lambda X, y, w: (np.where(np.arange(6) == 5, np.roll(X, 1, 0), X), y, w), "other rows"),
+    "parts of two rows": (lambda X, y, w: (np.c_[X[:, :3], exchanged(X[:, 3:], 5, 9)], y, w), "other rows"),
+    "labels": (lambda X, y, w: (X, np.roll(y, 1), w), "other rows"),
+    "two labels": (lambda X, y, w: (X, exchanged(y, y.argmax(), y.argmin()), w), "other rows"),
     "one label": (lambda X, y, w: (X, np.where(np.arange(len(y)) == 7, 1 - y, y), w), "other labels"),
     "a new label": (lambda X, y, w: (X, np.where(y == 1, 5, y), w), "the label .*5.*, which it had not"),
-    "weights": (lambda X, y, w: (X, y, w + (np.arange(len(w)) == 11)), "other weights"),
+    "weights": (lambda X, y, w: (X, y, w + (np.arange(len(w)) == 11)), "other rows"),
+    "order of weights": (lambda X, y, w: (X, y, np.roll(w, 1)), "other rows"),
+    "two weights": (lambda X, y, w: (X, y, exchanged(w, w.argmax(), w.argmin())), "other rows"),
     "features": (lambda X, y, w: (X[:, :5], y, w), "X has 5 features"),
 }
 
@@ -178,11 +206,117 @@ CHANGES = {
 def test_a_stream_that_changes_between_reads(change, solver):
     later, message = CHANGES[change]
     X, y, weight = data(2)
+    X[:, 3] = 0  # a constant in the middle, as pictures have
     model = TorchLogisticRegression(solver=solver, random_state=0).fit(X[:50, :3], y[:50])
     before = dict(vars(model))
     with pytest.raises(ValueError, match=message):
         model.fit(Blocks(X, y, weight, later=later))
     assert vars(model) == before
+
+
+def fingerprint(X, y, weight=None, size=None):
+    """What a read leaves behind, of blocks of `size` rows."""
+    tally, size = _tally.Tally(), size or len(X)
+    for start in range(0, len(X), size):
+        part = slice(start, start + size)
+        tally.add(_stream.Block(X[part], *encoded(y[part]), None if weight is None else weight[part]))
+    return tally.fingerprint
+
+
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int32, torch.int8, torch.bool]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("p", [1, 2, 5, 16, 41])
+def test_the_checksum_depends_on_the_rows_alone(p, dtype, monkeypatch):
+    """Not on their order, nor on blocks, layout in memory, alignment and device."""
+    rng = np.random.default_rng(p)
+    n = 200
+    X = torch.tensor(rng.standard_normal((n, p)) * 9).to(dtype)
+    y, weight = rng.integers(0, 3, n), rng.integers(0, 4, n).astype(float)
+    expected = fingerprint(X, y, weight)
+    order = rng.permutation(n)
+    assert fingerprint(X[order], y[order], weight[order], size=7) == expected
+    apart = torch.zeros(2 * n, 3 * p + 1, dtype=dtype)
+    apart[::2, 1::3] = X
+    shifted = torch.empty(n * p + 1, dtype=dtype)[1:].view(n, p).copy_(X)
+    for same in (X.T.contiguous().T, apart[::2, 1::3], shifted):
+        assert fingerprint(same, y, weight) == expected
+    alike = torch.zeros(1, p, dtype=dtype)
+    assert fingerprint(alike.expand(n, p), y, weight) == fingerprint(alike.repeat(n, 1), y, weight)
+    keys = _tally._keys(-(-p * X.element_size() // 8)).view(np.int64)
+    products = _tally._products(shifted, keys)
+    for chunk in (1, 100, 2**20):
+        monkeypatch.setattr(_tally, "CHUNK", chunk)
+        monkeypatch.setattr(_tally, "DEVICE_CHUNK", chunk)
+        np.testing.assert_array_equal(_tally._products(X, keys), products)
+        np.testing.assert_array_equal(_tally._device_products(shifted, keys), products)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_two_reads_have_one_checksum_if_and_only_if_they_have_the_same_rows(dtype):
+    """Of few numbers, so that many exchanges leave the rows what they were."""
+    rng = np.random.default_rng(0)
+    outcomes = set()
+    for _ in range(1000):
+        n, p = rng.integers(2, 5, 2)
+        values = torch.tensor([0.0, 1.0, -1.0, 2.0][: rng.integers(2, 5)]).to(dtype)
+        before = values[rng.integers(0, len(values), (n, p))], rng.integers(0, 2, n), rng.integers(1, 3, n) * 1.0
+        X, y, weight = before[0].clone(), before[1].copy(), before[2].copy()
+        for _ in range(rng.integers(1, 3)):
+            i, j, k, m = *rng.integers(0, n, 2), *rng.integers(0, p, 2)
+            what = rng.integers(6)
+            if what == 0:  # two numbers
+                X[[i, j], [k, m]] = X[[j, i], [m, k]]
+            elif what == 1:
+                X[:, [k, m]] = X[:, [m, k]]
+            elif what == 2:
+                X[[i, j]] = X[[j, i]]
+            elif what == 3 and dtype != torch.bool:
+                X[i] = -X[i]
+            elif what == 4:
+                y[[i, j]] = y[[j, i]]
+            else:
+                weight[[i, j]] = weight[[j, i]]
+        rows = [sorted((bytes(r.view(torch.uint8)), c, w) for r, c, w in zip(*read, strict=True))
+                for read in (before, (X, y, weight))]  # fmt: skip
+        same = rows[0] == rows[1]
+        assert (fingerprint(*before) == fingerprint(X, y, weight)) == same
+        outcomes.add(same)
+    assert outcomes == {True, False}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.int32])
+def test_numbers_that_differ_in_their_highest_bits_alone(dtype):
+    """Every pair of columns exchanged, and with other signs, in a single row of whole numbers."""
+    p = 60
+    row = (1 + torch.arange(p) % 2).to(dtype)[None]
+    seen = {fingerprint(row, np.zeros(1))["rows (features, label and weight together)"]}
+    n_changes = 0
+    for i in range(p):
+        for j in range(i):
+            for change in ({i: row[0, j], j: row[0, i]}, {i: -row[0, i], j: -row[0, j]}, {i: 2**5, j: 2**5}):
+                other = row.clone()
+                for column, value in change.items():
+                    other[0, column] = value
+                if (other != row).any():
+                    n_changes += 1
+                    seen.add(fingerprint(other, np.zeros(1))["rows (features, label and weight together)"])
+    assert len(seen) == n_changes + 1
+
+
+def test_equal_labels_and_weights_of_another_type_are_no_change():
+    X, y, _ = data(2, n=2000)
+
+    class Fickle(Blocks):
+        def __iter__(self):
+            for k, (X, y) in enumerate(super().__iter__()):
+                kinds = [(y.astype(bool), None), (y.astype(float), np.ones(len(y))), (y.astype(np.int8), 1)]
+                yield X, *kinds[(self.n_reads + k) % 3]
+
+    expected = TorchLogisticRegression(tol=1e-10).fit(X, y)
+    model = TorchLogisticRegression(tol=1e-10).fit(Fickle(X, y, size=100))
+    np.testing.assert_allclose(model.coef_, expected.coef_, rtol=0, atol=1e-8)
 
 
 @pytest.mark.parametrize("read", [1, 2, 4])
@@ -290,6 +424,73 @@ def test_blocks_of_every_kind():
     for model in (frames, mixed):
         assert model.classes_.tolist() == ["red", "rosé", "white"]
         np.testing.assert_allclose(model.coef_, expected.coef_, rtol=0, atol=1e-8)
+
+
+def test_empty_blocks_are_skipped():
+    pd, pl = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    X, y, weight = data(2, n=300)
+    nothing = [
+        [],
+        (),
+        np.array([]),
+        np.empty((0, 6)),
+        np.empty((0, 0)),
+        torch.tensor([]),
+        torch.empty(0, 6),
+        csr_array((0, 6)),
+        pd.DataFrame(),
+        pd.DataFrame(X[:0]),
+        pl.DataFrame(),
+    ]
+    expected = TorchLogisticRegression(tol=1e-10).fit(X, y, weight)
+    for empty in nothing:
+        for block in ((empty, []), (empty, y[:0], []), [empty, torch.tensor([]), None]):
+            stream = [block, (X[:100], y[:100], weight[:100]), block, (X[100:], y[100:], weight[100:]), block]
+            model = TorchLogisticRegression(tol=1e-10).fit(stream)
+            np.testing.assert_allclose(model.coef_, expected.coef_, rtol=0, atol=1e-8)
+        with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+            TorchLogisticRegression().fit([(X, y), (empty, y)])
+    with pytest.raises(ValueError, match="0 feature"):
+        TorchLogisticRegression().fit([([[]], [0])])
+
+
+def test_blocks_are_no_table():
+    """Nowhere is a list of blocks, or a stream, taken for rows."""
+    blocks = [(X_SMALL[start : start + 12], Y_SMALL[start : start + 12]) for start in range(0, 60, 12)]
+    loader = Blocks(X_SMALL, Y_SMALL)
+    alone = "fitted by TorchLogisticRegression and TorchSoftmaxClassifier alone"
+    estimators = [TorchLogisticRegression(), TorchSoftmaxClassifier(solver="sgd"), TorchLogisticRegressionCV()]
+    for stream in (blocks, tuple(blocks), loader):
+        for estimator in estimators:
+            name, grid = type(estimator).__name__.lower(), {"tol": [0.1, 0.01]}
+            search = TorchGridSearchCV(estimator, grid)
+            for labels in (None, Y_SMALL, Y_SMALL[:5]):
+                with pytest.raises(ValueError, match=alone):
+                    search.fit(stream, labels)
+            piped = TorchGridSearchCV(make_pipeline(StandardScaler(), estimator), {f"{name}__tol": [0.1]})
+            with pytest.raises(ValueError, match=alone):
+                piped.fit(stream)
+            assert not hasattr(search, "cv_results_")
+        for labels in (None, Y_SMALL, Y_SMALL[:5]):
+            with pytest.raises(ValueError, match=alone):
+                TorchLogisticRegressionCV().fit(stream, labels)
+            with pytest.raises(ValueError, match="blocks of a stream one by one"):
+                TorchLogisticRegression().partial_fit(stream, labels, classes=[0, 1])
+        for labels in (Y_SMALL, Y_SMALL[:5]):
+            with pytest.raises(ValueError, match=alone):
+                TorchLogisticRegression().fit(stream, labels)
+        model = TorchLogisticRegression().fit(X_SMALL, Y_SMALL)
+        with pytest.raises(ValueError, match="blocks of a stream one by one"):
+            model.predict(stream)
+        with pytest.raises(ValueError, match="a stream cannot be validated on"):
+            model.fit(X_SMALL, Y_SMALL, X_val=stream, y_val=Y_SMALL)
+    # A table may be a list, and a pipeline may begin with anything.
+    table = TorchGridSearchCV(TorchLogisticRegression(), {"C": [0.1, 1]}).fit(X_SMALL.tolist(), Y_SMALL.tolist())
+    assert table.best_score_ > 0.5
+    pairs = [[(f"x{j}", value) for j, value in enumerate(row)] for row in X_SMALL]
+    grid = {"torchlogisticregression__C": [0.1, 1]}
+    hashed = make_pipeline(FeatureHasher(8, input_type="pair"), TorchLogisticRegression())
+    assert TorchGridSearchCV(hashed, grid).fit(pairs, Y_SMALL).best_score_ > 0.5
 
 
 @pytest.mark.parametrize("shuffle", [False, True])

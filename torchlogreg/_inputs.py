@@ -44,6 +44,10 @@ from torchlogreg._wide import is_wide_table
 ACCELERATOR_PAYS = 50_000_000
 LARGE = 2**23  # numbers from which a memory-mapped array is fitted, and any array predicted, part by part
 TABLES = ("shape", "__array__", "__array_interface__", "__dataframe__", "__dlpack__")  # what has one of them is one
+STREAMED = (
+    "A stream of blocks is fitted by TorchLogisticRegression and TorchSoftmaxClassifier alone, which take its labels "
+    "from the blocks: fit(stream), without y. Cross-validation takes a table, also a memory-mapped one: fit(X, y)."
+)
 
 
 class TrainingData(NamedTuple):
@@ -94,6 +98,14 @@ def fit_data(estimator, X, y, sample_weight, *, validated=False):
 def is_stream(X):
     """Whether X is something to iterate over that is no table of numbers."""
     return hasattr(X, "__iter__") and not any(hasattr(X, name) for name in TABLES)
+
+
+def is_no_table(X):
+    """Whether X can be nothing but a stream: a list may also hold the rows of a table, unless it holds tables."""
+    if not isinstance(X, (list, tuple)):
+        return is_stream(X)
+    block = X[0] if len(X) else None
+    return isinstance(block, (list, tuple)) and len(block) > 0 and len(getattr(block[0], "shape", ())) == 2
 
 
 def _is_large_file(X):
@@ -168,7 +180,8 @@ class _BlockReader:
                 "passed, but the target y is None."
             )
         X, y, weight = (*block, None)[:3]
-        if hasattr(X, "shape") and len(X.shape) == 2 and not X.shape[0]:
+        if 0 in (X.shape[:1] if hasattr(X, "shape") else [len(X)] if hasattr(X, "__len__") else []):
+            check_consistent_length(X, y)
             return None
         with config_context(assume_finite=checked or get_config()["assume_finite"]):
             X = _checked_rows(self.stand_in, X.toarray() if issparse(X) else X, reset=self.first)
@@ -186,11 +199,8 @@ def _schema(stand_in):
 
 def training_data(estimator, X, y, sample_weight):
     """Check the arguments of `fit` without touching the estimator."""
-    if is_stream(X) and (y is None or not isinstance(X, (list, tuple))):
-        raise ValueError(
-            "A stream of blocks is fitted by TorchLogisticRegression and TorchSoftmaxClassifier alone, which take its "
-            "labels from the blocks: fit(stream), without y."
-        )
+    if is_no_table(X) or (y is None and is_stream(X)):
+        raise ValueError(STREAMED)
     space = Space.of(X)
     X, labels, schema = _checked_pair(estimator, X, y, reset=True)
     classes, codes = encoded(labels)
@@ -214,7 +224,7 @@ def validation_data(estimator, data, X, y, sample_weight):
     if X is None or y is None:
         missing = [name for name, value in (("X_val", X), ("y_val", y)) if value is None]
         raise ValueError(f"Validation data come together, as X_val and y_val: {' and '.join(missing)} must be given.")
-    if is_stream(X) and not isinstance(X, (list, tuple)):
+    if is_no_table(X):
         raise ValueError("X_val must be a table, an array or a tensor; a stream cannot be validated on.")
     stand_in = copy.copy(estimator)
     vars(stand_in).pop("feature_names_in_", None)
@@ -280,6 +290,8 @@ def training_monitor(data, index):
 
 def block_data(estimator, X, y, classes, sample_weight):
     """Check the arguments of `partial_fit` without touching the estimator."""
+    if is_no_table(X):
+        raise ValueError("partial_fit takes the blocks of a stream one by one: partial_fit(X, y) for each of them.")
     if estimator.class_weight == "balanced":
         raise ValueError(
             "class_weight='balanced' is not supported for partial_fit, which does not see all rows. Compute the "
@@ -371,7 +383,7 @@ def prediction_rows(estimator, X, dtype):
 
     X stays where it is, in its own dtype: it is cast, and moved to the device, block by block.
     """
-    if is_stream(X) and not isinstance(X, (list, tuple)):
+    if is_no_table(X):
         raise ValueError("Predict the blocks of a stream one by one: for X, *_ in stream: model.predict(X).")
     X = _checked_rows(estimator, X, reset=False)
     device = X.device

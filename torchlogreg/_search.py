@@ -15,7 +15,7 @@ from sklearn.utils import _safe_indexing, indexable
 
 from torchlogreg._arrays import Space, numpy_of
 from torchlogreg._compat import check_method_params, fit_context, is_multimetric, score_with, scorer_parts
-from torchlogreg._estimators import LinearClassifier, TorchLogisticRegression, TorchSoftmaxClassifier
+from torchlogreg._estimators import LinearClassifier, LinearPredictor, TorchLogisticRegression, TorchSoftmaxClassifier
 from torchlogreg._evaluation import (
     BATCHED,
     as_splits,
@@ -24,6 +24,7 @@ from torchlogreg._evaluation import (
     unweighted_data,
     warn_unless_converged,
 )
+from torchlogreg._inputs import STREAMED, is_no_table, is_stream
 from torchlogreg._labels import known
 
 
@@ -78,7 +79,13 @@ class TorchGridSearchCV(GridSearchCV):
         -------
         self : object
             The fitted search.
+
+        Raises
+        ------
+        ValueError
+            If X is a stream of blocks.
         """
+        _refuse_streams(self.estimator, X, y)
         if y is not None and isinstance(_last(self.estimator), LinearClassifier):
             known(y)  # scikit-learn, which would look at them next, says of missing labels that '<' is not supported
         search, evaluations, cv = None, None, self.cv
@@ -136,6 +143,14 @@ class TorchGridSearchCV(GridSearchCV):
         self.scorer_ = search.scorers._scorers if is_multimetric(search.scorers) else search.scorers
         self.cv_results_ = results
         root.call_on_fit_task_end(**arguments)
+
+
+def _refuse_streams(estimator, X, y):
+    """Raise for a stream where an estimator of ours would get it: the blocks of a list would be taken for its rows."""
+    piped = isinstance(estimator, Pipeline)  # whose transformers may take any X
+    last = estimator.steps[-1][1] if piped and estimator.steps else estimator
+    if isinstance(last, LinearPredictor) and (is_stream(X) if y is None else not piped and is_no_table(X)):
+        raise ValueError(STREAMED)
 
 
 class _Batch(NamedTuple):

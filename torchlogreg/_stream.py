@@ -17,12 +17,12 @@ import torch
 
 from torchlogreg._rows import Home, Rows, product_dtype
 from torchlogreg._settings import of_caller
+from torchlogreg._tally import Tally
 from torchlogreg._threads import ahead
 
 SAMPLE_BYTES = 2**25  # that the sample of rows may take, or as much as a block if that is more
 SMALL_BLOCK = 2**19  # numbers up to which blocks are joined: each costs a fifth of a millisecond
 MAPPED_BLOCK = 2**24  # bytes of a memory-mapped file that make a block
-_PATTERNS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Block(NamedTuple):
@@ -32,56 +32,6 @@ class Block(NamedTuple):
     classes: np.ndarray  # the labels that occur
     codes: np.ndarray  # (m,) index of each row's label among them
     weight: np.ndarray | None  # (m,) sample weights, all one if None
-
-
-def _bits(pattern):
-    """Sum of bit patterns, modulo 2 to the power of their bits: exact, and the same in any order."""
-    if pattern.device.type != "cpu":
-        return int(pattern.sum())
-    pattern = pattern.numpy()  # on one thread; the other cores have the fit's arithmetic to do
-    return int(pattern.sum(dtype=pattern.dtype))
-
-
-class _Tally:
-    """What is counted in a read."""
-
-    def __init__(self):
-        self.n_rows, self.link, self.weights, self.is_weighted = 0, 0, 0, False
-        self.features = dict.fromkeys(_PATTERNS, 0)
-        self.counts, self.mass, self.peak = {}, {}, {}  # of each class: rows, sum of weights, largest weight
-
-    def add(self, block):
-        m = len(block.codes)
-        size = block.X.element_size()
-        self.n_rows += m
-        pattern = block.X.view(_PATTERNS[size])
-        self.features[size] = (self.features[size] + _bits(pattern)) % 2 ** (8 * size)
-        key = np.array([crc32(repr(label).encode()) for label in block.classes.tolist()], dtype=np.uint32)
-        column = pattern[:, pattern.shape[1] // 2].numpy(force=True)
-        pairs = key.view(np.int32).take(block.codes) * column
-        self.link = (self.link + int(pairs.sum(dtype=pairs.dtype))) % 2 ** (8 * pairs.itemsize)
-        counts = np.bincount(block.codes, minlength=len(block.classes))
-        mass, peak = counts, np.ones(len(counts))
-        if block.weight is not None:
-            self.is_weighted = True
-            self.weights = (self.weights + int(block.weight.view(np.int64).sum())) % 2**64
-            mass = np.bincount(block.codes, weights=block.weight, minlength=len(block.classes))
-            peak = np.zeros(len(counts))
-            np.maximum.at(peak, block.codes, block.weight)
-        for label, n, total, most in zip(block.classes.tolist(), counts.tolist(), mass, peak, strict=True):
-            self.counts[label] = self.counts.get(label, 0) + n
-            self.mass[label] = self.mass.get(label, 0.0) + float(total)
-            self.peak[label] = max(self.peak.get(label, 0.0), float(most))
-
-    @property
-    def fingerprint(self):
-        """What two reads of the same rows have in common, whatever their order: counts, and sums of bit patterns."""
-        return {
-            "labels": self.counts,
-            "features": self.features,
-            "pairs of features and labels": self.link,
-            "weights": self.weights,
-        }
 
 
 class _Sample:
@@ -154,12 +104,13 @@ class Opened:
 
     def __init__(self, source: Iterable, read: Callable, *, n_sampled_bytes, seed, weightless=()):
         self.source, self.read = source, read
-        tally, sample = _Tally(), _Sample(n_sampled_bytes, seed, set(weightless))
+        tally, sample = Tally(), _Sample(n_sampled_bytes, seed, set(weightless))
         labels, dtypes, self.n_block_bytes, self._fingerprint = [], set(), 0, None
         self._reuses, before = False, None  # whether the source writes each block where the last one was
         for block in self._read(tally):  # not ahead of time, for that reason
             self._reuses |= before is not None and before.data_ptr() == block.X.data_ptr()
             before = block.X
+            tally.weigh(block)
             sample.add(block)
             labels.append(block.classes)
             if len(labels) > 100:
@@ -193,7 +144,7 @@ class Opened:
 
     def blocks(self, size=1):
         """X, codes and weights (None if all are one) block by block; of a multiple of `size` rows, but the last."""
-        tally, waiting, n_waiting = _Tally(), [], 0
+        tally, waiting, n_waiting = Tally(), [], 0
         for block in self._read(tally):
             n_waiting += len(block.codes)
             enough = n_waiting * self.shape[1] >= SMALL_BLOCK and n_waiting >= size
