@@ -148,8 +148,8 @@ class TorchGridSearchCV(GridSearchCV):
 def _refuse_streams(estimator, X, y):
     """Raise for a stream where an estimator of ours would get it: the blocks of a list would be taken for its rows."""
     piped = isinstance(estimator, Pipeline)  # whose transformers may take any X
-    last = estimator.steps[-1][1] if piped and estimator.steps else estimator
-    if isinstance(last, LinearPredictor) and (is_stream(X) if y is None else not piped and is_no_table(X)):
+    ours = isinstance(_last(estimator), LinearPredictor)
+    if ours and (is_stream(X) if y is None else not piped and is_no_table(X)):
         raise ValueError(STREAMED)
 
 
@@ -164,7 +164,7 @@ class _Batch(NamedTuple):
 
 def _last(estimator):
     """The last step of a pipeline, or the estimator itself."""
-    return estimator.steps[-1][1] if isinstance(estimator, Pipeline) else estimator
+    return estimator.steps[-1][1] if isinstance(estimator, Pipeline) and estimator.steps else estimator
 
 
 def _batches(estimator, candidates):
