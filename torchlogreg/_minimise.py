@@ -16,6 +16,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from torchlogreg._problem import Point
+from torchlogreg._separation import is_separated
 from torchlogreg._watch import Watch
 from torchlogreg._wide import Rotated, is_wide
 
@@ -198,8 +199,9 @@ def minimise_all(problem, solver, W, *, tol, max_iter, store=None, left=None, fl
     if not bool(torch.isfinite(point.value).all()):
         raise ValueError(f"The objective overflowed with solver={solver.name!r}. Standardise X, or use larger Cs.")
     converged = (point.gradient_norm <= tol) & ~ends.limited & ~ends.stuck
-    for b in torch.nonzero(~problem.penalty.l2.expand(len(W), -1, -1).any(dim=1).flatten()).flatten():
-        converged[b] &= not problem.of_models(b[None]).separates(point.W[b : b + 1])
+    penalised = problem.penalty.l2[:, : problem.rows.n_features, 0].any(dim=1).expand(len(W))
+    for b in torch.nonzero(~penalised).flatten():
+        converged[b] &= not is_separated(problem.of_models(b[None]), point.W[b : b + 1])
     return Results(point.W, ends.n_iter, point.value, point.gradient_norm, converged)
 
 
@@ -329,10 +331,10 @@ def _remedy(problem, solver, run, point, tol, max_iter):
             f"The objective still improved by more than tol within {max_iter} epochs. Raise max_iter, set tol=0 if "
             "this number of epochs is what you want, or use solver='auto', which needs no learning rate."
         )
-    if problem.separates(point.W):
+    if is_separated(problem, point.W):
         return (
-            "The classes are perfectly separated, so without a penalty the coefficients grow without limit. "
-            "Use a finite C."
+            "The classes, or some of their rows, are perfectly separated, so without a penalty the coefficients grow "
+            "without limit. Use a finite C."
         )
     if float(point.gradient_norm.max()) <= tol and run.ended == "converged":
         return None

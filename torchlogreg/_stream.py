@@ -390,7 +390,9 @@ class Stream:
 
     @property
     def n_drawable(self):
-        """How many rows can be drawn, or that of all if they are all at hand."""
+        """How many rows can be drawn, or that of all if they are all at hand; 0 if the opening scan has kept none."""
+        if self.data._drawn is None:
+            return 0
         rows, whole = self._sample
         return self.shape[0] if whole else rows.shape[0]
 
