@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
-from torchlogreg._problem import Point
+from torchlogreg._problem import OutOfRange, Point
 from torchlogreg._separation import is_separated
 from torchlogreg._watch import Watch
 from torchlogreg._wide import Rotated, is_wide
@@ -121,18 +121,25 @@ def minimise(problem, solver, W, *, tol, max_iter, store=None, watch=None, patie
         state, finishing, states = saved
         for rule, state_of_rule in zip(rules.counting, states, strict=True):
             rule.state = state_of_rule
-    wide = is_wide(problem.rows) and not solver.stochastic
+    wide, wider = is_wide(problem.rows) and not solver.stochastic, problem
     if not finishing:
         draw = _draw_rotated if wide else _draw
-        run = draw(problem, solver, W, rules, max_iter, watch, state)
-        point, state = _stored(problem, run, store), None
-    again = not problem.rows.is_exact or (wide and not solver.whole_hessian)
+        try:
+            run = draw(problem, solver, W, rules, max_iter, watch, state)
+        except OutOfRange:
+            if problem.rows.is_exact or solver.stochastic:
+                raise
+            wider = problem.in_float64()
+            run = draw(wider, solver, W, rules, max_iter, watch, None)
+        point, state = _stored(wider, run, store), None
+    again = not wider.rows.is_exact or (wide and not solver.whole_hessian)
     if run is None or (again and not solver.stochastic and _is_unfinished(run, point, tol)):
         # float32 products certify a float32 gradient, and inner products of rows hold little of what is small beside a
         # common offset. Where that is not enough, float64 products of the rows themselves finish the work.
         start = W if run is None else run.point.W
         run = _draw(problem.exact(), solver, start, rules, max_iter, watch, state, finishing=True)
         point = _stored(problem, run, store)
+    problem.exact().check_squares(point)
     n_iter = len(watch.values)
     if run.ended == "overflow" or not bool(torch.isfinite(point.value).all()):
         watch.forget()  # other parameters, which the message advises, are those of another fit
@@ -184,8 +191,15 @@ def minimise_all(problem, solver, W, *, tol, max_iter, store=None, left=None, fl
         ends = _draw_all(rotated.problem, solver, rotated.enter(W), stop, max_iter, left, floor)
         ends = ends._replace(point=rotated.leave(ends.point.W))
     else:
-        ends = _draw_all(problem, solver, W, stop, max_iter, left, floor)
+        try:
+            ends = _draw_all(problem, solver, W, stop, max_iter, left, floor)
+        except OutOfRange:
+            if problem.rows.is_exact:
+                raise
+            problem, solver = problem.in_float64(), solver.in_float64()
+            ends = _draw_all(problem, solver, W, stop, max_iter, _ignore, floor)
     ends = ends._replace(point=_stored_all(problem, ends.point, store))
+    problem.exact().check_squares(ends.point)
     again = not problem.rows.is_exact or (wide and not solver.whole_hessian)
     unfinished = ~ends.limited & (ends.stuck | (ends.point.gradient_norm > tol)) & (ends.point.value >= floor)
     if again and unfinished.any():
@@ -231,6 +245,8 @@ def _draw_all(problem, solver, W, stop, max_iter, left, floor):
     active = torch.arange(B, device=home.device)
     iterates = solver.iterates(problem, W)
     step, n_iter = next(iterates), 0
+    if not problem.rows.is_exact:
+        problem.check_squares(step.point)
     while True:
         stuck = torch.zeros_like(ends.stuck[active]) if step.stuck is None else step.stuck
         done = stop.each(step) | (step.point.value < floor[active])
@@ -286,6 +302,8 @@ def _draw(problem, solver, W, rules, max_iter, watch, state, coefficients=lambda
     """Iterate until something ends it; `coefficients` turns the iterates' W into that of the features."""
     iterates = solver.iterates(problem, W, state)
     step = next(iterates)
+    if not problem.rows.is_exact:
+        problem.check_squares(step.point)
     while True:
         if met := rules.met(step):
             return _Run(step.point, met)

@@ -46,13 +46,15 @@ def is_separated(problem, W):
     if wide:
         table = _in_span(problem, W, intercept)
         return bool(_search(lambda: [table], n_unknowns))
-    sample = _sample(problem.rows, max(FEWEST, PER_UNKNOWN * n_unknowns))
+    size = max(FEWEST, PER_UNKNOWN * n_unknowns)
+    all_of_them = problem.rows.in_memory and n <= size
+    sample = (problem.rows if all_of_them else _sample(problem.rows, size)).in_float64()
     problem.passes.n_read += sample.shape[0]
     X = _numbers(sample, p)
     frame = Frame.of(X, intercept)
     few = Table.of(sample, problem.loss, W, frame, X)
     found = _search(lambda: [few], n_unknowns)
-    if sample is problem.rows or (found is False and few.determines_all):
+    if all_of_them or (found is False and few.determines_all):
         return bool(found)
 
     def tables():
@@ -76,9 +78,7 @@ def _ranks_first(problem, W):
 
 
 def _sample(rows, size):
-    """`Rows` at random, all of them if there are no more; of a stream of which none were kept, the first."""
-    if rows.in_memory and rows.shape[0] <= size:
-        return rows
+    """Rows in memory, at random; of a stream of which none were kept, the first."""
     if rows.n_drawable:
         return rows.take(rows.draw(size, torch.Generator("cpu").manual_seed(0)))
     first = next(rows.chunks())
@@ -86,9 +86,9 @@ def _sample(rows, size):
 
 
 def _numbers(rows, p):
-    """The p features of rows in memory that weigh something, in float64."""
+    """The p features of rows in memory, and in float64, that weigh something."""
     X = rows.X.dense() if isinstance(rows.X, Sparse) else rows.X[:, :p]
-    return X.double().numpy(force=True)[(rows.weight[:, 0] > 0).numpy(force=True)]
+    return X.numpy(force=True)[(rows.weight[:, 0] > 0).numpy(force=True)]
 
 
 class Frame(NamedTuple):
@@ -121,8 +121,8 @@ class Table(NamedTuple):
 
     @classmethod
     def of(cls, rows, loss, W, frame, X):
-        """From rows in memory, and the features X of those that weigh something, in whatever coordinates."""
-        eta = rows.predict(W)[:, 0].double().numpy(force=True)
+        """From rows in memory and in float64, and the features X of those that weigh, in whatever coordinates."""
+        eta = rows.predict(W)[:, 0].numpy(force=True)
         if eta.shape[1] == 1:
             eta = np.column_stack([np.zeros(len(eta)), eta])
         weighs = (rows.weight[:, 0] > 0).numpy(force=True)
@@ -172,13 +172,14 @@ class Table(NamedTuple):
 
 def _in_span(problem, W, intercept):
     """The Table of a wide problem, in coordinates of the span of its rows."""
-    weighs = (problem.rows.weight[:, 0] > 0).numpy(force=True)
+    rows = problem.rows.in_float64()
+    weighs = (rows.weight[:, 0] > 0).numpy(force=True)
     problem.passes.n_read += len(weighs)
-    products = problem.rows.inner_products().numpy(force=True)[weighs][:, weighs]
+    products = rows.inner_products().numpy(force=True)[weighs][:, weighs]
     moments, basis = np.linalg.eigh(products)
     kept = moments > RANK * moments[-1]
     X = basis[:, kept] * np.sqrt(moments[kept])
-    return Table.of(problem.rows, problem.loss, W, Frame.of(X, intercept), X)
+    return Table.of(rows, problem.loss, W, Frame.of(X, intercept), X)
 
 
 def _search(tables: Callable[[], Iterator[Table]], n_unknowns):

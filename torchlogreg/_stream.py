@@ -9,6 +9,7 @@ The order of the rows may change between reads, for nothing is kept row by row; 
 import mmap
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from functools import cached_property
 from typing import NamedTuple
 from zlib import crc32
@@ -346,6 +347,12 @@ class Stream:
     def exact(self):
         """The same rows, with products in float64."""
         return self if self.is_exact else self._with(products=self.home)
+
+    def in_float64(self):
+        """The same rows, each block a copy in float64."""
+        data = copy(self.data)
+        data.dtype = torch.float64
+        return Stream(data, self.loss, intercept=self.intercept, products=self.home, divisors=self.divisors)
 
     def lifted(self):
         """See `Rows`; blocks are cast as they come."""

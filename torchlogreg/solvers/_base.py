@@ -26,6 +26,10 @@ class Solver(ABC):
         """The solver for the models at `index` of the batch alone, wherever they are now."""
         return self
 
+    def in_float64(self):
+        """The solver for a problem that became `in_float64`."""
+        return self
+
     @abstractmethod
     def stopping(self, tol):
         """The rule that says whether a Step is good enough."""

@@ -5,13 +5,12 @@ from typing import NamedTuple
 import torch
 
 from torchlogreg._cholesky import scaled_cholesky
-from torchlogreg._problem import Point
+from torchlogreg._problem import Point, in_range
 
 ARMIJO = 1e-4  # fraction of the predicted decrease that a step must achieve
 MOST_HALVINGS = 30  # of one step
 # Rounding errors by which values may differ and still count as equal, in float64 and with products in float32.
 LEVEL, LEVEL_OF_PRODUCTS = 64, 4
-OVERFLOW = "Second moments of X overflow in float64. Standardise X (sklearn.preprocessing.StandardScaler)."
 
 
 class Metric(NamedTuple):
@@ -23,8 +22,7 @@ class Metric(NamedTuple):
     @classmethod
     def of(cls, hessian):
         """Factor `hessian` (B, M, m, m)."""
-        if not torch.isfinite(hessian.diagonal(dim1=2, dim2=3)).all():
-            raise ValueError(OVERFLOW)
+        in_range(hessian.diagonal(dim1=2, dim2=3))
         return cls(*scaled_cholesky(hessian))
 
     def of_models(self, index):

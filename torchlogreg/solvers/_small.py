@@ -12,8 +12,8 @@ import torch
 from scipy.linalg.lapack import dpotrf, dpotrs
 
 from torchlogreg._minimise import Step
-from torchlogreg._problem import Point
-from torchlogreg.solvers._descent import ARMIJO, LEVEL, OVERFLOW, hopeless
+from torchlogreg._problem import OutOfRange, Point
+from torchlogreg.solvers._descent import ARMIJO, LEVEL, hopeless
 
 LARGEST = 2**19  # `size` up to which Newton's method runs here
 ROUNDING, TINY = np.finfo(np.float64).eps, np.finfo(np.float64).tiny
@@ -113,7 +113,7 @@ def _cholesky(hessian):
     m = len(hessian)
     diagonal = hessian.diagonal()
     if not np.isfinite(diagonal).all():
-        raise ValueError(OVERFLOW)
+        raise OutOfRange("overflow")
     scale = 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
     correlation = hessian * scale * scale[:, None]
     shift, info = 16 * m * ROUNDING, 1
