@@ -11,7 +11,13 @@ from scipy.optimize import linprog
 from scipy.sparse import csr_array
 from sklearn.exceptions import ConvergenceWarning
 
-from torchlogreg import TorchGridSearchCV, TorchLogisticRegression, TorchLogisticRegressionCV, TorchSoftmaxClassifier
+from torchlogreg import (
+    TorchGridSearchCV,
+    TorchLogisticRegression,
+    TorchLogisticRegressionCV,
+    TorchSoftmaxClassifier,
+    TorchSoftmaxClassifierCV,
+)
 from torchlogreg._losses import loss_of
 from torchlogreg._penalty import Ridge
 from torchlogreg._problem import Problem
@@ -261,6 +267,61 @@ def test_overflow_is_an_error_that_says_what_to_do():
     data = table("wine", False)
     with pytest.raises(ValueError, match=r"overflowed after 1 iterations.*Lower learning_rate"):
         TorchSoftmaxClassifier(solver="sgd", learning_rate=1e300).fit(*data)
+
+
+OUT_OF_RANGE = {
+    "squares overflow": ({"X": 1e160}, "Squares of the numbers of X overflow in float64"),
+    "squares underflow": ({"X": 1e-170, "C": np.inf}, "Squares of the numbers of X underflow in float64"),
+    "1 / C": ({"C": 1e-310}, "C=1e-310 is too small"),
+    "penalty": (
+        {"C": 1e-300, "weight": 1e-300},
+        r"The penalty, 1 / C over the sum of the weights, overflows\. Raise C",
+    ),
+    "weights": ({"weight": 1e200, "class_weight": 1e200}, "sample_weight times class_weight overflows"),
+}
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize(
+    ("case", "solver", "search"),
+    [
+        (case, solver, search)
+        for case in OUT_OF_RANGE
+        for solver in [*SOLVERS, "sgd"]
+        for search in (False, True)
+        if solver != "sgd" or not (search or case == "squares underflow")  # of which sgd has no need
+    ],
+)
+def test_numbers_out_of_range_are_errors_that_say_so(case, solver, n_classes, search):
+    options, message = OUT_OF_RANGE[case]
+    X, y = table("iris", True)
+    X, y = (X, y) if n_classes == 3 else (X[50:], y[50:])
+    X = X * options.get("X", 1.0)
+    weight = np.full(len(y), options.get("weight", 1.0))
+    C, class_weight = options.get("C", 1.0), None
+    if "class_weight" in options:
+        class_weight = dict.fromkeys(np.unique(y).tolist(), options["class_weight"])
+    if search:
+        model = TorchSoftmaxClassifierCV(Cs=[C], cv=3, solver=solver, class_weight=class_weight)
+    else:
+        model = TorchSoftmaxClassifier(C=C, solver=solver, class_weight=class_weight)
+    with pytest.raises(ValueError, match=message):
+        model.fit(X, y, weight)
+    assert not hasattr(model, "coef_")
+
+
+def test_wide_numbers_out_of_range_are_errors_that_say_so():
+    X = np.random.default_rng(0).normal(size=(20, 100))
+    with pytest.raises(ValueError, match="overflow in float64"):
+        TorchLogisticRegression().fit(1e160 * X, np.arange(20) % 2)
+    with pytest.raises(ValueError, match="underflow in float64"):
+        TorchLogisticRegression(C=np.inf).fit(1e-170 * X, np.arange(20) % 2)
+
+
+def test_coefficients_may_start_where_residuals_are_tiny():
+    X, y = np.array([[-1.0], [1.0], [0.0], [0.0]]), [0, 1, 0, 1]
+    with pytest.warns(ConvergenceWarning, match="perfectly separated"):
+        TorchLogisticRegression(C=np.inf).fit(X, y, coef_init=[[400.0]])
 
 
 class Interrupt(Callback):
