@@ -5,10 +5,24 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from conftest import Callback, gradient_norm, table
+from scipy.optimize import linprog
+from scipy.sparse import csr_array
 from sklearn.exceptions import ConvergenceWarning
 
-from torchlogreg import TorchLogisticRegression, TorchSoftmaxClassifier
+from torchlogreg import (
+    TorchGridSearchCV,
+    TorchLogisticRegression,
+    TorchLogisticRegressionCV,
+    TorchSoftmaxClassifier,
+    TorchSoftmaxClassifierCV,
+)
+from torchlogreg._losses import loss_of
+from torchlogreg._penalty import Ridge
+from torchlogreg._problem import Problem
+from torchlogreg._rows import Rows
+from torchlogreg._separation import is_separated
 
 SOLVERS = ["auto", "lbfgs", "newton-cholesky"]
 
@@ -39,6 +53,135 @@ def test_separable_data_without_a_penalty(estimator, solver):
     assert not model.converged_
     assert np.isfinite(model.coef_).all()
     assert model.score(X, y) == 1
+
+
+def partly_separated(kind):
+    """Rows some of which a plane separates, while the others hold it in place."""
+    rng = np.random.default_rng(0)
+    if kind == "one column":
+        return np.array([[-1.0], [0.0], [0.0], [1.0]]), np.array([0, 0, 1, 1])
+    if kind == "one class of three":
+        X = rng.normal(size=(150, 2))
+        X[100:] += 10.0
+        return X, np.repeat([0, 1, 2], 50)
+    n = 60_000 if kind == "rare category" else 300
+    category, x = rng.integers(10, size=n), rng.normal(size=n)
+    category[:5] = 10
+    y = (x + rng.logistic(size=n) > 0).astype(int)
+    y[category == 10] = 1
+    return np.column_stack([np.eye(11)[category], x, 50 + 2 * x]), y
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("container", [np.array, np.float32, csr_array, "stream"])
+@pytest.mark.parametrize("kind", ["one column", "one class of three", "category", "rare category"])
+def test_rows_that_are_separated_without_a_penalty(kind, container, solver):
+    X, y = partly_separated(kind)
+    data = [(X[::2], y[::2]), (X[1::2], y[1::2])] if container == "stream" else container(X)
+    with pytest.warns(ConvergenceWarning, match=r"some of their rows, are perfectly separated.*Use a finite C"):
+        model = TorchSoftmaxClassifier(C=np.inf, solver=solver).fit(data, None if container == "stream" else y)
+    assert not model.converged_
+    assert TorchSoftmaxClassifier(C=1e3, solver=solver, max_iter=300).fit(X, y).converged_
+
+
+def separation(X, y, weight=None, *, intercept=True, seed=0):
+    """`is_separated`, from random coefficients."""
+    loss = loss_of(int(y.max()) + 1)
+    weight = np.ones(len(y)) if weight is None else weight
+    columns = torch.from_numpy(weight)[:, None]
+    rows = Rows(torch.from_numpy(X), loss.targets(torch.from_numpy(y), torch.float64), columns, intercept=intercept)
+    problem = Problem.of(rows, loss, Ridge.of(0.0, X.shape[1], intercept=intercept, home=rows.home))
+    W = np.random.default_rng(seed).normal(size=(1, X.shape[1] + intercept, loss.n_logits))
+    return is_separated(problem, torch.from_numpy(W))
+
+
+def separation_by_linear_programming(X, y, weight, intercept):
+    X, (classes, y) = X[weight > 0], np.unique(y[weight > 0], return_inverse=True)
+    X = np.column_stack([X, np.ones(len(X))]) if intercept else X
+    margins = np.array(
+        [
+            np.kron(np.eye(len(classes))[own] - other, x)
+            for x, own in zip(X, y, strict=True)
+            for other in np.eye(len(classes))
+            if not other[own]
+        ]
+    )
+    margins /= np.abs(margins).max(axis=0, initial=1e-300)
+    if len(classes) < 2:
+        return False
+    precision = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
+    found = linprog(-margins.sum(axis=0), -margins, np.zeros(len(margins)), bounds=(-1, 1), options=precision)
+    return -found.fun > 1e-6
+
+
+@pytest.mark.parametrize("kind", ["plain", "ties", "categories", "collinear", "offsets", "indicators"])
+def test_separation_is_what_linear_programming_says(kind):
+    seen = set()
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        n, p, K = rng.integers(6, 50), rng.integers(1, 6), rng.integers(2, 5)
+        X = rng.normal(size=(n, p))
+        X = {
+            "plain": X,
+            "ties": X.round(),
+            "categories": np.column_stack([np.eye(3)[rng.integers(3, size=n)], np.eye(4)[rng.integers(4, size=n)], X]),
+            "collinear": np.column_stack([X, X[:, 0] - 2 * X[:, -1]]) * 10.0 ** rng.integers(-6, 6, size=p + 1),
+            "offsets": X + 10.0 ** rng.integers(6, size=p),
+            "indicators": (X > 1).astype(float),
+        }[kind]
+        scores = X[:, :1] * rng.normal(size=K) * rng.choice([0, 1, 5]) + rng.gumbel(size=(n, K)) * rng.choice([0.1, 1])
+        y = np.unique(scores.argmax(axis=1), return_inverse=True)[1]
+        if not y.any():
+            continue
+        weight = np.where(rng.random(n) < rng.choice([0, 0.3]), 0.0, 1.0 + rng.random(n))
+        weight[y == 0] *= rng.random() > 0.1  # a class may weigh nothing, which is no separation
+        intercept = bool(seed % 2)
+        expected = separation_by_linear_programming(X, y, weight, intercept)
+        assert separation(X, y, weight, intercept=intercept, seed=seed) == expected, seed
+        seen.add(expected)
+    assert seen == {True, False}
+
+
+@pytest.mark.parametrize("n", [300, 200_000])  # of many rows a sample tells
+def test_one_row_is_enough_to_overlap(n):
+    rng = np.random.default_rng(0)
+    X = np.column_stack([rng.normal(size=(n, 3)), 100 + rng.normal(size=n), np.eye(3)[rng.integers(3, size=n)]])
+    eta = X @ [1.0, -1.0, 0.5, 3.0, 1.0, 0.0, 0.0] - 300
+    y = (eta > 0).astype(int)
+    assert separation(X, y)
+    y[eta.argmax()] = 0
+    assert not separation(X, y)
+    y[eta.argmax()] = 1
+    boundary = X[[eta.argmin()]] + (X[eta.argmax()] - X[eta.argmin()]) * eta.min() / (eta.min() - eta.max())
+    X, y = np.vstack([X, boundary, boundary]), np.append(y, [0, 1])
+    assert separation(X, y)  # the plane has to pass through two rows in one place
+    X[-1] += 1e-7 * (X[eta.argmin()] - X[-1])
+    assert not separation(X, y)
+
+
+def test_wide_rows_are_looked_at_in_their_span():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 200))
+    y = np.arange(40) % 2
+    assert separation(X, y)
+    assert separation(np.vstack([X, X[:5]]), np.append(y, 1 - y[:5]))
+    assert not separation(np.vstack([X, X]), np.append(y, 1 - y))
+    for labels in (y, np.append(y, 1 - y[:5])):
+        with pytest.warns(ConvergenceWarning, match="perfectly separated"):
+            TorchLogisticRegression(C=np.inf).fit(np.vstack([X, X])[: len(labels)], labels)
+
+
+def test_folds_that_are_separated_do_not_converge():
+    X, y = partly_separated("category")
+    with pytest.warns(ConvergenceWarning, match="5 of 11 models did not converge"):
+        model = TorchLogisticRegressionCV(Cs=[1e-3, np.inf], cv=5, scoring="neg_log_loss").fit(X, y)
+    assert not model.converged_
+    with pytest.warns(ConvergenceWarning, match="did not converge"):
+        TorchGridSearchCV(TorchLogisticRegression(), {"C": [np.inf], "fit_intercept": [False]}).fit(X, y)
+    y[:3] = 0
+    assert (
+        TorchLogisticRegressionCV(Cs=[1e-3, np.inf], cv=3, scoring="neg_log_loss").fit(X[5:, 10:11], y[5:]).converged_
+    )
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -124,6 +267,61 @@ def test_overflow_is_an_error_that_says_what_to_do():
     data = table("wine", False)
     with pytest.raises(ValueError, match=r"overflowed after 1 iterations.*Lower learning_rate"):
         TorchSoftmaxClassifier(solver="sgd", learning_rate=1e300).fit(*data)
+
+
+OUT_OF_RANGE = {
+    "squares overflow": ({"X": 1e160}, "Squares of the numbers of X overflow in float64"),
+    "squares underflow": ({"X": 1e-170, "C": np.inf}, "Squares of the numbers of X underflow in float64"),
+    "1 / C": ({"C": 1e-310}, "C=1e-310 is too small"),
+    "penalty": (
+        {"C": 1e-300, "weight": 1e-300},
+        r"The penalty, 1 / C over the sum of the weights, overflows\. Raise C",
+    ),
+    "weights": ({"weight": 1e200, "class_weight": 1e200}, "sample_weight times class_weight overflows"),
+}
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize(
+    ("case", "solver", "search"),
+    [
+        (case, solver, search)
+        for case in OUT_OF_RANGE
+        for solver in [*SOLVERS, "sgd"]
+        for search in (False, True)
+        if solver != "sgd" or not (search or case == "squares underflow")  # of which sgd has no need
+    ],
+)
+def test_numbers_out_of_range_are_errors_that_say_so(case, solver, n_classes, search):
+    options, message = OUT_OF_RANGE[case]
+    X, y = table("iris", True)
+    X, y = (X, y) if n_classes == 3 else (X[50:], y[50:])
+    X = X * options.get("X", 1.0)
+    weight = np.full(len(y), options.get("weight", 1.0))
+    C, class_weight = options.get("C", 1.0), None
+    if "class_weight" in options:
+        class_weight = dict.fromkeys(np.unique(y).tolist(), options["class_weight"])
+    if search:
+        model = TorchSoftmaxClassifierCV(Cs=[C], cv=3, solver=solver, class_weight=class_weight)
+    else:
+        model = TorchSoftmaxClassifier(C=C, solver=solver, class_weight=class_weight)
+    with pytest.raises(ValueError, match=message):
+        model.fit(X, y, weight)
+    assert not hasattr(model, "coef_")
+
+
+def test_wide_numbers_out_of_range_are_errors_that_say_so():
+    X = np.random.default_rng(0).normal(size=(20, 100))
+    with pytest.raises(ValueError, match="overflow in float64"):
+        TorchLogisticRegression().fit(1e160 * X, np.arange(20) % 2)
+    with pytest.raises(ValueError, match="underflow in float64"):
+        TorchLogisticRegression(C=np.inf).fit(1e-170 * X, np.arange(20) % 2)
+
+
+def test_coefficients_may_start_where_residuals_are_tiny():
+    X, y = np.array([[-1.0], [1.0], [0.0], [0.0]]), [0, 1, 0, 1]
+    with pytest.warns(ConvergenceWarning, match="perfectly separated"):
+        TorchLogisticRegression(C=np.inf).fit(X, y, coef_init=[[400.0]])
 
 
 class Interrupt(Callback):

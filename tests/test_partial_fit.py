@@ -153,6 +153,20 @@ def test_a_rate_that_overflows_is_named_and_leaves_the_model_alone():
     assert all(value is before[name] for name, value in vars(model).items() if name != "learning_rate")
 
 
+def test_weights_whose_sum_overflows_are_named_and_leave_the_model_alone():
+    X, y = table("wine", True)
+    model = TorchSoftmaxClassifier(C=1e-306, random_state=0)
+    model.partial_fit(X, y, classes=range(3), sample_weight=np.full(len(y), 1e305))
+    before = dict(vars(model))
+    for weight in (np.full(len(y), 1e306), 1e307):
+        with pytest.raises(ValueError, match="sum of the sample weights so far overflows"):
+            model.partial_fit(X + 1, y, sample_weight=weight)
+        assert vars(model) == before
+    model.fit(X, y, 1e307)  # which has no need of the sum
+    with pytest.raises(ValueError, match="sum of the sample weights so far overflows"):
+        model.partial_fit(X, y)
+
+
 def test_state_survives_pickle_and_deepcopy_and_holds_no_tensor():
     X, y = table("wine", True)
     model = TorchSoftmaxClassifier(random_state=0).partial_fit(X[::2], y[::2], classes=range(3))

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import objective, table
+from scipy.sparse import csr_array
 from sklearn.exceptions import ConvergenceWarning
 
-from torchlogreg import TorchLogisticRegression, TorchSoftmaxClassifier
+from torchlogreg import TorchGridSearchCV, TorchLogisticRegression, TorchSoftmaxClassifier, TorchSoftmaxClassifierCV
 from torchlogreg._losses import Binomial, Loss, Multinomial
 from torchlogreg._minimise import minimise
 from torchlogreg._penalty import Ridge
@@ -289,6 +290,36 @@ def test_the_unit_of_the_weights_cancels_without_a_penalty(weight):
     np.testing.assert_allclose(model.fit(X, y, weight).coef_, model.fit(X, y).coef_, rtol=1e-6)
 
 
+@pytest.mark.parametrize("weight", [1e307, 1e-307])  # the sum of the weights overflows
+@pytest.mark.parametrize("solver", [*SECOND_ORDER, "sgd"])
+def test_the_unit_of_the_weights_cancels_against_C(solver, weight):
+    X, y = table("wine", True)
+    weights = np.full(len(y), weight)
+    model = TorchSoftmaxClassifier(solver=solver, tol=1e-4 if solver == "sgd" else 1e-9, random_state=0)
+    expected = model.fit(X, y, X_val=X, y_val=y).coef_, model.history_["validation_loss"]
+    model.set_params(C=1 / weight).fit(X, y, weights, X_val=X, y_val=y, sample_weight_val=weights)
+    np.testing.assert_allclose(model.coef_, expected[0], rtol=1e-7, atol=1e-12)
+    np.testing.assert_allclose(model.history_["validation_loss"], expected[1], rtol=1e-7)
+    np.testing.assert_allclose(model.history_["train_accuracy"], model.history_["validation_accuracy"], rtol=1e-12)
+
+
+@pytest.mark.parametrize("weight", [1e307, 1e-307])
+def test_the_unit_of_the_weights_cancels_against_C_in_batches(weight):
+    X, y = table("wine", True)
+    weights = np.full(len(y), weight)
+    options = {"cv": 3, "scoring": "neg_log_loss"}
+    plain = TorchSoftmaxClassifierCV(Cs=[1.0, 10.0], tol=1e-9, **options).fit(X, y)
+    scaled = TorchSoftmaxClassifierCV(Cs=[1 / weight, 10 / weight], tol=1e-9, **options).fit(X, y, weights)
+    np.testing.assert_allclose(scaled.coef_, plain.coef_, rtol=1e-6, atol=1e-10)
+    np.testing.assert_allclose(scaled.scores_[0], plain.scores_[0], rtol=1e-8)
+    grid = {"C": [1.0], "fit_intercept": [True, False]}
+    plain = TorchGridSearchCV(TorchSoftmaxClassifier(tol=1e-9), grid, **options).fit(X, y)
+    grid["C"] = [1 / weight]
+    scaled = TorchGridSearchCV(TorchSoftmaxClassifier(tol=1e-9), grid, **options).fit(X, y, sample_weight=weights)
+    for name in ("mean_test_score", "std_test_score"):
+        np.testing.assert_allclose(scaled.cv_results_[name], plain.cv_results_[name], rtol=1e-7)
+
+
 def test_two_softmax_rows_at_C_are_one_logit_at_2C():
     # At the optimum w1 = -w0, so the two penalties add up to that of the one logit 2 w1 at 2 C.
     X, y = table("breast_cancer", True)
@@ -317,6 +348,63 @@ def test_without_a_penalty_the_units_of_a_feature_do_not_matter(solver, scale):
         scaled.fit(X * units, y)
     assert scaled.objective_ == pytest.approx(plain.objective_, rel=1e-9)
     np.testing.assert_allclose(scaled.coef_ * units, plain.coef_, rtol=1e-3)
+
+
+def in_small_units(n, n_classes, unit):
+    """Rows whose second column is in units so small that squares of its numbers underflow in float32."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(n, 3))
+    y = (X @ rng.normal(size=(3, n_classes)) + rng.gumbel(size=(n, n_classes))).argmax(axis=1)
+    return X, X * [1.0, unit, 1.0], y
+
+
+@pytest.mark.parametrize("solver", SECOND_ORDER)
+@pytest.mark.parametrize("n", [300, 20_000])
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("container", ["float32", "sparse", "stream", "bfloat16"])
+def test_squares_that_underflow_in_float32(container, n_classes, n, solver):
+    _, small, y = in_small_units(n, n_classes, 2.0**-73)
+    small = small.astype(np.float32)
+    plain = small * np.float32([1.0, 2.0**73, 1.0])
+    half = n // 2
+    data = {
+        "float32": lambda X: (X, y),
+        "sparse": lambda X: (csr_array(X), y),
+        "stream": lambda X: ([(X[:half], y[:half]), (X[half:], y[half:])], None),
+        "bfloat16": lambda X: (torch.from_numpy(X).bfloat16(), y),
+    }[container]
+    model = TorchSoftmaxClassifier(C=np.inf, solver=solver)
+    expected = model.fit(*data(plain)).objective_
+    assert model.fit(*data(small)).converged_
+    assert model.objective_ == pytest.approx(expected, rel=1e-5)
+
+
+def test_squares_that_underflow_in_float32_in_batches():
+    for n in (300, 20_000):
+        X, small, y = in_small_units(n, 3, 2.0**-73)
+        model = TorchSoftmaxClassifierCV(Cs=[10.0, np.inf], cv=3, scoring="neg_log_loss")
+        model.fit(small.astype(np.float32), y)
+        assert model.converged_
+        expected = TorchSoftmaxClassifierCV(Cs=[10.0, np.inf], cv=3, scoring="neg_log_loss").fit(X, y)
+        np.testing.assert_allclose(model.scores_[0][:, 1], expected.scores_[0][:, 1], rtol=1e-3)
+
+
+@pytest.mark.parametrize("solver", SECOND_ORDER)
+@pytest.mark.parametrize("n", [300, 20_000])
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("container", ["table", "sparse", "stream"])
+def test_squares_that_overflow_in_float32(container, n_classes, n, solver):
+    X, _, y = in_small_units(n, n_classes, 1.0)
+    X[::50, 1] = 1e20  # what stands for a missing number
+    X, half = X.astype(np.float32), n // 2
+    stream = [(X[:half], y[:half]), (X[half:], y[half:])]
+    model = TorchSoftmaxClassifier(solver=solver, max_iter=300)
+    with warnings.catch_warnings():  # a gradient of 1e-4 is beyond what coefficients can express
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        expected = model.fit(X.astype(np.float64), y).objective_
+    with pytest.warns(ConvergenceWarning, match="Coefficients in float32 cannot express"):
+        model.fit(*((stream, None) if container == "stream" else (csr_array(X) if container == "sparse" else X, y)))
+    assert model.objective_ == pytest.approx(expected, rel=1e-5)
 
 
 def test_constant_and_repeated_columns_change_no_prediction():

@@ -15,13 +15,14 @@ from torchlogreg._estimators import model_attributes, to_float32
 from torchlogreg._finite import explained
 from torchlogreg._grid import Candidates, Grid, Settings
 from torchlogreg._inputs import TrainingData, prediction_rows, rows_of, training_data
-from torchlogreg._labels import class_weights
+from torchlogreg._labels import class_weighted, class_weights
 from torchlogreg._losses import loss_of
 from torchlogreg._memory import translated
 from torchlogreg._minimise import Results
 from torchlogreg._penalty import strengths
 from torchlogreg._settings import callers_settings, own_settings
 from torchlogreg._threads import fit_arithmetic, plain_arithmetic
+from torchlogreg._watch import summable
 
 BATCHED = {"C", "class_weight", "fit_intercept"}  # parameters in which the models of a batch may differ
 
@@ -204,6 +205,7 @@ def _averaged(values, weight):
     if weight is None:
         return values.mean(dim=0).numpy(force=True)
     weight = torch.from_numpy(np.array(numpy_of(weight), dtype=np.float64)).to(values)
+    weight = summable(weight)
     return ((weight @ values) / weight.sum()).numpy(force=True)
 
 
@@ -219,7 +221,7 @@ def _columns(data, kinds, trains):
             raise ValueError(f"Fold {f - 1} has no training row with a positive weight.")
         for v, kind in enumerate(kinds):
             factor = 1.0 if kind is None else class_weights(kind, data.classes, data.codes, column)
-            out[f, v] = column if kind is None else column * factor[data.codes]
+            out[f, v] = column if kind is None else class_weighted(column, factor, data.codes)
             solvable[f, v] = np.count_nonzero(totals * factor) > 1
     if not solvable[0].all():
         raise ValueError("class_weight leaves rows of a single class; at least two classes need a positive weight.")

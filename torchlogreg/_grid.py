@@ -13,7 +13,7 @@ import torch
 
 from torchlogreg._minimise import Results, minimise_all
 from torchlogreg._penalty import Ridge
-from torchlogreg._problem import Problem
+from torchlogreg._problem import Passes, Problem, normalised
 from torchlogreg._sparse import Filled
 from torchlogreg._wide import is_wide
 from torchlogreg.solvers import SOLVERS, choose
@@ -46,7 +46,7 @@ class Settings(NamedTuple):
 HARD = 0.2  # of the best objective without features, below which an optimum moves far with the rows and with C
 STRETCH = 1.5  # most that a step along a path is longer than the one before
 FARTHEST = 0.2  # largest tolerance for the models of all rows where folds refine them
-# The strength of an intercept that is not there, for each unit of weight: an intercept of 1e-30 changes no logit.
+# The strength, over S, of an intercept that is not there: one of 1e-30 changes no logit.
 ABSENT = 1e30
 
 
@@ -62,14 +62,13 @@ class Grid:
         d, home = rows.shape[1], rows.home
         auto = settings.solver == "auto"
         self.solver = choose(rows, loss.n_logits) if auto else settings.solver
-        # A model for each column, with a unit penalty: the others differ by their strengths.
-        unit = Ridge(torch.ones(columns[..., 0].numel(), d, 1, dtype=home.dtype, device=home.device))
-        self.base = Problem.of(rows.reweighted(columns.flatten(0, 1).T), loss, unit)
-        self.rows = self.base.rows
+        self.rows, self.factors = normalised(rows.reweighted(columns.flatten(0, 1).T))
+        # A model for each column, without a penalty: the others differ by theirs.
+        none = Ridge(torch.zeros(columns[..., 0].numel(), d, 1, dtype=home.dtype, device=home.device))
+        self.base = Problem(self.rows, loss, none, Passes(rows.shape[0]))
         self.l2 = candidates.l2[:, None, None].expand(-1, d, 1).clone()  # (Q, d, 1)
         if rows.intercept:
-            S = 1.0 / self.base.penalty.l2[candidates.column, -1, 0]
-            self.l2[:, -1, 0] = torch.where(candidates.free, 0.0, ABSENT * S)
+            self.l2[:, -1] = 0.0
         self.followed = torch.zeros_like(candidates.free)  # (Q,) whether candidates were solved along a path
         self.start = torch.zeros(len(self.l2), d, loss.n_logits, dtype=home.dtype, device=home.device)
         self.paths = self._paths()
@@ -158,7 +157,9 @@ class Grid:
         return start + per_model(t) * (start - earlier)
 
     def _problem(self, column, q):
-        penalty = Ridge(self.l2[q] * self.base.penalty.l2[column])
+        penalty = Ridge(self.l2[q]).divided([factor[column] for factor in self.factors])
+        if self.rows.intercept:
+            penalty.l2[:, -1, 0] = torch.where(self.candidates.free[q], 0.0, ABSENT)
         return Problem(self.rows.of_models(column), self.loss, penalty, self.base.passes)
 
     def _solve(self, problem, W, tol, *, floor=None, **options):

@@ -117,6 +117,8 @@ def advance(solver, rows, loss, l2, W, seen):
 
 def _block_problem(rows, loss, l2, seen):
     """The objective on a block: its rows as a sample of the stream, the penalty over the S of the stream."""
+    if not math.isfinite(seen.S):
+        raise ValueError("The sum of the sample weights so far overflows. Scale them down, and C up.")
     weight = float(rows.columns.sum())
     penalty = Ridge.of(l2 * (weight / seen.S), rows.n_features, intercept=rows.intercept, home=rows.home)
     problem = Problem.of(rows, loss, penalty)

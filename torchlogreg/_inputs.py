@@ -6,6 +6,7 @@ Nothing is copied that need not be, and nothing the user owns is written to.
 """
 
 import copy
+import math
 import numbers
 import warnings
 from functools import partial
@@ -28,6 +29,7 @@ from torchlogreg._labels import (
     check_presence,
     checked_labels,
     checked_weights,
+    class_weighted,
     class_weights,
     codes_among,
     encoded,
@@ -143,12 +145,14 @@ def _streamed(estimator, source, validated=False):
         weightless=[label for label, value in given.items() if value == 0] if isinstance(given, dict) else (),
     )
     classes = opened.classes
-    if not np.isfinite(opened.mass.sum()):
+    if not math.isfinite(sum(opened.mass.tolist())):
         raise ValueError("The sum of the sample weights overflows. Scale them down.")
     if not opened.mass.any():
         raise ValueError(WEIGHTLESS)
     if given is not None:
-        opened.factor = class_weights(given, classes, np.arange(len(classes)), opened.mass)
+        codes = np.arange(len(classes))
+        opened.factor = class_weights(given, classes, codes, opened.mass)
+        class_weighted(opened.mass, opened.factor, codes)  # or it overflows
     check_number_of_classes(estimator, classes)
     check_presence(classes, opened.mass * opened.factor)
     n_logits = loss_of(len(classes)).n_logits
@@ -209,7 +213,7 @@ def training_data(estimator, X, y, sample_weight):
     own, factor = None if sample_weight is None else weight, None
     if estimator.class_weight is not None:
         factor = class_weights(estimator.class_weight, classes, codes, weight)
-        weight = weight * factor[codes]
+        weight = class_weighted(weight, factor, codes)
     check_number_of_classes(estimator, classes)
     check_presence(classes, np.bincount(codes, weights=weight, minlength=len(classes)))
     data = _on_device(estimator, X, codes, weight, classes, schema, space)._replace(own=own, factor=factor)
@@ -247,7 +251,7 @@ def validation_data(estimator, data, X, y, sample_weight):
     weight = checked_weights(sample_weight, n, name="sample_weight_val")
     own = None if sample_weight is None else weight
     if data.factor is not None:
-        weight = weight * data.factor[codes]
+        weight = class_weighted(weight, data.factor, codes)
         if not weight.any():
             raise ValueError("class_weight leaves no row of X_val; at least one weight must be positive.")
     source = (lambda: parts) if small else partial(_read_again, stand_in, X, data.torch_dtype)
@@ -314,7 +318,7 @@ def block_data(estimator, X, y, classes, sample_weight):
     codes = codes_among(given, present, "y", remedy)[index]
     weight = checked_weights(sample_weight, len(codes))
     if estimator.class_weight is not None:
-        weight = weight * class_weights(estimator.class_weight, given, codes, weight)[codes]
+        weight = class_weighted(weight, class_weights(estimator.class_weight, given, codes, weight), codes)
     if not weight.any():
         raise ValueError("class_weight leaves no row of this block; at least one weight must be positive.")
     return _on_device(estimator, X, codes, weight, given, schema, space)
@@ -374,8 +378,10 @@ def plain(model):
 
 
 def total_weight(data):
-    """The sum of the rows' weights."""
-    return float((data.X.mass * data.X.factor if data.weight is None else data.weight).sum())
+    """The sum of the rows' weights; infinite where it overflows."""
+    weight = data.X.mass * data.X.factor if data.weight is None else data.weight
+    with np.errstate(over="ignore"):
+        return float(weight.sum())
 
 
 def prediction_rows(estimator, X, dtype):

@@ -123,6 +123,15 @@ def class_weights(class_weight, classes, codes, weight):
     return out
 
 
+def class_weighted(weight, factor, codes):
+    """The weights of the rows times those of their classes."""
+    with np.errstate(over="ignore"):
+        out = weight * factor[codes]
+    if not np.isfinite(out).all():
+        raise ValueError("sample_weight times class_weight overflows. Scale one of them down.")
+    return out
+
+
 def check_number_of_classes(estimator, classes):
     """Raise if the estimator knows no more than two classes and there are more."""
     if len(classes) > 2 and not estimator.__sklearn_tags__().classifier_tags.multi_class:

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
-from torchlogreg._problem import Point
+from torchlogreg._problem import OutOfRange, Point
+from torchlogreg._separation import is_separated
 from torchlogreg._watch import Watch
 from torchlogreg._wide import Rotated, is_wide
 
@@ -140,7 +141,13 @@ def minimise(problem, solver, W, *, tol, max_iter, store=None, watch=None, patie
     wide = is_wide(problem.rows) and not solver.stochastic
     draw = _draw_rotated if wide else _draw
     if stage == "first":
-        run = draw(problem, solver, W, rules, max_iter, watch, state)
+        try:
+            run = draw(problem, solver, W, rules, max_iter, watch, state)
+        except OutOfRange:
+            if problem.rows.is_exact or solver.stochastic:
+                raise
+            problem = problem.in_float64()
+            run = draw(problem, solver, W, rules, max_iter, watch, None)
         point, state = _stored(problem, run, store), None
     again = not problem.rows.is_exact or (wide and not solver.whole_hessian)
     if stage == "exact" or (run and again and not solver.stochastic and _is_unfinished(run, point, tol)):
@@ -153,6 +160,7 @@ def minimise(problem, solver, W, *, tol, max_iter, store=None, watch=None, patie
         start, rules = W if run is None else run.point.W, rules._replace(own=finisher.stopping(tol), blind_ends=False)
         run = draw(problem.exact(), finisher, start, rules, max_iter, watch, state, stage="last")
         point = _stored(problem, run, store)
+    problem.exact().check_squares(point)
     n_iter = len(watch.values)
     if run.ended == "overflow" or not bool(torch.isfinite(point.value).all()):
         watch.forget()  # other parameters, which the message advises, are those of another fit
@@ -219,26 +227,26 @@ def minimise_all(problem, solver, W, *, tol, max_iter, store=None, left=None, fl
 
     `left(k)` is told that k models have. One whose value falls below `floor` (B,) has gone far enough, too.
     """
-    stop, left = solver.stopping(tol), left or _ignore
+    left = left or _ignore
     floor = torch.full_like(W[:, 0, 0], -math.inf) if floor is None else floor
     wide = is_wide(problem.rows)
-    finisher = solver.finisher(problem)
-    inside, start = problem, W
-    if wide:
-        rotated = Rotated(problem)
-        inside, start = rotated.problem, rotated.enter(W)
-    ends = _draw_all(inside, solver, start, stop, max_iter, left, floor, blind_ends=finisher is not None)
-    if finisher is not None:
-        ends = _finish_all(inside.exact(), finisher, ends, tol, max_iter, floor)
-    if wide:
-        ends = ends._replace(point=rotated.leave(ends.point.W))
-    before, ends = ends.point, ends._replace(point=_stored_all(problem, ends.point, store))
+    try:
+        ends = _draw_anywhere(problem, solver, W, tol, max_iter, left, floor, wide)
+    except OutOfRange:
+        if problem.rows.is_exact:
+            raise
+        problem, solver = problem.in_float64(), solver.in_float64()
+        ends = _draw_anywhere(problem, solver, W, tol, max_iter, _ignore, floor, wide)
+    before = ends.point
+    ends = ends._replace(point=_stored_all(problem, ends.point, store))
+    problem.exact().check_squares(ends.point)
     again = not problem.rows.is_exact or (wide and not solver.whole_hessian)
     unfinished = ~ends.limited & (ends.stuck | (ends.point.gradient_norm > tol)) & (ends.point.value >= floor)
     if again and unfinished.any():
         index = torch.nonzero(unfinished).flatten()
         exact = problem.exact().of_models(index)
         limit = max_iter - ends.n_iter[index]
+        stop = solver.stopping(tol)
         more = _draw_all(exact, solver.of_models(index), ends.point.W[index], stop, limit, _ignore, floor[index])
         _put(before.W, index, more.point.W)
         more = more._replace(point=_stored_all(exact, more.point, store), n_iter=ends.n_iter[index] + more.n_iter)
@@ -247,9 +255,23 @@ def minimise_all(problem, solver, W, *, tol, max_iter, store=None, left=None, fl
     if not bool(torch.isfinite(point.value).all()):
         raise ValueError(f"The objective overflowed with solver={solver.name!r}. Standardise X, or use larger Cs.")
     converged = (point.gradient_norm <= tol) & ~ends.limited & ~ends.stuck & ~_spoilt(before, point, tol)
-    for b in torch.nonzero(~problem.penalty.l2.expand(len(W), -1, -1).any(dim=1).flatten()).flatten():
-        converged[b] &= not problem.of_models(b[None]).separates(point.W[b : b + 1])
+    penalised = problem.penalty.l2[:, : problem.rows.n_features, 0].any(dim=1).expand(len(W))
+    for b in torch.nonzero(~penalised).flatten():
+        converged[b] &= not is_separated(problem.of_models(b[None]), point.W[b : b + 1])
     return Results(point.W, ends.n_iter, point.value, point.gradient_norm, converged)
+
+
+def _draw_anywhere(problem, solver, W, tol, max_iter, left, floor, wide):
+    """Where B models end, in the span of the rows if they are `wide`, and finished where that is not certain."""
+    finisher, rotated, inside = solver.finisher(problem), None, problem
+    if wide:
+        rotated = Rotated(problem)
+        inside, W = rotated.problem, rotated.enter(W)
+    stop = solver.stopping(tol)
+    ends = _draw_all(inside, solver, W, stop, max_iter, left, floor, blind_ends=finisher is not None)
+    if finisher is not None:
+        ends = _finish_all(inside.exact(), finisher, ends, tol, max_iter, floor)
+    return ends._replace(point=rotated.leave(ends.point.W)) if wide else ends
 
 
 def _ignore(k):
@@ -278,6 +300,8 @@ def _draw_all(problem, solver, W, stop, max_iter, left, floor, *, blind_ends=Fal
     active = torch.arange(B, device=home.device)
     iterates = solver.iterates(problem, W)
     step, n_iter = next(iterates), 0
+    if not problem.rows.is_exact:
+        problem.check_squares(step.point)
     while True:
         stuck = torch.zeros_like(ends.stuck[active]) if step.stuck is None else step.stuck
         done = stop.each(step) | (step.point.value < floor[active])
@@ -356,6 +380,8 @@ def _draw(problem, solver, W, rules, max_iter, watch, state, coefficients=lambda
     """Iterate until something ends it; `coefficients` turns the iterates' W into that of the features."""
     iterates = solver.iterates(problem, W, state)
     step = next(iterates)
+    if not problem.rows.is_exact:
+        problem.check_squares(step.point)
     while True:
         if met := rules.met(step):
             return _Run(step.point, met, step.gap)
@@ -412,10 +438,10 @@ def _remedy(problem, solver, run, point, tol, max_iter):
             f"The objective still improved by more than tol within {max_iter} epochs. Raise max_iter, set tol=0 if "
             "this number of epochs is what you want, or use solver='auto', which needs no learning rate."
         )
-    if problem.separates(point.W):
+    if is_separated(problem, point.W):
         return (
-            "The classes are perfectly separated, so without a penalty the coefficients grow without limit. "
-            "Use a finite C."
+            "The classes, or some of their rows, are perfectly separated, so without a penalty the coefficients grow "
+            "without limit. Use a finite C."
         )
     if float(point.gradient_norm.max()) <= tol and run.ended == "converged":
         return None

@@ -1,5 +1,6 @@
 """The penalty: strengths per coefficient. No penalty is strength 0, and the intercept is a row of strength 0."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,10 @@ class Strengths(NamedTuple):
 
 def strengths(C, l1_ratio):
     """The strengths that scikit-learn's `C` and `l1_ratio` stand for."""
-    return Strengths(l1_ratio / C, (1.0 - l1_ratio) / C)
+    strength = 1.0 / float(C)
+    if not math.isfinite(strength):
+        raise ValueError(f"C={C} is too small: 1 / C overflows.")
+    return Strengths(l1_ratio * strength, (1.0 - l1_ratio) * strength)
 
 
 class Ridge(NamedTuple):
@@ -29,9 +33,14 @@ class Ridge(NamedTuple):
             row[:, -1] = 0.0
         return cls(row)
 
-    def divided(self, total):
-        """Strengths over S, total (B,)."""
-        return Ridge(self.l2 / total[:, None, None])
+    def divided(self, factors):
+        """Strengths over S, which is the product of factors (B,) and itself may overflow."""
+        l2 = self.l2
+        for factor in factors:
+            l2 = l2 / factor[:, None, None]
+        if not torch.isfinite(l2).all():
+            raise ValueError("The penalty, 1 / C over the sum of the weights, overflows. Raise C or the weights.")
+        return Ridge(l2)
 
     def of_models(self, index):
         """The penalties of the models at `index` alone."""

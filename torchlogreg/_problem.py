@@ -22,6 +22,7 @@ from torchlogreg._threads import in_threads, n_readers
 # Bytes of logits that a Point may keep: an eighth of X, and what is small anyway.
 LOGITS_SHARE, LOGITS_BYTES = 1 / 8, 2**23
 HESSIANS_SHARE = 0.1  # of the numbers of X that the Hessians of all parts of the rows may hold
+SMALLEST = {torch.float32: 1e-32, torch.float64: 1e-300}  # curvature that sums of products hold
 BEST = 1e-10  # gradient at intercepts that count as best: they are then within its square of the least value
 ROOT_ROWS = 512  # rows whose derivatives are written out together
 CHEAP_READ, DEAR_READ = 2**18, 20  # numbers of X, or reads before it, that make another read cheap
@@ -40,6 +41,30 @@ class Point(NamedTuple):
     def gradient_norm(self):
         """max|gradient|, (B,)"""
         return self.gradient.abs().amax(dim=(1, 2))
+
+
+class OutOfRange(ValueError):
+    """Squares of the numbers of X overflow or underflow, in the dtype of products with it."""
+
+    def __init__(self, problem):
+        super().__init__(
+            f"Squares of the numbers of X {problem} in float64. Standardise X (sklearn.preprocessing.StandardScaler)."
+        )
+
+
+def in_range(moments):
+    """`moments`, sums of squares of the numbers of X, where they do not overflow."""
+    if not torch.isfinite(moments).all():
+        raise OutOfRange("overflow")
+    return moments
+
+
+def normalised(rows):
+    """The rows with weights that sum to one, and the factors (V,) of S, which itself may overflow."""
+    largest = rows.largest_weight()
+    rows = rows.divided(largest)
+    total = rows.total_weight()
+    return rows.divided(total), (rows.bring_home(largest), rows.bring_home(total))
 
 
 class Passes:
@@ -62,12 +87,9 @@ class Problem:
     @classmethod
     def of(cls, rows, loss, penalty):
         """The problem for raw weights and strengths."""
-        largest = rows.largest_weight()
-        rows = rows.divided(largest)  # first, lest S overflow
-        total = rows.total_weight()  # (V,)
-        rows = rows.divided(total)
-        S = total * largest if rows.of is None else (total * largest)[rows.of]
-        return cls(rows, loss, penalty.divided(rows.bring_home(S)), Passes(rows.shape[0], rows.n_scanned))
+        rows, factors = normalised(rows)
+        penalty = penalty.divided([factor if rows.of is None else factor[rows.of] for factor in factors])
+        return cls(rows, loss, penalty, Passes(rows.shape[0], rows.n_scanned))
 
     def of_models(self, index):
         """The problem of the models at `index` alone."""
@@ -84,6 +106,10 @@ class Problem:
         if self.rows.is_exact:
             return self
         return Problem(self.rows.exact(), self.loss, self.penalty, self.passes)
+
+    def in_float64(self):
+        """The same problem with X itself in float64, so that samples of its rows are, too."""
+        return Problem(self.rows.in_float64(), self.loss, self.penalty, self.passes)
 
     def lifted(self):
         """The same problem, with X in a dtype that is multiplied as it is."""
@@ -186,6 +212,24 @@ class Problem:
             return self.lifted()
         return Problem(rows.reweighted(rows.columns / total), self.loss, self.penalty, self.passes)
 
+    def check_squares(self, point):
+        """Raise OutOfRange if the curvature of a coefficient without penalty underflows at `point`.
+
+        A tiny gradient is what such a column has in common with few others; then one more read tells.
+        """
+        if point.gradient is None:
+            return
+        p, smallest = self.rows.n_features, SMALLEST[self.rows.products.dtype]
+        free = self.penalty.l2[:, :p] < smallest
+        if not free.any():
+            return
+        gradient = point.gradient[:, :p].abs()
+        tiny = free & (gradient > 0) & (gradient < math.sqrt(smallest))
+        if tiny.any():
+            curvature = self.exact().diagonal(torch.zeros_like(point.W)).view(len(point.W), point.W.shape[2], -1).mT
+            if (tiny & (curvature[:, :p] < smallest)).any():
+                raise OutOfRange("underflow")
+
     def second_moments(self):
         """See `Rows`; one read, once."""
         return self._once("moments", self.rows.second_moments)
@@ -265,21 +309,6 @@ class Problem:
             norms = block.weight[:, 0] * block.squared_norms(ones)
             mean, longest = mean + float(norms.sum()), max(longest, float(norms.max()))
         return mean, self.rows.shape[0] * longest
-
-    def separates(self, W):
-        """Whether W ranks the own class of every row strictly first, in a problem without penalty.
-
-        Then larger and larger multiples of W lower the objective without end, and it has no minimiser.
-        """
-        if self.penalty.l2.any():
-            return False
-        for rows in self._blocks():
-            eta = rows.predict(W)
-            # Far out along W the loss of a row tends to 0 if its own class is first, and to log 2 or more if not.
-            far = self.loss.value(1e6 * eta / eta.abs().amax().clamp(min=1e-300), rows.y)
-            if not bool(((far < 0.5) | (rows.weight == 0)).all()):
-                return False
-        return True
 
     def optimality_bound(self, point):
         """A bound on value - optimum at `point`, (B,), by strong convexity.

@@ -169,6 +169,12 @@ class Rows:
             return self
         return type(self)(self.X, self.y, self.columns, intercept=self.intercept, products=self.home, of=self.of)
 
+    def in_float64(self):
+        """The same rows with X in float64: a copy."""
+        X = self.X.to(device=self.home.device, dtype=self.home.dtype)
+        y, columns = self.y.to(X.device), self.columns.to(X.device)
+        return type(self)(X, y, columns, intercept=self.intercept, of=self.of)
+
     def reweighted(self, columns):
         """The same rows with other columns of weights."""
         return self._with(self.X, self.y, columns)

@@ -8,6 +8,7 @@ The order of the rows may change between reads, for nothing is kept row by row; 
 
 import mmap
 from collections.abc import Callable, Iterable
+from copy import copy
 from functools import cached_property
 from typing import NamedTuple
 from zlib import crc32
@@ -279,6 +280,12 @@ class Stream:
         """The same rows, with products in float64."""
         return self if self.is_exact else self._with(products=self.home)
 
+    def in_float64(self):
+        """The same rows, each block a copy in float64."""
+        data = copy(self.data)
+        data.dtype = torch.float64
+        return Stream(data, self.loss, intercept=self.intercept, products=self.home, divisors=self.divisors)
+
     def lifted(self):
         """See `Rows`; blocks are cast as they come."""
         return self
@@ -325,7 +332,9 @@ class Stream:
 
     @property
     def n_drawable(self):
-        """How many rows can be drawn, or that of all if they are all at hand."""
+        """How many rows can be drawn, or that of all if they are all at hand; 0 if the opening scan has kept none."""
+        if self.data._drawn is None:
+            return 0
         rows, whole = self._sample
         return self.shape[0] if whole else rows.shape[0]
 

@@ -13,6 +13,7 @@ from torchlogreg._rows import marked
 
 # What the monitors of a Watch note, by their names.
 MONITORS = {name: {f"{name}_loss", f"{name}_accuracy"} for name in ("train", "validation")}
+MOST_WEIGHT = 1e300  # in a sum
 
 
 class Iterate:
@@ -151,7 +152,7 @@ class Training:
     """
 
     def __init__(self, own=None, factor=None):
-        self.own, self.factor = own, factor
+        self.own, self.factor = own if own is None else summable(own), factor
 
     def __call__(self, iterate):
         return _means(iterate.problem.loss, self._pieces(iterate.problem, iterate.point))
@@ -181,7 +182,7 @@ class Validation:
 
     def __init__(self, parts: Callable, loss, codes, weight, own, dtype):
         self.parts, self.loss, self.dtype = parts, loss, dtype
-        self.codes, self.weight, self.own = codes, weight, own
+        self.codes, self.weight, self.own = codes, summable(weight), own if own is None else summable(own)
 
     def __call__(self, iterate):
         return _means(self.loss, self._pieces(iterate.of_features.to(self.dtype)))
@@ -204,6 +205,11 @@ class Validation:
                 start = at.stop
                 y = self.loss.targets(self.codes[at].to(eta.device), eta.dtype)
                 yield eta, y, self.weight[at], None if self.own is None else self.own[at]
+
+
+def summable(weight):
+    """Weights for a mean: as they are, or as shares of the largest where sums of them might overflow."""
+    return weight if float(weight.sum()) < MOST_WEIGHT else weight / weight.max()
 
 
 def _means(loss, pieces):

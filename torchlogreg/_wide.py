@@ -10,7 +10,7 @@ import torch
 
 from torchlogreg._cholesky import scaled_cholesky
 from torchlogreg._penalty import Ridge
-from torchlogreg._problem import Passes, Point, Problem
+from torchlogreg._problem import Passes, Point, Problem, in_range
 from torchlogreg._rows import Rows
 
 LARGEST = 4096  # rows up to which X X' and its factor repay their arithmetic
@@ -35,7 +35,7 @@ class Rotated:
         rows = self.original.rows
         n, d = rows.shape
         original.passes.n_read += n
-        self.products = rows.inner_products()  # (n, n)
+        self.products = in_range(rows.inner_products())  # (n, n)
         scale, factor, _ = scaled_cholesky(self.products)
         self.factor = factor / scale[:, None]
         l2 = original.penalty.l2

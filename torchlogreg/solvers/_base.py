@@ -30,6 +30,10 @@ class Solver(ABC):
         """The solver that takes over where this one cannot tell how far it is from the optimum, if there is one."""
         return None  # noqa: RET501
 
+    def in_float64(self):
+        """The solver for a problem that became `in_float64`."""
+        return self
+
     @abstractmethod
     def stopping(self, tol):
         """The rule that says whether a Step is good enough."""

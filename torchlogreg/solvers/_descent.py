@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from torchlogreg._cholesky import root_cholesky, scaled_cholesky
-from torchlogreg._problem import Point
+from torchlogreg._problem import Point, in_range
 
 ARMIJO = 1e-4  # fraction of the predicted decrease that a step must achieve
 MOST_HALVINGS = 150  # of one step: by twice as many, no finite direction is left long
@@ -15,8 +15,7 @@ LEVEL, LEVEL_OF_PRODUCTS = 64, 4
 # Gap above which it does not matter yet what the raised diagonal of a factor hides, and what it may hide in any case.
 SURE, NEGLIGIBLE = 1e-2, 1e-8
 NOTHING = 0.01  # share of the penalty that may be added to a diagonal without a word
-NOISE = 64  # the same for an entry of the gradient, against the root of the Hessian's
-OVERFLOW = "Second moments of X overflow in float64. Standardise X (sklearn.preprocessing.StandardScaler)."
+NOISE = 64  # rounding errors in an entry of the gradient, against the root of the Hessian's
 
 
 class Metric(NamedTuple):
@@ -29,8 +28,7 @@ class Metric(NamedTuple):
     @classmethod
     def of(cls, hessian):
         """Factor `hessian` (B, M, m, m)."""
-        if not torch.isfinite(hessian.diagonal(dim1=2, dim2=3)).all():
-            raise ValueError(OVERFLOW)
+        in_range(hessian.diagonal(dim1=2, dim2=3))
         return cls(*scaled_cholesky(hessian))
 
     def with_roots(self, roots, index):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 
 from torchlogreg._penalty import Ridge
-from torchlogreg._problem import Problem
+from torchlogreg._problem import Problem, in_range
 from torchlogreg._rows import Rows
 from torchlogreg.solvers._descent import Metric, of_models
 
@@ -112,7 +112,7 @@ def hybrid(sample, W, r, before=None, eta=None):
     else:
         mean = W.new_zeros(p)
     if before is None:
-        basis = torch.linalg.eigh(Rows(X, rows.y, curvature, intercept=False).gram(curvature)[0])[1]
+        basis = torch.linalg.eigh(in_range(Rows(X, rows.y, curvature, intercept=False).gram(curvature)[0]))[1]
     else:
         basis = before.basis
     X = X @ basis.to(X)

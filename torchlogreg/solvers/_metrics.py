@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from torchlogreg._problem import Problem
+from torchlogreg._problem import Problem, in_range
 from torchlogreg._wide import is_wide
 from torchlogreg.solvers import _costs
 from torchlogreg.solvers._descent import Metric, Stand, of_models, per_model
@@ -180,7 +180,7 @@ class Metrics:
     def _head_and_tail(self, problem, W, before):
         """The metric of the head as if it were all that there is, on logits to which all columns contribute."""
         before = before if isinstance(before, HeadAndTail) else HeadAndTail(None, None, None)
-        diagonal = problem.diagonal(W).view(len(W), self.n_logits, self.d).mT  # (B, d, K)
+        diagonal = in_range(problem.diagonal(W)).view(len(W), self.n_logits, self.d).mT  # (B, d, K)
         columns = before.columns
         if columns is None:
             columns = columns_of_head(problem, diagonal, self.n_head)

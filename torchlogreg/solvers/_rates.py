@@ -5,6 +5,7 @@ import math
 import torch
 
 from torchlogreg._minimise import NoImprovement
+from torchlogreg._problem import OutOfRange
 
 COOLING = 0.4  # share of the epochs over which the learning rate "auto" falls to zero
 
@@ -94,5 +95,7 @@ def stable_rate(solver, smoothness):
     It is 2 (1 + momentum) / L for heavy ball (Polyak 1964, doi:10.1016/0041-5553(64)90137-5) and a factor
     1 + 2 momentum less for Nesterov's.
     """
+    if not math.isfinite(smoothness):
+        raise OutOfRange("overflow")
     damping = 1.0 + 2.0 * solver.momentum if solver.nesterov else 1.0
     return 0.8 * 2.0 * (1.0 + solver.momentum) / (damping * max(smoothness, torch.finfo(torch.float64).tiny))

@@ -14,8 +14,8 @@ from scipy.linalg.lapack import dpotrf, dpotrs
 
 from torchlogreg._cholesky import root_cholesky
 from torchlogreg._minimise import Step
-from torchlogreg._problem import Point
-from torchlogreg.solvers._descent import ARMIJO, LEVEL, NOISE, NOTHING, OVERFLOW, SURE, hopeless, is_blind
+from torchlogreg._problem import OutOfRange, Point
+from torchlogreg.solvers._descent import ARMIJO, LEVEL, NOISE, NOTHING, SURE, hopeless, is_blind
 from torchlogreg.solvers._start import is_far, nearer
 
 LARGEST = 2**19  # `size` up to which Newton's method runs here
@@ -128,7 +128,7 @@ def _cholesky(hessian):
     m = len(hessian)
     diagonal = hessian.diagonal()
     if not np.isfinite(diagonal).all():
-        raise ValueError(OVERFLOW)
+        raise OutOfRange("overflow")
     scale = 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
     correlation = hessian * scale * scale[:, None]
     shift, info = 16 * m * ROUNDING, 1

@@ -43,6 +43,11 @@ class LBFGS(Solver):
             return self
         return replace(self, centre=self.centre.of_models(index)._replace(W=None))
 
+    def in_float64(self):
+        if self.centre is None:
+            return self
+        return replace(self, centre=self.centre._replace(problem=self.centre.problem.in_float64()))
+
     def iterates(self, problem, W, state=None):
         metrics = Metrics(problem, W.shape[2], self.seed, self.centre)
         pairs = Pairs(*W.flatten(1).shape, self._affordable_pairs(problem, W), problem.rows.home)
