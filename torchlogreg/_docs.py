@@ -103,7 +103,7 @@ _TEMPLATE = """{summary}
     classes_ : ndarray of shape (n_classes,)
         Class labels.
 
-    n_iter_ : int
+    n_iter_ : ndarray of shape (1,)
         Iterations, or epochs, that were run; `partial_fit` adds one a call.
 
     converged_ : bool

@@ -29,6 +29,8 @@ from torchlogreg._inputs import (
     training_monitor,
     validation_data,
 )
+from torchlogreg._keywords import naming_others, refuse
+from torchlogreg._labels import only_class
 from torchlogreg._losses import loss_of
 from torchlogreg._memory import translated, with_room
 from torchlogreg._minimise import minimise
@@ -127,6 +129,22 @@ class LinearPredictor(Portable, CallbackSupportMixin, SparseCoefMixin, Classifie
         """
         return super().score(X, numpy_of(y), numpy_of(sample_weight))
 
+    def set_params(self, **params):
+        """Set parameters, as in the constructor.
+
+        Parameters
+        ----------
+        **params : dict
+            Values by name.
+
+        Returns
+        -------
+        self : object
+            The estimator.
+        """
+        refuse(self, params, ValueError)
+        return super().set_params(**params)
+
     def _predict(self, X, method, transform, *, indices=False):
         """transform(loss, logits (n, 1, K))[:, 0] of every row, block by block; the classes at those `indices`."""
         check_is_fitted(self)
@@ -188,6 +206,7 @@ class LinearClassifier(LinearPredictor):
         "device": [str],
     }
 
+    @naming_others
     def __init__(
         self,
         *,
@@ -372,7 +391,7 @@ class LinearClassifier(LinearPredictor):
             **attributes(filled.leave(result.point.W)),
             "solver_": solver.name,
             "device_": str(rows.device),
-            "n_iter_": result.n_iter,
+            "n_iter_": data.space.array(np.array([result.n_iter], dtype=np.int32)),
             "converged_": result.converged,
             "objective_": float(result.point.value),
             "gradient_norm_": float(result.point.gradient_norm),
@@ -458,7 +477,7 @@ class LinearClassifier(LinearPredictor):
         with torch.inference_mode(False), torch.no_grad(), translated(device=True), arithmetic:
             loss = loss_of(len(data.classes))
             rows = rows_of(data, loss, intercept=self.fit_intercept)
-            n_iter = 1 + (0 if before is None else self.n_iter_)
+            n_iter = 1 + (0 if before is None else int(np.max(numpy_of(self.n_iter_))))
             seed = check_random_state(self.random_state).randint(2**31 - 1) + n_iter  # another order in every call
             W = rows.bring_home(self._start(data, loss, go_on=True))
             l2 = strengths(self.C, self.l1_ratio).l2
@@ -473,7 +492,7 @@ class LinearClassifier(LinearPredictor):
             found,
             solver_="sgd",
             device_=str(rows.device),
-            n_iter_=n_iter,
+            n_iter_=data.space.array(np.array([n_iter], dtype=np.int32)),
             converged_=False,
             loss_curve_=data.space.array(curve),
             _seen=step.seen._asdict(),
@@ -520,7 +539,7 @@ class LinearClassifier(LinearPredictor):
     def _start(self, data, loss, coef_init=None, intercept_init=None, *, go_on):
         """The coefficients to start from, (1, d, K) in float64; to `go_on`, the fitted ones."""
         shape = (loss.n_logits, data.X.shape[1])
-        coef, intercept = np.zeros(shape), np.zeros(shape[0])
+        coef, intercept, alone = np.zeros(shape), np.zeros(shape[0]), -1
         if go_on and hasattr(self, "coef_"):
             coef, intercept, classes = map(dense_coefficients, (self.coef_, self.intercept_, self.classes_))
             if coef.shape != shape or not np.array_equal(classes, data.classes):
@@ -529,6 +548,10 @@ class LinearClassifier(LinearPredictor):
                     f"{classes.tolist()} and {self.n_features_in_}, now they are {data.classes.tolist()} and "
                     f"{shape[1]}. Set warm_start=False to start afresh."
                 )
+        if self.fit_intercept and data.mass is not None:
+            alone = int(only_class(data.mass))
+        if alone >= 0:  # its probability tends to one: the optimum is at infinity, and this is as good
+            coef, intercept = np.zeros(shape), loss.certain(torch.tensor([alone]))[0].numpy()
         if coef_init is not None:
             coef = _checked_start(coef_init, shape, "coef_init")
         if intercept_init is not None:

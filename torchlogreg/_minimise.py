@@ -19,6 +19,10 @@ from torchlogreg._problem import Point
 from torchlogreg._watch import Watch
 from torchlogreg._wide import Rotated, is_wide
 
+# An objective that counts as zero, its lower bound. That is the infimum where one class has all the weight, to which
+# nothing is near by a relative gap.
+ZERO = 1e-20
+
 
 class Step(NamedTuple):
     """Where a solver stands after an iteration."""
@@ -55,7 +59,7 @@ class Optimality:
 
     def each(self, step):
         """Which of the models may stop, (B,)."""
-        return (step.point.gradient_norm <= self.tol) & (step.gap <= self.gap)
+        return (step.point.gradient_norm <= self.tol) & ((step.gap <= self.gap) | (step.point.value <= ZERO))
 
 
 class NoImprovement:

@@ -247,17 +247,20 @@ class Problem:
     def separates(self, W):
         """Whether W ranks the own class of every row strictly first, in a problem without penalty.
 
-        Then larger and larger multiples of W lower the objective without end, and it has no minimiser.
+        Then larger and larger multiples of W lower the objective without end, and it has no minimiser. A class that
+        has all the weight is not separated from anything.
         """
         if self.penalty.l2.any():
             return False
+        present = set()
         for rows in self._blocks():
             eta = rows.predict(W)
             # Far out along W the loss of a row tends to 0 if its own class is first, and to log 2 or more if not.
             far = self.loss.value(1e6 * eta / eta.abs().amax().clamp(min=1e-300), rows.y)
             if not bool(((far < 0.5) | (rows.weight == 0)).all()):
                 return False
-        return True
+            present.update(self.loss.codes(rows.y)[rows.weight[:, 0] > 0].unique().tolist())
+        return len(present) > 1
 
     def optimality_bound(self, point):
         """A bound on value - optimum at `point`, (B,), by strong convexity.
