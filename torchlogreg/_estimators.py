@@ -280,7 +280,8 @@ class LinearClassifier(LinearPredictor):
 
         sample_weight : array-like of shape (n_samples,) or float, default=None
             Weight of each row, zero or positive. A weight of 2 is the same as the row given twice, and of 0 as the row
-            left out. None gives every row the weight 1.
+            left out, but for its class: one without any weight remains, with a probability that is nearly zero. None
+            gives every row the weight 1.
 
         coef_init : array-like of shape (1, n_features) or (n_classes, n_features), default=None
             Coefficients to start from. None starts from zero, or with ``warm_start=True`` from the fitted ones.
@@ -566,9 +567,12 @@ class LinearClassifier(LinearPredictor):
         if not (self.early_stopping and self.solver == "sgd"):
             return None, None
         usable = np.flatnonzero(data.weight > 0)
+        codes = data.codes[usable]
+        single = np.bincount(codes)[codes] == 1  # the only row of a class that weighs anything is trained on
+        usable, kept = usable[~single], usable[single]
         splitter = StratifiedShuffleSplit(1, test_size=self.validation_fraction, random_state=self.random_state)
         train, held_out = next(splitter.split(usable, data.codes[usable]))
-        return usable[train], usable[held_out]
+        return np.concatenate([usable[train], kept]), usable[held_out]
 
     def _solver(self, problem, validated):
         """The solver with its settings; `validated` if other rows say when to stop."""

@@ -19,9 +19,9 @@ from torchlogreg._problem import Point
 from torchlogreg._watch import Watch
 from torchlogreg._wide import Rotated, is_wide
 
-# An objective that counts as zero, its lower bound. That is the infimum where one class has all the weight, to which
-# nothing is near by a relative gap.
-ZERO = 1e-20
+# An objective that counts as zero, its lower bound: 64 rounding errors of the loss of a row. Zero is the infimum where
+# one class has all the weight, to which nothing is near by a relative gap.
+ZERO = 64 * np.finfo(np.float64).eps
 
 
 class Step(NamedTuple):
