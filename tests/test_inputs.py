@@ -289,10 +289,10 @@ def test_starting_points():
     model.fit(X, Y, coef_init=REFERENCE.coef_, intercept_init=REFERENCE.intercept_)
     np.testing.assert_array_equal(model.coef_, REFERENCE.coef_)
     np.testing.assert_array_equal(model.intercept_, REFERENCE.intercept_)
-    assert model.n_iter_ == 0
+    assert model.n_iter_[0] == 0
     assert model.loss_curve_.shape == (0,)
     again = TorchSoftmaxClassifier(tol=1e-6).fit(X, Y, coef_init=REFERENCE.coef_, intercept_init=REFERENCE.intercept_)
-    assert again.n_iter_ <= 1
+    assert again.n_iter_[0] <= 1
     with pytest.raises(ValueError, match=r"coef_init has shape \(2, 2\); expected \(3, 13\)"):
         model.fit(X, Y, coef_init=np.zeros((2, 2)))
     with pytest.raises(ValueError, match="coef_init contains NaN"):
@@ -304,8 +304,8 @@ def test_starting_points():
 @pytest.mark.parametrize("solver", ["auto", "lbfgs", "newton-cholesky"])
 def test_warm_start(solver):
     model = TorchSoftmaxClassifier(solver=solver, warm_start=True).fit(X, Y)
-    assert model.n_iter_ > 1
-    assert model.fit(X, Y).n_iter_ <= 1
+    assert model.n_iter_[0] > 1
+    assert model.fit(X, Y).n_iter_[0] <= 1
     with pytest.raises(ValueError, match="warm_start=True needs the classes and the number of features"):
         model.fit(X[:, :5], Y)
     with pytest.raises(ValueError, match="Set warm_start=False"):

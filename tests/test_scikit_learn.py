@@ -275,7 +275,7 @@ def test_one_task_an_iteration_and_a_callback_can_stop(solver):
     assert recorder.tasks == [task] * free.n_iter_[0] + ["fit"]
     np.testing.assert_array_equal(watched.coef_, free.coef_)
     stopped = clone(model).set_callbacks(Recorder(stop_after=3)).fit(X, y)
-    assert stopped.n_iter_ == 3
+    assert stopped.n_iter_[0] == 3
     assert not stopped.converged_
     np.testing.assert_array_equal(stopped.loss_curve_, free.loss_curve_[:3])
 
@@ -335,7 +335,7 @@ def test_early_stopping_holds_out_and_stops_as_SGDClassifier_does():
         best = max(best, score)
         if stale >= 3:
             break
-    assert model.n_iter_ == n_iter < 200
+    assert model.n_iter_[0] == n_iter < 200
     assert model.converged_
     assert model.objective_ == pytest.approx(objective(model, X[train], y[train]), rel=1e-9)
 
@@ -343,15 +343,15 @@ def test_early_stopping_holds_out_and_stops_as_SGDClassifier_does():
 def test_the_automatic_rate_ends_with_its_schedule_under_early_stopping():
     X, y = table("wine", True)
     model = TorchSoftmaxClassifier(solver="sgd", early_stopping=True, tol=1e-9, n_iter_no_change=60, random_state=0)
-    assert model.fit(X, y).n_iter_ <= 100
+    assert model.fit(X, y).n_iter_[0] <= 100
 
 
 def test_tol_0_runs_every_epoch_and_nothing_is_held_out_unasked():
     X, y = table("iris", True)
     model = TorchSoftmaxClassifier(solver="sgd", tol=0, max_iter=13, random_state=0)
-    assert model.fit(X, y).n_iter_ == 13
+    assert model.fit(X, y).n_iter_[0] == 13
     assert model.objective_ == pytest.approx(objective(model, X, y), rel=1e-9)  # of all rows
-    assert clone(model).set_params(early_stopping=True).fit(X, y).n_iter_ == 13
+    assert clone(model).set_params(early_stopping=True).fit(X, y).n_iter_[0] == 13
 
 
 def test_sgd_that_still_improves_says_so():

@@ -345,7 +345,7 @@ def test_warm_starts_callbacks_and_verbosity(capsys):
     model = TorchLogisticRegression(warm_start=True, verbose=1).fit(stream)
     assert "lbfgs   1/100" in capsys.readouterr().out
     first = stream.n_reads
-    assert model.fit(stream).n_iter_ <= 1
+    assert model.fit(stream).n_iter_[0] <= 1
     assert stream.n_reads <= first + 4
     model.set_params(warm_start=False, verbose=0).set_callbacks(ProgressBar()).fit(stream)
     with pytest.raises(ValueError, match="warm_start=True needs"):

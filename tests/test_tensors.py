@@ -298,7 +298,7 @@ def test_attributes_and_answers_under_dispatch(library):
         text = TorchSoftmaxClassifier().fit(X_, names[Y])
         assert list(text.predict(X_)) == list(names[expected.predict(X)])
         warm = TorchSoftmaxClassifier(warm_start=True).fit(X_, y_).fit(X_, y_)
-        assert warm.n_iter_ <= 1
+        assert warm.n_iter_[0] <= 1
         stream = TorchSoftmaxClassifier(random_state=0).partial_fit(X_, y_, classes=make([0, 1, 2]))
         stream.partial_fit(X_, y_)
         assert type(stream.coef_) is type(stream.classes_) is type(stream.loss_curve_) is kind

@@ -417,7 +417,7 @@ def test_the_reported_objective_and_gradient_are_those_of_the_stored_coefficient
     if model.converged_:
         assert gradient_norm(model, X, y) <= model.tol
     assert model.coef_.dtype == model.intercept_.dtype == dtype
-    assert model.loss_curve_.shape == (model.n_iter_,)
+    assert model.loss_curve_.shape == (model.n_iter_[0],)
 
 
 @pytest.mark.parametrize("solver", SECOND_ORDER)
