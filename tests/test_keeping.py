@@ -496,6 +496,8 @@ def test_a_model_of_each_release_stays_loadable(path):
     assert model.predict(X).tolist() == expected["predict"]
     np.testing.assert_allclose(model.predict_proba(X), expected["predict_proba"], rtol=1e-12)
     assert model.get_params().items() >= expected["parameters"].items()
+    assert model.n_iter_.dtype == np.int32
+    assert model.n_iter_.shape == ((2, 1, 2) if "cv" in path.stem else (1,))
 
 
 def test_models_of_this_release_are_stored():

@@ -286,7 +286,7 @@ def test_attributes_and_answers_under_dispatch(library):
     expected = TorchSoftmaxClassifier(random_state=0).fit(X, Y)
     with config_context(array_api_dispatch=True):
         model = TorchSoftmaxClassifier(random_state=0).fit(X_, y_)
-        for name in ("coef_", "intercept_", "classes_", "loss_curve_"):
+        for name in ("coef_", "intercept_", "classes_", "loss_curve_", "n_iter_"):
             assert type(getattr(model, name)) is kind, name
         for method in ("predict", "predict_proba", "predict_log_proba", "decision_function"):
             answer = getattr(model, method)(X_)

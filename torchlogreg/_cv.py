@@ -38,7 +38,7 @@ from torchlogreg._evaluation import (
     unweighted_data,
     warn_unless_converged,
 )
-from torchlogreg._keywords import naming_others
+from torchlogreg._keywords import suggesting
 
 PLAIN = ("fit_intercept", "class_weight", "tol", "max_iter", "random_state", "verbose", "device")
 
@@ -58,7 +58,7 @@ class _LinearClassifierCV(LinearPredictor):
     # The weights in `score` are the scorer's, so that they are refused where it requests none.
     __metadata_request__score = {"sample_weight": UNUSED}
 
-    @naming_others
+    @suggesting
     def __init__(
         self,
         *,

@@ -29,8 +29,7 @@ from torchlogreg._inputs import (
     training_monitor,
     validation_data,
 )
-from torchlogreg._keywords import naming_others, refuse
-from torchlogreg._labels import only_class
+from torchlogreg._keywords import Suggesting, suggesting
 from torchlogreg._losses import loss_of
 from torchlogreg._memory import translated, with_room
 from torchlogreg._minimise import minimise
@@ -45,7 +44,7 @@ from torchlogreg.solvers import SOLVERS, choose
 from torchlogreg.solvers.sgd import SGD
 
 
-class LinearPredictor(Portable, CallbackSupportMixin, SparseCoefMixin, ClassifierMixin, BaseEstimator):
+class LinearPredictor(Portable, Suggesting, CallbackSupportMixin, SparseCoefMixin, ClassifierMixin, BaseEstimator):
     """What a fitted model does."""
 
     def decision_function(self, X):
@@ -129,22 +128,6 @@ class LinearPredictor(Portable, CallbackSupportMixin, SparseCoefMixin, Classifie
         """
         return super().score(X, numpy_of(y), numpy_of(sample_weight))
 
-    def set_params(self, **params):
-        """Set parameters, as in the constructor.
-
-        Parameters
-        ----------
-        **params : dict
-            Values by name.
-
-        Returns
-        -------
-        self : object
-            The estimator.
-        """
-        refuse(self, params, ValueError)
-        return super().set_params(**params)
-
     def _predict(self, X, method, transform, *, indices=False):
         """transform(loss, logits (n, 1, K))[:, 0] of every row, block by block; the classes at those `indices`."""
         check_is_fitted(self)
@@ -206,7 +189,7 @@ class LinearClassifier(LinearPredictor):
         "device": [str],
     }
 
-    @naming_others
+    @suggesting
     def __init__(
         self,
         *,
@@ -540,7 +523,7 @@ class LinearClassifier(LinearPredictor):
     def _start(self, data, loss, coef_init=None, intercept_init=None, *, go_on):
         """The coefficients to start from, (1, d, K) in float64; to `go_on`, the fitted ones."""
         shape = (loss.n_logits, data.X.shape[1])
-        coef, intercept, alone = np.zeros(shape), np.zeros(shape[0]), -1
+        coef, intercept = np.zeros(shape), np.zeros(shape[0])
         if go_on and hasattr(self, "coef_"):
             coef, intercept, classes = map(dense_coefficients, (self.coef_, self.intercept_, self.classes_))
             if coef.shape != shape or not np.array_equal(classes, data.classes):
@@ -549,10 +532,9 @@ class LinearClassifier(LinearPredictor):
                     f"{classes.tolist()} and {self.n_features_in_}, now they are {data.classes.tolist()} and "
                     f"{shape[1]}. Set warm_start=False to start afresh."
                 )
-        if self.fit_intercept and data.mass is not None:
-            alone = int(only_class(data.mass))
-        if alone >= 0:  # its probability tends to one: the optimum is at infinity, and this is as good
-            coef, intercept = np.zeros(shape), loss.certain(torch.tensor([alone]))[0].numpy()
+        if self.fit_intercept and data.mass is not None and np.count_nonzero(data.mass) == 1:
+            # The probability of that class tends to one: the optimum is at infinity, and this is as good.
+            coef, intercept = np.zeros(shape), loss.certain(torch.tensor([data.mass.argmax()]))[0].numpy()
         if coef_init is not None:
             coef = _checked_start(coef_init, shape, "coef_init")
         if intercept_init is not None:

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from torchlogreg._labels import only_class
 from torchlogreg._minimise import Results, minimise_all
 from torchlogreg._penalty import Ridge
 from torchlogreg._problem import Problem
@@ -76,8 +75,9 @@ class Grid:
         unit = Ridge(torch.ones(columns[..., 0].numel(), d, 1, dtype=home.dtype, device=home.device))
         self.base = Problem.of(rows.reweighted(columns.flatten(0, 1).T), loss, unit)
         self.rows = self.base.rows
-        # Which class has all the weight of each column, if any; -1 if several have some.
-        self.only = torch.from_numpy(only_class(weights.mass.reshape(-1, weights.mass.shape[-1]))).to(home.device)
+        # Which class has all the weight of each column; -1 if several have some.
+        present = torch.from_numpy(self.mass > 0).flatten(0, 1).to(home.device)
+        self.only = torch.where(present.sum(dim=1) == 1, present.int().argmax(dim=1), -1)
         self.l2 = candidates.l2[:, None, None].expand(-1, d, 1).clone()  # (Q, d, 1)
         if rows.intercept:
             S = 1.0 / self.base.penalty.l2[candidates.column, -1, 0]

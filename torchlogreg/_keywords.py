@@ -15,19 +15,39 @@ INSTEAD = {
 }
 
 
-def refuse(estimator, names, error):
+class Suggesting:
+    """An estimator that says what to use instead of a keyword in INSTEAD."""
+
+    def set_params(self, **params):
+        """Set parameters, as in the constructor.
+
+        Parameters
+        ----------
+        **params : dict
+            Values by name.
+
+        Returns
+        -------
+        self : object
+            The estimator.
+        """
+        _refuse(self, params, ValueError)
+        return super().set_params(**params)
+
+
+def suggesting(init):
+    """Have a constructor do the same; its signature stays what it is."""
+
+    @wraps(init)
+    def __init__(self, *args, **keywords):
+        _refuse(self, keywords, TypeError)
+        init(self, *args, **keywords)
+
+    return __init__
+
+
+def _refuse(estimator, names, error):
     """Raise `error` for a name in INSTEAD that is no parameter of the estimator."""
     for name in names:
         if name in INSTEAD and name not in estimator._get_param_names():
             raise error(f"{type(estimator).__name__} has no parameter {name!r}. {INSTEAD[name]}")
-
-
-def naming_others(init):
-    """Have a constructor say what to use instead of a keyword in INSTEAD; its signature stays what it is."""
-
-    @wraps(init)
-    def __init__(self, *args, **keywords):
-        refuse(self, keywords, TypeError)
-        init(self, *args, **keywords)
-
-    return __init__

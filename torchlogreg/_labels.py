@@ -102,9 +102,3 @@ def check_presence(classes, mass):
         )
     if not mass.any():
         raise ValueError("class_weight leaves no row; at least one weight must be positive.")
-
-
-def only_class(mass):
-    """Which class has all the weight, for `mass` (..., n_classes): its code, or -1 if several weigh something."""
-    present = mass > 0
-    return np.where(np.count_nonzero(present, axis=-1) == 1, present.argmax(axis=-1), -1)
