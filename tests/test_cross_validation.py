@@ -398,7 +398,7 @@ def test_score_routes_weights_as_scikit_learns():
 
 
 @pytest.mark.parametrize("labels", [["no", "yes"], [1, 2], [False, True], [-1, 1]])
-@pytest.mark.parametrize("scoring", ["f1", "precision", "neg_brier_score", "d2_brier_score", "jaccard", "neg_log_loss"])
+@pytest.mark.parametrize("scoring", ["f1", "recall", "neg_brier_score", "d2_brier_score", "jaccard", "neg_log_loss"])
 def test_score_uses_the_positive_class_that_fit_used(scoring, labels):
     X, y = data(2)
     y = np.where(np.random.default_rng(0).uniform(size=len(y)) < 0.3, 0, y)

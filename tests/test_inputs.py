@@ -192,7 +192,7 @@ def test_bad_class_weights(class_weight, message):
 
 
 # The labels of three classes, and other spellings of them that are the same keys.
-LABELS = {
+KEYS = {
     "numbers as text": (["1", "10", "2"], np.str_),
     "text that is the same number": (["01", "1", "1.0"], str),
     "text": (["a", "b", "c"], np.str_),
@@ -204,9 +204,9 @@ LABELS = {
 FACTORS = np.array([1.0, 5.0, 0.25])
 
 
-@pytest.mark.parametrize("labels", LABELS)
+@pytest.mark.parametrize("labels", KEYS)
 def test_class_weights_are_found_by_the_labels_themselves(labels):
-    labels, spelt = LABELS[labels]
+    labels, spelt = KEYS[labels]
     y, rows = np.asarray(labels)[Y], [slice(0, 178, 2), slice(1, 178, 2)]
     given = {spelt(label): factor for label, factor in zip(labels, FACTORS, strict=True)}
     weight = FACTORS[Y]
