@@ -169,7 +169,7 @@ def default_fits(X, y, objective, optimum):
         name: {
             "seconds": median(seconds[name]),
             "gap": objective.relative_gap(model.coef_, model.intercept_, optimum),
-            "n_iter": int(max(model.n_iter_) if hasattr(model.n_iter_, "__len__") else model.n_iter_),
+            "n_iter": int(max(model.n_iter_)),
         }
         for name, (model, _) in fits.items()
     }

@@ -51,7 +51,7 @@ for _ in range(10):
 model = TorchLogisticRegression(C=1.0, tol=1e-12).fit(scale(X), y)
 g = torch.autograd.grad(objective(w), w)[0].abs().max().item()
 difference = np.abs(w.detach().numpy()[:-1] - model.coef_).max()
-print(f"10 steps, {products} products with the Hessian; fit: {model.n_iter_} iterations of {model.solver_}")
+print(f"10 steps, {products} products with the Hessian; fit: {model.n_iter_[0]} iterations of {model.solver_}")
 print(f"coefficients differ by {difference:.0e}; gradient {g:.0e}, and {model.gradient_norm_:.0e} after fit")
 assert model.solver_ == "newton-cholesky"
 assert difference < 1e-8 > max(g, model.gradient_norm_)

@@ -52,7 +52,7 @@ for ax, (mean, bias, n_steps, enough) in zip(axes.flat, runs, strict=True):
     model.set_callbacks(EarlyStopping("train_accuracy", threshold=enough), LiveBoundary(every=1000, ax=ax))
     model.fit(X, y, coef_init=W, intercept_init=B)
     assert model.history_["train_accuracy"][-1] == model.score(X, y)
-    found = model.n_iter_, model.loss_curve_[-1], model.score(X, y), *model.coef_[0], *model.intercept_
+    found = model.n_iter_[0], model.loss_curve_[-1], model.score(X, y), *model.coef_[0], *model.intercept_
     rows = {"by hand": by_hand(X, y, n_steps, enough), "estimator": found}
     for name, row in rows.items():
         text = "step {}: loss {:.5f}, accuracy {:.3f}\nw = ({:.4f}, {:.4f}), b = {:.4f}".format(*row)

@@ -68,7 +68,7 @@ def test_two_clouds_stop_as_soon_as_the_accuracy_exceeds_99_percent():
     X, y = two_clouds()
     model = TorchLogisticRegression(**DESCENT).set_callbacks(EarlyStopping("train_accuracy", threshold=0.99))
     model.fit(X, y, **START)
-    assert model.n_iter_ == 376
+    assert model.n_iter_[0] == 376
     accuracy = model.history_["train_accuracy"]
     assert accuracy[-1] == 0.995 == model.score(X, y)
     assert accuracy[:-1].max() == 0.99  # which does not exceed it
@@ -85,8 +85,8 @@ def test_a_threshold_ends_the_fit_at_the_first_iterate_that_is_beyond_it(solver,
     stopped.fit(X, y)
     beyond = free.history_[monitor] > threshold if "accuracy" in monitor else free.history_[monitor] < threshold
     assert beyond.any()
-    assert stopped.n_iter_ == 1 + np.argmax(beyond)
-    np.testing.assert_array_equal(stopped.history_[monitor], free.history_[monitor][: stopped.n_iter_])
+    assert stopped.n_iter_[0] == 1 + np.argmax(beyond)
+    np.testing.assert_array_equal(stopped.history_[monitor], free.history_[monitor][: stopped.n_iter_[0]])
 
 
 def test_patience_waits_for_an_improvement_of_the_validation_loss():
@@ -96,7 +96,7 @@ def test_patience_waits_for_an_improvement_of_the_validation_loss():
     model.fit(X[:900], y[:900], X_val=X[900:], y_val=y[900:])
     loss = model.history_["validation_loss"]
     stop = next(n for n in range(5, 100) if not loss[n - 4 : n].min() < loss[: n - 4].min() - 1e-3)
-    assert model.n_iter_ == stop
+    assert model.n_iter_[0] == stop
     last = -model.predict_log_proba(X[900:])[np.arange(len(y) - 900), y[900:]].mean()  # log_loss cuts what is large
     assert last == pytest.approx(loss[-1], rel=1e-10)
 
@@ -118,7 +118,7 @@ def test_it_goes_together_with_scikit_learns_callbacks():
     model.set_callbacks(monitor, EarlyStopping("train_accuracy", threshold=0.97)).fit(X, y)
     scores = [row["accuracy"] for row in monitor.get_logs().data if row["task_name"] == "iteration"]
     np.testing.assert_array_equal(scores, model.history_["train_accuracy"])
-    assert model.n_iter_ < clone(model).set_callbacks().fit(X, y).n_iter_
+    assert model.n_iter_[0] < clone(model).set_callbacks().fit(X, y).n_iter_[0]
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def interrupted(model, at, path, data, options):
 def assert_same_fit(model, expected, rtol=0.0):
     for name in ("coef_", "intercept_", "loss_curve_"):
         np.testing.assert_allclose(getattr(model, name), getattr(expected, name), rtol=rtol, atol=rtol, err_msg=name)
-    assert model.n_iter_ == expected.n_iter_
+    assert model.n_iter_[0] == expected.n_iter_[0]
     assert model.converged_ == expected.converged_
     assert model.history_.keys() == expected.history_.keys()
     for name, column in model.history_.items():
@@ -257,7 +257,7 @@ def test_an_interrupted_fit_goes_on_to_the_same_end(name, tmp_path):
     if model.solver == "sgd" and model.random_state is None:  # an order that only the checkpoint knows
         model = clone(model).set_params(shuffle=False)
     whole = clone(model).fit(*data, **options)
-    for at in moments(whole.n_iter_):
+    for at in moments(whole.n_iter_[0]):
         assert interrupted(model, at, path, data, options)
         assert path.exists() == (at > 1)
         resumed = clone(model).set_callbacks(Checkpoint(path)).fit(*data, **options)
@@ -286,7 +286,7 @@ def state_in(path):
 def test_the_fits_come_to_what_they_are_to_show(name, metric, finishes, tmp_path):
     model, data, options = FITS[name]
     path = tmp_path / "fit.checkpoint"
-    metrics, phases, n_pairs, n_iter = set(), set(), 0, clone(model).fit(*data, **options).n_iter_
+    metrics, phases, n_pairs, n_iter = set(), set(), 0, clone(model).fit(*data, **options).n_iter_[0]
     for at in moments(n_iter):
         assert interrupted(model, at, path, data, options)
         state, finishing = state_in(path)
@@ -306,11 +306,11 @@ def test_the_fits_come_to_what_they_are_to_show(name, metric, finishes, tmp_path
 def test_it_really_goes_on_where_it_was(tmp_path):
     model, data, options = FITS["lbfgs, one logit"]
     path = tmp_path / "fit.checkpoint"
-    n_iter = clone(model).fit(*data).n_iter_
+    n_iter = clone(model).fit(*data).n_iter_[0]
     assert interrupted(model, n_iter, path, data, options)
     rest = Kill(-1)
     resumed = clone(model).set_callbacks(Checkpoint(path), rest).fit(*data)
-    assert resumed.n_iter_ == n_iter
+    assert resumed.n_iter_[0] == n_iter
     assert rest.n_begun == 1
 
 
@@ -360,7 +360,7 @@ def test_a_stop_by_another_callback_is_the_same(tmp_path):
     model = TorchLogisticRegression(**DESCENT)
     stop = EarlyStopping("train_accuracy", threshold=0.95)
     whole = clone(model).set_callbacks(stop).fit(X, y, **START)
-    for at in (2, whole.n_iter_):
+    for at in (2, whole.n_iter_[0]):
         with pytest.raises(KeyboardInterrupt):
             clone(model).set_callbacks(Checkpoint(path, every=1), stop, Kill(at)).fit(X, y, **START)
         resumed = clone(model).set_callbacks(Checkpoint(path, every=1), stop).fit(X, y, **START)
@@ -565,7 +565,7 @@ def begin(name, path, waits):
     if pid == 0:
         model, data, options = FITS[name]
         model.set_callbacks(Checkpoint(path, every=1), Slow(told, waits)).fit(*data, **options)
-        np.savez(path + ".npz", model.coef_, model.intercept_, model.loss_curve_, model.n_iter_)
+        np.savez(path + ".npz", model.coef_, model.intercept_, model.loss_curve_, model.n_iter_[0])
         os._exit(0)
     os.close(told)
     return pid, heard
@@ -617,7 +617,7 @@ def test_a_fit_that_is_killed_goes_on_to_the_same_end(name, survivors):
     np.testing.assert_allclose(coef, whole.coef_, rtol=0, atol=1e-10)
     np.testing.assert_allclose(intercept, whole.intercept_, rtol=0, atol=1e-10)
     np.testing.assert_allclose(curve, whole.loss_curve_, rtol=1e-10)
-    assert n_iter == whole.n_iter_ > 4
+    assert n_iter == whole.n_iter_[0] > 4
 
 
 # LiveBoundary
@@ -661,7 +661,7 @@ def test_the_picture_shows_the_model(n_classes):
     model = cls().set_callbacks(LiveBoundary(ax=ax)).fit(X, y)
     assert sum(len(points.get_offsets()) for points in ax.collections[:n_classes]) <= 2000
     title = ax.get_title()
-    assert f"iteration {model.n_iter_}" in title
+    assert f"iteration {model.n_iter_[0]}" in title
     assert f"accuracy {accuracy_score(y, model.predict(X)):.3f}" in title
     assert f"loss {log_loss(y, model.predict_proba(X)):.5f}" in title
     assert (f"b = {model.intercept_[0]:.4f}" in title) == (n_classes == 2)
@@ -688,7 +688,7 @@ def test_any_table_is_drawn(container, tmp_path):
     model = (
         TorchLogisticRegression().set_callbacks(LiveBoundary(path=tmp_path / "x.gif")).fit(X, np.array(["a", "b"])[y])
     )
-    assert len(frames(tmp_path / "x.gif")) == model.n_iter_
+    assert len(frames(tmp_path / "x.gif")) == model.n_iter_[0]
 
 
 def test_only_two_features_are_drawn():
@@ -723,7 +723,7 @@ def test_a_notebook_shows_one_picture_that_changes(monkeypatch):
     monkeypatch.setitem(sys.modules, "IPython.display", types.SimpleNamespace(display=display))
     X, y = make_blobs(50, centers=2, random_state=0)
     model = TorchLogisticRegression().set_callbacks(LiveBoundary()).fit(X, y)
-    assert len(shown) == model.n_iter_
+    assert len(shown) == model.n_iter_[0]
     assert len(set(map(id, shown))) == 1
 
 
@@ -739,7 +739,7 @@ def test_a_window_is_redrawn(monkeypatch):
     monkeypatch.setattr(Figure, "show", lambda self: calls.append("show"))
     X, y = make_blobs(50, centers=2, random_state=0)
     model = TorchLogisticRegression().set_callbacks(LiveBoundary()).fit(X, y)
-    assert calls == ["show", *["draw", "flush"] * model.n_iter_]
+    assert calls == ["show", *["draw", "flush"] * model.n_iter_[0]]
 
 
 def test_a_fit_that_fails_closes_its_picture(tmp_path, no_windows):

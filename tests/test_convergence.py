@@ -35,7 +35,7 @@ def test_too_few_iterations(solver):
         model = TorchSoftmaxClassifier(solver=solver, max_iter=2).fit(X, y)
     assert record[0].filename == __file__  # the warning points at the caller
     assert not model.converged_
-    assert model.n_iter_ == 2
+    assert model.n_iter_[0] == 2
     assert gradient_norm(model, X, y) > model.tol
 
 
@@ -190,7 +190,7 @@ def test_a_tolerance_below_rounding_is_named_as_such(solver):
     with pytest.warns(ConvergenceWarning, match="more than float64 rounding. Standardise X or raise tol"):
         model = TorchLogisticRegression(solver=solver, tol=1e-30, max_iter=1000).fit(X, y)
     assert not model.converged_
-    assert model.n_iter_ < 200
+    assert model.n_iter_[0] < 200
 
 
 def test_float32_coefficients_that_cannot_express_the_optimum():
@@ -222,7 +222,7 @@ def test_float32_products_hand_over_to_float64_in_time(kind, solver):
         warnings.simplefilter("ignore", ConvergenceWarning)
         model = TorchLogisticRegression(solver=solver, max_iter=500).fit(X, y)
     exact = TorchLogisticRegression(solver="newton-cholesky", tol=1e-6).fit(X.astype(np.float64), y)
-    assert model.n_iter_ < 60
+    assert model.n_iter_[0] < 60
     assert model.objective_ == pytest.approx(exact.objective_, rel=1e-4)
 
 
@@ -352,7 +352,7 @@ def test_verbose_prints_a_line_an_iteration_and_silence_is_the_default(capsys):
     assert capsys.readouterr().out == ""
     model = TorchSoftmaxClassifier(verbose=1).fit(X, y)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == model.n_iter_
+    assert len(lines) == model.n_iter_[0]
     assert "objective" in lines[0]
     assert "max|gradient|" in lines[0]
 

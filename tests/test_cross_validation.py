@@ -371,6 +371,46 @@ def test_routed_weights_reach_the_scores_on_request():
     assert not np.allclose(scores[True], scores[False])
 
 
+def test_score_routes_weights_as_scikit_learns():
+    X, y = data(2)
+    weight = np.random.default_rng(0).uniform(0.1, 3.0, len(y))
+    passed = [{}, {"sample_weight": weight}, {"other": weight}]
+    with sklearn.config_context(enable_metadata_routing=True):
+        for requested in (None, True, False, "other"):
+            scorer = make_scorer(sklearn.metrics.accuracy_score).set_score_request(sample_weight=requested)
+            model = TorchLogisticRegressionCV(Cs=CS, cv=3, scoring=scorer, **TIGHT).fit(X, y)
+            peer = LogisticRegressionCV(Cs=CS, cv=3, scoring=scorer, **PEER).fit(X, y)
+            for params in passed:
+                answers = []
+                for estimator in (model, peer):
+                    try:
+                        answers.append(round(estimator.score(X, y, **params), 9))
+                    except (TypeError, ValueError) as error:
+                        answers.append((type(error), str(error).replace("Torch", "")))
+                assert answers[0] == answers[1], (requested, list(params))
+        model.set_params(scoring=scorer.set_score_request(sample_weight=False))
+        with pytest.raises(TypeError, match="not routed to any object"):
+            model.score(X, y, sample_weight=weight)
+    np.testing.assert_allclose(
+        model.set_params(scoring="accuracy").score(X, y, sample_weight=weight),
+        np.average(model.predict(X) == y, weights=weight),
+    )
+
+
+@pytest.mark.parametrize("labels", [["no", "yes"], [1, 2], [False, True], [-1, 1]])
+@pytest.mark.parametrize("scoring", ["f1", "recall", "neg_brier_score", "d2_brier_score", "jaccard", "neg_log_loss"])
+def test_score_uses_the_positive_class_that_fit_used(scoring, labels):
+    X, y = data(2)
+    y = np.where(np.random.default_rng(0).uniform(size=len(y)) < 0.3, 0, y)
+    zero_one = TorchLogisticRegressionCV(Cs=CS, cv=3, scoring=scoring).fit(X, y)
+    labelled = np.array(labels)[y]
+    model = TorchLogisticRegressionCV(Cs=CS, cv=3, scoring=scoring).fit(X, labelled)
+    np.testing.assert_allclose(model.scores_, zero_one.scores_)
+    assert model.score(X, labelled) == pytest.approx(zero_one.score(X, y), rel=1e-9)
+    if scoring.startswith("neg"):  # which rows of one class have as well
+        assert np.isfinite(model.score(X[y == 0], labelled[y == 0]))
+
+
 # TorchGridSearchCV
 
 
@@ -601,9 +641,9 @@ def test_weak_penalties_are_solved_along_the_path_of_their_fold(weights, monkeyp
         lengths.append([len(stage) for stage, _ in out])
         return out
 
-    def seen(self, problem, W, *arguments, **options):
+    def seen(self, column, q, W, *arguments, **options):
         starts.append(W)
-        return solve(self, problem, W, *arguments, **options)
+        return solve(self, column, q, W, *arguments, **options)
 
     monkeypatch.setattr(Grid, "_stages", counted)
     monkeypatch.setattr(Grid, "_solve", seen)
@@ -669,23 +709,54 @@ def test_no_penalty_and_columns_that_depend_on_others(p):
 
 def test_classes_that_weigh_nothing():
     X, y = data(2)
-    nothing = {0: 0.0, 1: 1.0}
-    with pytest.raises(ValueError, match="single class"):
-        TorchLogisticRegressionCV(Cs=CS, cv=3, class_weight=nothing).fit(X, y)
-    weight = np.ones(len(y))
+    for light in ({1: 0.0}, {0: 0.0}, {0: 0, 1: 1e300}):
+        model = TorchLogisticRegressionCV(Cs=[*CS, np.inf], cv=3, class_weight=light).fit(X, y)
+        assert model.converged_
+        assert (model.predict(X) == 1 - min(light)).all()
+        assert np.isfinite(model.coefs_paths_).all()
+    with pytest.raises(ValueError, match="class_weight leaves no row"):
+        TorchLogisticRegressionCV(Cs=CS, cv=3, class_weight={0: 0.0, 1: 0.0}).fit(X, y)
+    halves = [(np.flatnonzero(y == k), np.flatnonzero(y != k)) for k in (0, 1)]
+    with pytest.raises(ValueError, match="class_weight leaves no training row of fold 1"):
+        TorchLogisticRegressionCV(Cs=CS, cv=halves, class_weight={1: 0.0}).fit(X, y)
+
+
+@pytest.mark.parametrize("n", [100, 3000])  # Newton's method and L-BFGS, with metrics that the folds share
+@pytest.mark.parametrize("solver", ["auto", "lbfgs", "newton-cholesky"])
+def test_a_search_in_which_a_class_of_a_fold_weighs_nothing_is_scikit_learns(n, solver, batches):
+    X, y = data(2, n=n)
+    weight = np.ones(n)
     train, _ = next(StratifiedKFold(3).split(X, y))
     weight[train[y[train] == 1]] = 0.0
-    for options, fit_params in (
-        ({"param_grid": {"class_weight": [None, nothing]}}, {}),
-        ({"param_grid": {"C": CS}}, {"sample_weight": weight}),
-    ):
-        searches = []
-        for kind in (TorchGridSearchCV, GridSearchCV):
-            search = kind(TorchLogisticRegression(), cv=3, **options)
-            with pytest.warns(Warning, match="fits failed|non-finite"):
-                searches.append(search.fit(X, y, **fit_params))
-        ours, theirs = (search.cv_results_["split0_test_score"] for search in searches)
-        np.testing.assert_allclose(ours, theirs)
+    grids = [
+        ({"class_weight": [None, {0: 0.0}, {1: 0.0}, {0: 2.0}], "fit_intercept": [True, False]}, {}),
+        ({"C": [*CS, np.inf]}, {"sample_weight": weight}),
+    ]
+    for grid, fit_params in grids:
+        estimator = TorchLogisticRegression(solver=solver, tol=1e-8)
+        searches = [
+            kind(estimator, grid, cv=3, scoring="accuracy").fit(X, y, **fit_params)
+            for kind in (TorchGridSearchCV, GridSearchCV)
+        ]
+        assert_same_search(*searches)
+    assert len(batches) == len(grids)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("n", [120, 3000])
+@pytest.mark.parametrize("solver", ["auto", "lbfgs", "newton-cholesky"])
+def test_a_fold_with_one_class_beside_others(n, n_classes, solver):
+    X, y = data(n_classes, n=n)
+    train, test = next(StratifiedKFold(3).split(X, y))
+    folds = [(train[y[train] == 0], test), (train, test), (test, train)]
+    model = CV[n_classes](Cs=[0.01, 1.0, np.inf], cv=folds, solver=solver, scoring="accuracy").fit(X, y)
+    assert model.converged_
+    np.testing.assert_allclose(model.scores_[0], np.mean(y[test] == 0))
+    logits = model.coefs_paths_[0, 0, ..., -1]  # (n_cs, n_classes)
+    assert (logits[:, 0] < -18 if n_classes == 2 else (logits[:, :1] - logits[:, 1:] > 18).all(axis=1)).all()
+    for f in (1, 2):
+        alone = CV[n_classes](Cs=[0.01, 1.0, np.inf], cv=folds[f : f + 1], solver=solver, scoring="accuracy").fit(X, y)
+        np.testing.assert_allclose(alone.scores_[0], model.scores_[f], atol=0.01)
 
 
 def test_the_refit_must_converge_too():
@@ -720,7 +791,7 @@ def test_unusual_estimators_are_left_to_scikit_learn(estimator, parameter):
         lambda e, X, y: float(e.C),
         lambda e, X, y: clone(e).fit(X, y).score(X, y),
         lambda e, X, y: float(len(pickle.loads(pickle.dumps(e)).coef_)),
-        lambda e, X, y: float(e.n_iter_ >= 0) + float(e.fit_intercept),
+        lambda e, X, y: float(e.n_iter_[0] >= 0) + float(e.fit_intercept),
     ],
     ids=["parameter", "clone", "pickle", "attributes"],
 )

@@ -5,8 +5,15 @@ import pytest
 import torch
 from conftest import table
 from scipy import sparse
+from sklearn.model_selection import StratifiedKFold
 
-from torchlogreg import TorchLogisticRegression, TorchSoftmaxClassifier
+from torchlogreg import (
+    TorchGridSearchCV,
+    TorchLogisticRegression,
+    TorchLogisticRegressionCV,
+    TorchSoftmaxClassifier,
+    TorchSoftmaxClassifierCV,
+)
 
 X, Y = table("wine", True)
 REFERENCE = TorchSoftmaxClassifier(tol=1e-8).fit(X, Y)
@@ -151,7 +158,6 @@ BAD = {
     "continuous labels": ((X, X[:, 0]), ValueError, "Unknown label type"),
     "negative weights": ((X, Y, -one), ValueError, "zero or positive"),
     "zero weights": ((X, Y, 0 * one), ValueError, "sample weights are zero"),
-    "weights of one class": ((X, Y, Y == 1), ValueError, "with positive weight.*only one class: 1"),
     "weights of another length": ((X, Y, one[:-1]), ValueError, r"expected one weight for each row, \(178,\)"),
     "NaN weights": ((X, Y, one * np.nan), ValueError, "sample_weight contains NaN"),
 }
@@ -175,12 +181,66 @@ def test_bad_input_is_named_and_leaves_a_fitted_model_alone(case):
     [
         ({0: -1.0}, "finite weights, zero or positive"),
         ({0: np.inf}, "finite weights"),
-        ({7: 1.0}, "not in class_weight|7"),
+        ({7: 1.0}, r"The classes, \[0, 1, 2\], are not in class_weight, .* no classes: \[7\]"),
+        ({"0": 1.0, "1": 2.0}, r"\[0, 1, 2\], are not in class_weight, .*'1'"),
+        ({0: 0.0, 1: 0, 2: 0.0}, "class_weight leaves no row"),
     ],
 )
 def test_bad_class_weights(class_weight, message):
     with pytest.raises(ValueError, match=message):
         TorchSoftmaxClassifier(class_weight=class_weight).fit(X, Y)
+
+
+# The labels of three classes, and other spellings of them that are the same keys.
+KEYS = {
+    "numbers as text": (["1", "10", "2"], np.str_),
+    "text that is the same number": (["01", "1", "1.0"], str),
+    "text": (["a", "b", "c"], np.str_),
+    "objects": (np.array(["1", "b", "c"], dtype=object), np.str_),
+    "integers": ([-3, 0, 10**12], np.int64),
+    "small integers": (np.array([0, 1, 200], dtype=np.uint8), np.float32),
+    "floats": ([-1.0, 0.0, 2.0], int),
+}
+FACTORS = np.array([1.0, 5.0, 0.25])
+
+
+@pytest.mark.parametrize("labels", KEYS)
+def test_class_weights_are_found_by_the_labels_themselves(labels):
+    labels, spelt = KEYS[labels]
+    y, rows = np.asarray(labels)[Y], [slice(0, 178, 2), slice(1, 178, 2)]
+    given = {spelt(label): factor for label, factor in zip(labels, FACTORS, strict=True)}
+    weight = FACTORS[Y]
+    own, all_ = {"class_weight": given}, {"tol": 1e-8}
+    expected = TorchSoftmaxClassifier(**all_).fit(X, y, weight)
+    stream = [(X[part], y[part]) for part in rows]
+    for data in ((X, y), (stream,)):
+        model = TorchSoftmaxClassifier(**own, **all_).fit(*data)
+        np.testing.assert_allclose(model.predict_proba(X), expected.predict_proba(X), atol=1e-6)
+    steps = {"random_state": 0}
+    expected = TorchSoftmaxClassifier(**steps).partial_fit(X, y, labels, sample_weight=weight)
+    model = TorchSoftmaxClassifier(**own, **steps).partial_fit(X, y, labels)
+    np.testing.assert_allclose(model.coef_, expected.coef_, rtol=1e-9)
+    folds = {"cv": 3, "scoring": "accuracy"}  # which depends on the fits alone
+    single = TorchGridSearchCV(TorchSoftmaxClassifier(**all_), {"class_weight": [given], "C": [0.1, 1.0]}, **folds)
+    model = TorchSoftmaxClassifierCV(Cs=[0.1, 1.0], **folds, **own, **all_).fit(X, y)
+    np.testing.assert_allclose(single.fit(X, y).cv_results_["split0_test_score"], model.scores_[0, 0])
+    train, _ = next(StratifiedKFold(3).split(X, y))
+    of_fold = TorchSoftmaxClassifier(**all_).fit(X[train], y[train], weight[train])
+    np.testing.assert_allclose(model.coefs_paths_[0, 0, 1, :, :-1], of_fold.coef_, atol=1e-5)
+
+
+def test_class_weights_of_booleans_and_of_fractions():
+    y = Y == 1
+    expected = TorchLogisticRegression(tol=1e-8).fit(X, y, 1.0 + 4.0 * y)
+    for key in (True, np.True_, 1):
+        model = TorchLogisticRegression(tol=1e-8, class_weight={key: 5.0}).fit(X, y)
+        np.testing.assert_allclose(model.coef_, expected.coef_, rtol=1e-7)
+    zero = {"fractions": (np.where(y, "1/2", "1/3"), "1/3"), "text": (np.where(y, "1", "01"), "01")}
+    for labels, key in zero.values():
+        stream = [(X[:90], labels[:90]), (X[90:], labels[90:])]
+        model = TorchLogisticRegression(class_weight={key: 0.0}).fit(stream)
+        assert set(model.predict(X)) == set(labels[y])
+    TorchLogisticRegressionCV(class_weight={"01": 2.0, "1": 3.0}, Cs=2, cv=3).fit(X, labels)
 
 
 def test_unavailable_devices_are_answered_with_those_that_exist():
@@ -229,10 +289,10 @@ def test_starting_points():
     model.fit(X, Y, coef_init=REFERENCE.coef_, intercept_init=REFERENCE.intercept_)
     np.testing.assert_array_equal(model.coef_, REFERENCE.coef_)
     np.testing.assert_array_equal(model.intercept_, REFERENCE.intercept_)
-    assert model.n_iter_ == 0
+    assert model.n_iter_[0] == 0
     assert model.loss_curve_.shape == (0,)
     again = TorchSoftmaxClassifier(tol=1e-6).fit(X, Y, coef_init=REFERENCE.coef_, intercept_init=REFERENCE.intercept_)
-    assert again.n_iter_ <= 1
+    assert again.n_iter_[0] <= 1
     with pytest.raises(ValueError, match=r"coef_init has shape \(2, 2\); expected \(3, 13\)"):
         model.fit(X, Y, coef_init=np.zeros((2, 2)))
     with pytest.raises(ValueError, match="coef_init contains NaN"):
@@ -244,8 +304,8 @@ def test_starting_points():
 @pytest.mark.parametrize("solver", ["auto", "lbfgs", "newton-cholesky"])
 def test_warm_start(solver):
     model = TorchSoftmaxClassifier(solver=solver, warm_start=True).fit(X, Y)
-    assert model.n_iter_ > 1
-    assert model.fit(X, Y).n_iter_ <= 1
+    assert model.n_iter_[0] > 1
+    assert model.fit(X, Y).n_iter_[0] <= 1
     with pytest.raises(ValueError, match="warm_start=True needs the classes and the number of features"):
         model.fit(X[:, :5], Y)
     with pytest.raises(ValueError, match="Set warm_start=False"):

@@ -73,7 +73,7 @@ def test_loss_curve_of_an_estimator():
     model = TorchSoftmaxClassifier(solver="lbfgs", tol=1e-8).fit(X, y)
     display = LossCurveDisplay.from_estimator(model)
     x, height = display.line_.get_data()
-    np.testing.assert_array_equal(x, np.arange(1, model.n_iter_ + 1))
+    np.testing.assert_array_equal(x, np.arange(1, model.n_iter_[0] + 1))
     np.testing.assert_array_equal(height, model.loss_curve_)
     assert display.ax_.get_yscale() == "log"
     assert (display.ax_.get_xlabel(), display.ax_.get_ylabel()) == ("Iteration", "Objective")

@@ -1,5 +1,7 @@
 """The estimators inside scikit-learn: its checks, meta-estimators, displays and callbacks."""
 
+from inspect import signature
+
 import numpy as np
 import pytest
 from conftest import Callback, objective, table
@@ -7,10 +9,10 @@ from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.callback import ProgressBar, ScoringMonitor
 from sklearn.compose import ColumnTransformer
-from sklearn.ensemble import AdaBoostClassifier
+from sklearn.ensemble import AdaBoostClassifier, BaggingClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.inspection import DecisionBoundaryDisplay
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from sklearn.metrics import RocCurveDisplay
 from sklearn.model_selection import GridSearchCV, StratifiedShuffleSplit, cross_val_score
 from sklearn.multiclass import OneVsRestClassifier
@@ -18,9 +20,15 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from torchlogreg import TorchLogisticRegression, TorchSoftmaxClassifier
+from torchlogreg import (
+    TorchLogisticRegression,
+    TorchLogisticRegressionCV,
+    TorchSoftmaxClassifier,
+    TorchSoftmaxClassifierCV,
+)
 
 ESTIMATORS = [TorchLogisticRegression, TorchSoftmaxClassifier]
+ALL = [*ESTIMATORS, TorchLogisticRegressionCV, TorchSoftmaxClassifierCV]
 SOLVERS = ["auto", "lbfgs", "newton-cholesky", "sgd"]
 
 
@@ -92,6 +100,60 @@ def test_meta_estimators_give_what_they_give_with_scikit_learns_own(wrap, estima
     np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), atol=1e-5)
 
 
+def rare():
+    """Sixty rows, of which three are positive: a bootstrap often has none of them."""
+    rng = np.random.default_rng(0)
+    y = np.repeat([1, 0], [3, 57])
+    return rng.normal(size=(60, 4)) + 2.0 * y[:, None], y
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda clf: BaggingClassifier(clf, 20, random_state=0),
+        lambda clf: BaggingClassifier(clf, 20, max_samples=0.3, random_state=1),
+        lambda clf: CalibratedClassifierCV(clf, cv=3),
+        lambda clf: CalibratedClassifierCV(clf, cv=3, method="isotonic"),
+        lambda clf: CalibratedClassifierCV(clf, cv=3, ensemble=False),
+        lambda clf: AdaBoostClassifier(clf, n_estimators=5, random_state=0),
+    ],
+    ids=["bagging", "small bags", "calibration", "isotonic", "calibration without ensemble", "boosting"],
+)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_ensembles_over_a_rare_class(wrap, estimator):
+    X, y = rare()
+    theirs = wrap(LogisticRegression(tol=1e-8)).fit(X, y)
+    for solver in SOLVERS:
+        ours = wrap(estimator(solver=solver, tol=1e-4 if solver == "sgd" else 1e-8, random_state=0)).fit(X, y)
+        assert ours.score(X, y) == pytest.approx(theirs.score(X, y), abs=0.06 if solver == "sgd" else 1e-12)
+        if solver != "sgd":
+            np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), atol=1e-3)
+
+
+def test_calibration_where_a_class_has_no_weight():
+    X, y = rare()
+    weight = (y == 0).astype(float)
+    wrapped = [CalibratedClassifierCV(clf, cv=3) for clf in (TorchLogisticRegression(), LogisticRegression())]
+    ours, theirs = (model.fit(X, y, sample_weight=weight) for model in wrapped)
+    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), atol=1e-3)
+    balanced = BaggingClassifier(TorchLogisticRegression(class_weight="balanced"), 20, random_state=0).fit(X, y)
+    assert balanced.score(X, y) > 0.9
+
+
+@pytest.mark.parametrize("n_rare", [0, 1, 2])
+def test_held_out_rows_where_few_rows_of_a_class_weigh_something(n_rare):
+    X, y = rare()
+    weight = np.ones(60)
+    weight[n_rare:3] = 0.0
+    model = TorchLogisticRegression(solver="sgd", early_stopping=True, random_state=0).fit(X, y, weight)
+    assert model.converged_
+    proba = model.predict_proba(X)[:, 1]
+    assert (proba.max() < 1e-6) == (n_rare == 0)
+    assert (proba[0] > np.quantile(proba, 0.9)) == (n_rare > 0)  # its row was trained on
+    bags = BaggingClassifier(clone(model), 20, random_state=0).fit(X, y)
+    assert bags.score(X, y) >= 0.95
+
+
 def test_the_binary_estimator_names_its_sibling():
     with pytest.raises(ValueError, match=r"^Only binary classification is supported\. .*TorchSoftmaxClassifier"):
         TorchLogisticRegression().fit(*table("iris", True))
@@ -127,6 +189,63 @@ def test_parameters_are_validated_with_scikit_learns_messages():
         TorchLogisticRegression(l1_ratio=0.5).fit(X, y)
 
 
+KEYWORDS = {
+    "penalty": "C=np.inf",
+    "dual": "Leave it out",
+    "intercept_scaling": "not penalised",
+    "n_jobs": "torch.set_num_threads",
+    "multi_class": "TorchSoftmaxClassifier.*OneVsRestClassifier",
+    "use_legacy_attributes": "Leave it out",
+}
+
+
+@pytest.mark.parametrize("estimator", ALL)
+def test_a_keyword_of_scikit_learns_says_what_to_use_instead(estimator):
+    theirs = {*signature(LogisticRegression).parameters, *signature(LogisticRegressionCV).parameters, "multi_class"}
+    others = theirs - {name for ours in ALL for name in signature(ours).parameters}
+    assert others == KEYWORDS.keys()
+    for name, instead in KEYWORDS.items():
+        message = f"{estimator.__name__} has no parameter '{name}'.*{instead}"
+        with pytest.raises(TypeError, match=message):
+            estimator(**{name: None}, tol=1e-3)
+        with pytest.raises(ValueError, match=message):
+            estimator().set_params(tol=1e-3, **{name: None})
+    with pytest.raises(TypeError, match="unexpected keyword argument 'penalties'"):
+        estimator(penalties="l2")
+    with pytest.raises(ValueError, match="Invalid parameter 'penalties'"):
+        estimator().set_params(penalties="l2")
+    with pytest.raises(ValueError, match="has no parameter 'n_jobs'"):
+        make_pipeline(estimator()).set_params(**{f"{estimator.__name__.lower()}__n_jobs": 2})
+    assert sorted(signature(estimator).parameters) == sorted(estimator().get_params())  # as it is written down
+
+
+class Parallel(TorchLogisticRegression):
+    """Somebody's subclass, with a parameter of such a name."""
+
+    def __init__(self, *, C=1.0, n_jobs=None):
+        super().__init__(C=C)
+        self.n_jobs = n_jobs
+
+
+def test_a_subclass_may_have_such_a_parameter():
+    model = clone(Parallel(n_jobs=2)).set_params(n_jobs=3, C=2.0)
+    assert model.get_params() == {"C": 2.0, "n_jobs": 3}
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_the_number_of_iterations_is_an_array_as_scikit_learns(solver):
+    X, y = table("breast_cancer", True)
+    theirs = LogisticRegression().fit(X, y).n_iter_
+    model = TorchLogisticRegression(solver=solver)
+    for ours in (model.fit(X, y), model.partial_fit(X, y), TorchLogisticRegression().partial_fit(X, y, [0, 1])):
+        assert type(ours.n_iter_) is np.ndarray
+        assert (ours.n_iter_.shape, ours.n_iter_.dtype) == (theirs.shape, theirs.dtype)
+        assert ours.n_iter_[0] == len(ours.loss_curve_)
+        assert ours.to_sklearn().n_iter_ == ours.n_iter_
+        again = TorchLogisticRegression.from_sklearn(ours.to_sklearn()).n_iter_
+        assert (again.shape, again.dtype, again[0]) == (theirs.shape, theirs.dtype, ours.n_iter_[0])
+
+
 class Recorder(Callback):
     """A callback that notes its tasks and may stop a fit after some of them."""
 
@@ -153,10 +272,10 @@ def test_one_task_an_iteration_and_a_callback_can_stop(solver):
     recorder = Recorder()
     watched = clone(model).set_callbacks(recorder).fit(X, y)
     task = "epoch" if solver == "sgd" else "iteration"
-    assert recorder.tasks == [task] * free.n_iter_ + ["fit"]
+    assert recorder.tasks == [task] * free.n_iter_[0] + ["fit"]
     np.testing.assert_array_equal(watched.coef_, free.coef_)
     stopped = clone(model).set_callbacks(Recorder(stop_after=3)).fit(X, y)
-    assert stopped.n_iter_ == 3
+    assert stopped.n_iter_[0] == 3
     assert not stopped.converged_
     np.testing.assert_array_equal(stopped.loss_curve_, free.loss_curve_[:3])
 
@@ -216,7 +335,7 @@ def test_early_stopping_holds_out_and_stops_as_SGDClassifier_does():
         best = max(best, score)
         if stale >= 3:
             break
-    assert model.n_iter_ == n_iter < 200
+    assert model.n_iter_[0] == n_iter < 200
     assert model.converged_
     assert model.objective_ == pytest.approx(objective(model, X[train], y[train]), rel=1e-9)
 
@@ -224,15 +343,15 @@ def test_early_stopping_holds_out_and_stops_as_SGDClassifier_does():
 def test_the_automatic_rate_ends_with_its_schedule_under_early_stopping():
     X, y = table("wine", True)
     model = TorchSoftmaxClassifier(solver="sgd", early_stopping=True, tol=1e-9, n_iter_no_change=60, random_state=0)
-    assert model.fit(X, y).n_iter_ <= 100
+    assert model.fit(X, y).n_iter_[0] <= 100
 
 
 def test_tol_0_runs_every_epoch_and_nothing_is_held_out_unasked():
     X, y = table("iris", True)
     model = TorchSoftmaxClassifier(solver="sgd", tol=0, max_iter=13, random_state=0)
-    assert model.fit(X, y).n_iter_ == 13
+    assert model.fit(X, y).n_iter_[0] == 13
     assert model.objective_ == pytest.approx(objective(model, X, y), rel=1e-9)  # of all rows
-    assert clone(model).set_params(early_stopping=True).fit(X, y).n_iter_ == 13
+    assert clone(model).set_params(early_stopping=True).fit(X, y).n_iter_[0] == 13
 
 
 def test_sgd_that_still_improves_says_so():

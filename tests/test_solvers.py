@@ -294,7 +294,7 @@ def test_rare_categories_cost_no_iterations(n_classes, n, monkeypatch):
     model = estimator(C=100, solver="lbfgs").fit(X, y)
     monkeypatch.setattr("torchlogreg.solvers._sample.SUPPORT", 0.0)
     evenly = estimator(C=100, solver="lbfgs").fit(X, y)
-    assert model.n_iter_ <= 0.5 * evenly.n_iter_
+    assert model.n_iter_[0] <= 0.5 * evenly.n_iter_[0]
     assert model.n_passes_ < evenly.n_passes_
     np.testing.assert_allclose(model.objective_, evenly.objective_, rtol=1e-5)
 
@@ -437,7 +437,7 @@ def test_wide_data_takes_two_reads(solver, n_classes, fit_intercept):
     assert model.n_passes_ <= 3 + 1  # one more bounds the gap
     again = TorchSoftmaxClassifier(solver=solver, tol=1e-6, **settings)
     again.fit(X, y, coef_init=model.coef_, intercept_init=model.intercept_ if fit_intercept else None)
-    assert again.n_iter_ <= 1
+    assert again.n_iter_[0] <= 1
 
 
 def test_wide_float32_data_is_as_good_as_float64():
@@ -524,7 +524,7 @@ def test_the_bound_on_the_gap_is_infinite_where_there_is_none():
 def test_reads_are_counted():
     X, y, _ = hard("isotropic", 2000)
     model = TorchLogisticRegression(solver="newton-cholesky", fit_intercept=False).fit(X, y)
-    assert model.n_passes_ == model.n_iter_ + 1  # the start is an evaluation, too
+    assert model.n_passes_ == model.n_iter_[0] + 1  # the start is an evaluation, too
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model = TorchLogisticRegression(solver="sgd", learning_rate=0.01, max_iter=3, fit_intercept=False).fit(X, y)

@@ -370,7 +370,6 @@ BAD = {
     "zero weights": (lambda: [(X_SMALL, Y_SMALL, 0 * W_SMALL)], "All sample weights are zero"),
     "huge weights": (lambda: 2 * [(X_SMALL, Y_SMALL, W_SMALL + 1e307)], "sum of the sample weights overflows"),
     "one class": (lambda: [(X_SMALL, 0 * Y_SMALL)], "only one class: 0"),
-    "one class that weighs": (lambda: [(X_SMALL, Y_SMALL, 1.0 * Y_SMALL)], "with positive weight"),
     "three classes": (lambda: [(X_SMALL, Y_SMALL), (X_SMALL, Y_SMALL + 1)], "TorchSoftmaxClassifier"),
 }
 
@@ -382,6 +381,16 @@ def test_bad_streams(bad):
     with pytest.raises(ValueError, match=message), np.errstate(over="ignore"):
         model.fit(make())
     assert not hasattr(model, "coef_")
+
+
+def test_a_class_of_a_stream_may_weigh_nothing():
+    for stream in (
+        [(X_SMALL, Y_SMALL, 1.0 * Y_SMALL)],
+        [(X_SMALL[k == Y_SMALL], Y_SMALL[k == Y_SMALL], W_SMALL[k == Y_SMALL] * k) for k in (0, 1)],
+    ):
+        model = TorchLogisticRegression().fit(stream)
+        assert model.converged_
+        assert model.predict_proba(X_SMALL)[:, 0].max() < 1e-6
 
 
 def test_what_a_stream_cannot_do_says_so():
@@ -546,7 +555,7 @@ def test_warm_starts_callbacks_and_verbosity(capsys):
     model = TorchLogisticRegression(warm_start=True, verbose=1).fit(stream)
     assert "lbfgs   1/100" in capsys.readouterr().out
     first = stream.n_reads
-    assert model.fit(stream).n_iter_ <= 1
+    assert model.fit(stream).n_iter_[0] <= 1
     assert stream.n_reads <= first + 4
     model.set_params(warm_start=False, verbose=0).set_callbacks(ProgressBar()).fit(stream)
     with pytest.raises(ValueError, match="warm_start=True needs"):

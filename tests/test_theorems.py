@@ -276,6 +276,78 @@ def test_a_weight_is_a_repetition_and_zero_a_removal(solver, class_weight):
     np.testing.assert_allclose(weighted, repeated, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("solver", [*SECOND_ORDER, "sgd"])
+@pytest.mark.parametrize("name", ["iris", "digits"])  # Newton's method in NumPy and in torch, samples for L-BFGS
+@pytest.mark.parametrize("by", ["sample_weight", "class_weight", "stream"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_class_without_weight_has_a_probability_that_tends_to_zero(solver, name, by, dtype):
+    X, y = table(name, True, binary=True)
+    X, low, high = X.astype(dtype), y.min(), y.max()
+    halves = [(X[::2], y[::2]), (X[1::2], y[1::2])]
+    for C in (0.01, 1e4, np.inf) if solver != "sgd" else (1.0,):
+        model = TorchLogisticRegression(C=C, solver=solver, max_iter=30, random_state=0)
+        for heavy, light in ((low, high), (high, low)):
+            if by == "sample_weight":
+                model.fit(X, y, (y == heavy) * 0.3)
+            else:
+                model.set_params(class_weight={light: 0.0}).fit(*((halves,) if by == "stream" else (X, y)))
+            assert model.converged_
+            assert model.predict_proba(X)[:, list(model.classes_).index(light)].max() < 1e-6
+            assert (model.predict(X) == heavy).all()
+            assert np.isfinite(model.predict_log_proba(X)).all()
+            assert model.objective_ < 1e-12
+            assert model.gradient_norm_ < 1e-12
+
+
+@pytest.mark.parametrize("solver", [*SECOND_ORDER, "sgd"])
+@pytest.mark.parametrize("name", ["iris", "digits"])
+def test_one_of_many_classes_has_all_the_weight(solver, name):
+    X, y = table(name, True)
+    for label in (0, 2):
+        model = TorchSoftmaxClassifier(solver=solver, random_state=0).fit(X, y, y == label)
+        assert model.converged_
+        assert model.predict_proba(X)[:, label].min() > 1 - 1e-6
+        np.testing.assert_allclose(model.coef_, 0.0, atol=1e-20)
+    light = TorchSoftmaxClassifier(solver=solver, random_state=0).fit(X, y, y > 0)  # several classes: no corner
+    assert light.converged_
+    assert light.predict_proba(X[y > 0])[:, 0].max() < 0.01
+
+
+@pytest.mark.parametrize("solver", [*SECOND_ORDER, "sgd"])
+def test_a_class_alone_without_an_intercept_has_an_ordinary_optimum(solver):
+    X, y = table("breast_cancer", True)
+    settings = {"fit_intercept": False, "tol": 1e-6 if solver == "sgd" else 1e-4, "random_state": 0}
+    model = TorchLogisticRegression(solver=solver, max_iter=1000, **settings).fit(X, y, y == 1)
+    assert model.converged_
+    alone = X[y == 1]
+    twin = TorchLogisticRegression(tol=1e-10, fit_intercept=False)  # a row costs what its negative does in the other
+    twin.fit(np.vstack([alone, -alone]), np.repeat([1, 0], len(alone)), 0.5)
+    np.testing.assert_allclose(model.objective_, twin.objective_, rtol=1e-3)
+
+
+@pytest.mark.parametrize("solver", SECOND_ORDER)
+def test_a_class_alone_is_not_separated(solver):
+    X, y = table("breast_cancer", True)
+    X = np.column_stack([X, np.full(len(X), 0.5)])  # along which the loss falls for ever
+    model = TorchLogisticRegression(C=np.inf, fit_intercept=False, solver=solver).fit(X, y, y == 1)  # no warning
+    assert model.converged_
+    assert model.objective_ < 1e-12
+
+
+@pytest.mark.parametrize("solver", SECOND_ORDER)
+def test_a_class_alone_from_any_start_within_the_usual_iterations(solver):
+    X, y = table("breast_cancer", True)
+    for start in (0.0, -3.0):
+        for C in (1.0, np.inf):
+            model = TorchLogisticRegression(C=C, solver=solver, random_state=0)
+            model.fit(X, y, y == 1, coef_init=np.full((1, 30), 0.1), intercept_init=[start])
+            assert model.converged_
+            assert model.objective_ < 1e-12
+    model = TorchLogisticRegression(solver=solver, warm_start=True).fit(X, y).fit(X, y, y == 0)
+    assert model.converged_
+    assert model.predict_proba(X)[:, 1].max() < 1e-6
+
+
 def test_scaling_all_weights_scales_C():
     X, y = table("wine", True)
     a = TorchSoftmaxClassifier(C=3.0, tol=1e-10).fit(X, y).coef_
@@ -433,7 +505,7 @@ def test_the_reported_objective_and_gradient_are_those_of_the_stored_coefficient
     if model.converged_:
         assert gradient_norm(model, X, y) <= model.tol
     assert model.coef_.dtype == model.intercept_.dtype == dtype
-    assert model.loss_curve_.shape == (model.n_iter_,)
+    assert model.loss_curve_.shape == (model.n_iter_[0],)
 
 
 @pytest.mark.parametrize("solver", SECOND_ORDER)

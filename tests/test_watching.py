@@ -78,9 +78,9 @@ def test_every_fit_has_a_history(solver, dtype):
         assert model.history_["gradient_norm"][-1] == pytest.approx(model.gradient_norm_, rel=0.1, abs=1e-6)
     assert list(model.history_) == expected
     assert {type(column) for column in model.history_.values()} == {np.ndarray}
-    assert {column.shape for column in model.history_.values()} == {(model.n_iter_,)}
+    assert {column.shape for column in model.history_.values()} == {(model.n_iter_[0],)}
     np.testing.assert_array_equal(model.history_["objective"], model.loss_curve_)
-    np.testing.assert_array_equal(model.history_[expected[0]], np.arange(1, model.n_iter_ + 1))
+    np.testing.assert_array_equal(model.history_[expected[0]], np.arange(1, model.n_iter_[0] + 1))
     seconds = model.history_["seconds"]
     assert 0 < seconds[0] < 60
     assert (np.diff(seconds) > 0).all()
@@ -110,7 +110,7 @@ def test_a_history_reads_nothing(solver, monkeypatch):
     model.fit(X, y)
     np.testing.assert_array_equal(model.coef_, with_validation.coef_)  # which only looks
     # Where the logits of the training rows are at hand, not even validation reads them.
-    more = model.n_iter_ if solver == "sgd" else 0
+    more = model.n_iter_[0] if solver == "sgd" else 0
     assert with_validation.n_passes_ == pytest.approx(model.n_passes_ + more)
 
 
@@ -160,7 +160,7 @@ def test_losses_and_accuracies_are_those_of_the_iterates(solver, binary, weighte
     model.set_params(class_weight=factor if weighted else None)
     fitted, models = watched(model, X, y, sample_weight=s, **validation)
     assert list(fitted.history_)[-4:] == SCORES
-    assert len(models) == fitted.n_iter_
+    assert len(models) == fitted.n_iter_[0]
     for i, then in enumerate(models):
         found = {name: fitted.history_[name][i] for name in SCORES}
         for name, rows, labels, weight in (("train", X, y, s), ("validation", *list(validation.values())[:2], s_val)):
@@ -372,8 +372,8 @@ def test_early_stopping_restores_the_best_iterate(solver, rate):
     model.set_params(n_iter_no_change=3, tol=1e-3, max_iter=200)
     fitted, models = watched(model, X, y, **validation)
     accuracy, loss = (fitted.history_[f"validation_{what}"] for what in ("accuracy", "loss"))
-    best = min(range(fitted.n_iter_), key=lambda i: (-accuracy[i], loss[i]))
-    assert best < fitted.n_iter_ - 1 or (solver, rate) == ("sgd", "auto")  # so there is something to restore
+    best = min(range(fitted.n_iter_[0]), key=lambda i: (-accuracy[i], loss[i]))
+    assert best < fitted.n_iter_[0] - 1 or (solver, rate) == ("sgd", "auto")  # so there is something to restore
     np.testing.assert_array_equal(fitted.coef_, models[best].coef_)
     np.testing.assert_array_equal(fitted.intercept_, models[best].intercept_)
     assert fitted.score(*validation.values()) == accuracy.max()
@@ -415,7 +415,7 @@ def test_a_stream_may_stop_early_by_given_rows():
     stream = [(X[i : i + 64], y[i : i + 64]) for i in range(0, len(y), 64)]
     model = TorchSoftmaxClassifier(solver="sgd", learning_rate=0.1, early_stopping=True, tol=1e-2)
     model.fit(stream, **validation)
-    assert model.n_iter_ < 100
+    assert model.n_iter_[0] < 100
     assert model.score(*validation.values()) == model.history_["validation_accuracy"].max()
 
 
@@ -450,7 +450,7 @@ def test_verbose_prints_one_line_an_iteration(solver, validated, capsys):
     model = TorchSoftmaxClassifier(solver=solver, verbose=1, random_state=0, max_iter=100 if solver != "sgd" else 11)
     model.set_params(tol=1e-4 if solver != "sgd" else 0).fit(X, y, **(validation if validated else {}))
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == model.n_iter_
+    assert len(lines) == model.n_iter_[0]
     found = [LINE.fullmatch(line).groupdict() for line in lines]
     for i, row in enumerate(found):
         assert (row["solver"], int(row["n"]), int(row["max"])) == (solver, i + 1, model.max_iter)

@@ -255,7 +255,7 @@ def of_sklearn(cls, model):
         "coef_": coef,
         "intercept_": np.array(np.broadcast_to(model.intercept_, len(coef)), dtype=coef.dtype),
         "n_features_in_": model.n_features_in_,
-        "n_iter_": int(np.max(model.n_iter_)),
+        "n_iter_": np.array([np.max(model.n_iter_)], dtype=np.int32),
         "solver_": model.solver,
     }
     if hasattr(model, "feature_names_in_"):

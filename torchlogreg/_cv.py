@@ -9,7 +9,7 @@ from sklearn import config_context
 from sklearn.metrics import get_scorer, get_scorer_names, make_scorer
 from sklearn.model_selection import check_cv
 from sklearn.utils import _safe_indexing, indexable
-from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
+from sklearn.utils.metadata_routing import UNUSED, MetadataRouter, MethodMapping, process_routing
 
 from torchlogreg._arrays import numpy_of
 from torchlogreg._compat import (
@@ -38,6 +38,7 @@ from torchlogreg._evaluation import (
     unweighted_data,
     warn_unless_converged,
 )
+from torchlogreg._keywords import suggesting
 from torchlogreg._labels import known
 
 PLAIN = ("fit_intercept", "class_weight", "tol", "max_iter", "random_state", "verbose", "device")
@@ -55,7 +56,10 @@ class _LinearClassifierCV(LinearPredictor):
         "refit": ["boolean"],
         **{name: LinearClassifier._parameter_constraints[name] for name in PLAIN},
     }
+    # The weights in `score` are the scorer's, so that they are refused where it requests none.
+    __metadata_request__score = {"sample_weight": UNUSED}
 
+    @suggesting
     def __init__(
         self,
         *,
@@ -208,7 +212,7 @@ class _LinearClassifierCV(LinearPredictor):
         model = copy(self)
         model.classes_ = numpy_of(self.classes_)
         with config_context(array_api_dispatch=False):  # most scorers know NumPy only
-            return get_scorer(self.scoring or "accuracy")(model, X, known(y), **params)
+            return self._scorer(model.classes_)(model, X, known(y), **params)
 
     def get_metadata_routing(self):
         """How metadata is routed.
@@ -224,6 +228,22 @@ class _LinearClassifierCV(LinearPredictor):
             .add_self_request(self)
             .add(splitter=self.cv, method_mapping=MethodMapping().add(caller="fit", callee="split"))
             .add(scorer=get_scorer(self.scoring or "accuracy"), method_mapping=scorer)
+        )
+
+    def _scorer(self, classes):
+        """The scorer for `fit` and `score`, with all classes as its labels where it takes labels: rows may lack one."""
+        scorer = get_scorer(self.scoring or "accuracy")
+        parts = scorer_parts(scorer)
+        if parts is None or "labels" not in parts.accepts:
+            return scorer
+        options = {"labels": classes}
+        if len(classes) == 2 and "pos_label" in parts.accepts:
+            options["pos_label"] = classes[1]
+        return make_scorer(
+            parts.function,
+            greater_is_better=parts.sign > 0,
+            response_method=parts.response_method,
+            **{**options, **parts.options},
         )
 
     def _checked_grid(self):
@@ -255,34 +275,17 @@ class _LinearClassifierCV(LinearPredictor):
 
     def _scores(self, fitted, f, X, y, test, params):
         """Scores (Q,) of the models of fold f on the rows at `test`."""
-        scoring = self.scoring or "accuracy"
         eta = fitted.held_out(test, f)
         params = check_method_params(X, params=params, indices=test)
-        score = score_by_name(scoring, params)
+        score = score_by_name(self.scoring or "accuracy", params)
         if score is not None:
             return score(fitted.loss, eta, fitted.data.codes[test], params.get("sample_weight"))
         X, y = _safe_indexing(*indexable(X), test), _safe_indexing(y, test)  # COO is not, as it comes
-        scorer = _with_labels(get_scorer(scoring), fitted.data.classes)
+        scorer = self._scorer(fitted.data.classes)
         opaque = scorer_parts(scorer) is None  # a function that may do more with a model than predict X
         models = (fitted.model(q, f, None if opaque else (X, eta[:, q : q + 1])) for q in range(eta.shape[1]))
         with config_context(array_api_dispatch=False):
             return np.array([scorer(model, X, y, **params) for model in models])
-
-
-def _with_labels(scorer, classes):
-    """The scorer with all classes as its labels, where it takes labels: a fold may lack a class."""
-    parts = scorer_parts(scorer)
-    if parts is None or "labels" not in parts.accepts:
-        return scorer
-    options = {"labels": classes}
-    if len(classes) == 2 and "pos_label" in parts.accepts:
-        options["pos_label"] = classes[1]
-    return make_scorer(
-        parts.function,
-        greater_is_better=parts.sign > 0,
-        response_method=parts.response_method,
-        **{**options, **parts.options},
-    )
 
 
 @documented_cv(

@@ -22,8 +22,8 @@ _TEMPLATE = """{summary}
         Whether the model has an intercept.
 
     class_weight : dict or 'balanced', default=None
-        Weight of each class, multiplied with the sample weights. ``'balanced'`` gives all classes the same total
-        weight, computed with the sample weights.
+        Weight of each class, multiplied with the sample weights: a dict by label, in which a class that is not named
+        has the weight 1. ``'balanced'`` gives all classes the same total weight, computed with the sample weights.
 
     solver : {{'auto', 'lbfgs', 'newton-cholesky', 'sgd'}}, default='auto'
         The algorithm. Parameters from `learning_rate` to `shuffle` concern ``'sgd'`` only.
@@ -103,7 +103,7 @@ _TEMPLATE = """{summary}
     classes_ : ndarray of shape (n_classes,)
         Class labels.
 
-    n_iter_ : int
+    n_iter_ : ndarray of shape (1,)
         Iterations, or epochs, that were run; `partial_fit` adds one a call.
 
     converged_ : bool

@@ -30,6 +30,7 @@ from torchlogreg._inputs import (
     training_monitor,
     validation_data,
 )
+from torchlogreg._keywords import Suggesting, suggesting
 from torchlogreg._labels import known
 from torchlogreg._losses import loss_of
 from torchlogreg._memory import translated, with_room
@@ -46,7 +47,7 @@ from torchlogreg.solvers import SOLVERS, choose
 from torchlogreg.solvers.sgd import SGD
 
 
-class LinearPredictor(Portable, CallbackSupportMixin, SparseCoefMixin, ClassifierMixin, BaseEstimator):
+class LinearPredictor(Portable, Suggesting, CallbackSupportMixin, SparseCoefMixin, ClassifierMixin, BaseEstimator):
     """What a fitted model does."""
 
     def decision_function(self, X):
@@ -193,6 +194,7 @@ class LinearClassifier(LinearPredictor):
         "device": [str, torch.device],
     }
 
+    @suggesting
     def __init__(
         self,
         *,
@@ -266,7 +268,8 @@ class LinearClassifier(LinearPredictor):
 
         sample_weight : array-like of shape (n_samples,) or float, default=None
             Weight of each row, zero or positive. A weight of 2 is the same as the row given twice, and of 0 as the row
-            left out. None gives every row the weight 1.
+            left out, but for its class: one without any weight remains, with a probability that is nearly zero. None
+            gives every row the weight 1.
 
         coef_init : array-like of shape (1, n_features) or (n_classes, n_features), default=None
             Coefficients to start from. None starts from zero, or with ``warm_start=True`` from the fitted ones.
@@ -378,7 +381,7 @@ class LinearClassifier(LinearPredictor):
             **attributes(filled.leave(result.point.W)),
             "solver_": solver.name,
             "device_": str(rows.device),
-            "n_iter_": result.n_iter,
+            "n_iter_": data.space.array(np.array([result.n_iter], dtype=np.int32)),
             "converged_": result.converged,
             "objective_": float(result.point.value),
             "gradient_norm_": float(result.point.gradient_norm),
@@ -464,7 +467,7 @@ class LinearClassifier(LinearPredictor):
         with torch.inference_mode(False), torch.no_grad(), translated(device=True), explained(data.X), arithmetic:
             loss = loss_of(len(data.classes))
             rows = rows_of(data, loss, intercept=self.fit_intercept)
-            n_iter = 1 + (0 if before is None else self.n_iter_)
+            n_iter = 1 + (0 if before is None else int(np.max(numpy_of(self.n_iter_))))
             seed = check_random_state(self.random_state).randint(2**31 - 1) + n_iter  # another order in every call
             W = rows.bring_home(self._start(data, loss, go_on=True))
             l2 = strengths(self.C, self.l1_ratio).l2
@@ -479,7 +482,7 @@ class LinearClassifier(LinearPredictor):
             found,
             solver_="sgd",
             device_=str(rows.device),
-            n_iter_=n_iter,
+            n_iter_=data.space.array(np.array([n_iter], dtype=np.int32)),
             converged_=False,
             loss_curve_=data.space.array(curve),
             _seen=step.seen._asdict(),
@@ -535,6 +538,9 @@ class LinearClassifier(LinearPredictor):
                     f"{classes.tolist()} and {self.n_features_in_}, now they are {data.classes.tolist()} and "
                     f"{shape[1]}. Set warm_start=False to start afresh."
                 )
+        if self.fit_intercept and data.mass is not None and np.count_nonzero(data.mass) == 1:
+            # The probability of that class tends to one: the optimum is at infinity, and this is as good.
+            coef, intercept = np.zeros(shape), loss.certain(torch.tensor([data.mass.argmax()], device="cpu"))[0].numpy()
         if coef_init is not None:
             coef = _checked_start(coef_init, shape, "coef_init")
         if intercept_init is not None:
@@ -549,9 +555,12 @@ class LinearClassifier(LinearPredictor):
         if not (self.early_stopping and self.solver == "sgd"):
             return None, None
         usable = np.flatnonzero(data.weight > 0)
+        codes = data.codes[usable]
+        single = np.bincount(codes)[codes] == 1  # the only row of a class that weighs anything is trained on
+        usable, kept = usable[~single], usable[single]
         splitter = StratifiedShuffleSplit(1, test_size=self.validation_fraction, random_state=self.random_state)
         train, held_out = next(splitter.split(usable, data.codes[usable]))
-        return usable[train], usable[held_out]
+        return np.concatenate([usable[train], kept]), usable[held_out]
 
     def _solver(self, problem, validated):
         """The solver with its settings; `validated` if other rows say when to stop."""

@@ -13,7 +13,7 @@ from sklearn.utils import check_random_state
 from torchlogreg._arrays import Space, numpy_of
 from torchlogreg._estimators import model_attributes, to_float32
 from torchlogreg._finite import explained
-from torchlogreg._grid import Candidates, Grid, Settings
+from torchlogreg._grid import Candidates, Grid, Settings, Weights
 from torchlogreg._inputs import TrainingData, prediction_rows, rows_of, training_data
 from torchlogreg._labels import class_weighted, class_weights
 from torchlogreg._losses import loss_of
@@ -36,7 +36,6 @@ class Fitted(NamedTuple):
     grid: Grid
     on_all: Results  # (Q), approximate if there are folds
     on_folds: Results | None  # (F Q), fold by fold
-    solvable: np.ndarray  # (F + 1, V) whether rows of several classes weigh something; otherwise there is no optimum
     seconds: float
 
     @property
@@ -89,7 +88,7 @@ class Fitted(NamedTuple):
             **model_attributes(found.W[q : q + 1], data, self.intercept),
             solver_=self.grid.solver,
             device_=str(self.data.X.device),
-            n_iter_=int(found.n_iter[q]),
+            n_iter_=np.array([int(found.n_iter[q])], dtype=np.int32),
             converged_=bool(found.converged[q]),
             objective_=float(found.value[q]),
             gradient_norm_=float(found.gradient_norm[q]),
@@ -105,12 +104,8 @@ class Fitted(NamedTuple):
             return self.grid.on_all(slice(q, q + 1), self.grid.near_optimum(q, self.on_all, self.on_folds))
 
     def n_unconverged(self):
-        """How many models did not converge: those on the folds if there are any, and if they have an optimum."""
-        if self.on_folds is None:
-            return int((~self.on_all.converged).sum())
-        converged = self.on_folds.converged.numpy(force=True).reshape(-1, len(self.candidates))
-        solvable = self.solvable[1:, self.grid.candidates.column.numpy(force=True)]  # (F, Q)
-        return int((~converged & solvable).sum())
+        """How many models did not converge: those on the folds if there are any."""
+        return int((~(self.on_all if self.on_folds is None else self.on_folds).converged).sum())
 
 
 def warn_unless_converged(n_unconverged, n_models, estimator, *, stacklevel):
@@ -160,7 +155,7 @@ def fit_all(estimator, data, candidates, trains, left=None):
         rows = rows_of(data, loss, intercept=any(s["fit_intercept"] for s in settings))
         home = rows.home
         kinds, column = _distinct([s["class_weight"] for s in settings])
-        columns, solvable = _columns(data, kinds, trains)
+        weights = _weights(data, kinds, trains)
         values = Candidates(
             l2=torch.tensor([strengths(s["C"], 0.0).l2 for s in settings], dtype=home.dtype, device=home.device),
             free=torch.tensor([bool(s["fit_intercept"]) for s in settings], device=home.device),
@@ -174,10 +169,10 @@ def fit_all(estimator, data, candidates, trains, left=None):
             seed=seed.randint(2**31 - 1),
             store=to_float32 if data.dtype == np.float32 else None,
         )
-        grid = Grid(rows, loss, columns.to(rows.columns), values, how, left)
+        grid = Grid(rows, loss, weights, values, how, left)
         on_all = grid.on_all(loosely=bool(trains))
         on_folds = grid.on_folds(on_all) if trains else None
-    return Fitted(estimator, data, candidates, grid, on_all, on_folds, solvable, time.perf_counter() - start)
+    return Fitted(estimator, data, candidates, grid, on_all, on_folds, time.perf_counter() - start)
 
 
 @own_settings()
@@ -209,23 +204,24 @@ def _averaged(values, weight):
     return ((weight @ values) / weight.sum()).numpy(force=True)
 
 
-def _columns(data, kinds, trains):
-    """Weights (F + 1, V, n), all rows first, then each fold, by class weight; and `Fitted.solvable`."""
+def _weights(data, kinds, trains):
+    """The weights of all rows first, then of each fold, by class weight."""
     n = len(data.weight)
     out = np.empty((1 + len(trains), len(kinds), n))
-    solvable = np.empty(out.shape[:2], dtype=bool)
+    mass = np.empty((*out.shape[:2], len(data.classes)))
     for f, train in enumerate([None, *trains]):
         column = data.weight if train is None else np.bincount(train, minlength=n) * data.weight
-        totals = np.bincount(data.codes, weights=column)  # of each class
+        totals = np.bincount(data.codes, weights=column, minlength=len(data.classes))
         if not totals.any():
             raise ValueError(f"Fold {f - 1} has no training row with a positive weight.")
         for v, kind in enumerate(kinds):
             factor = 1.0 if kind is None else class_weights(kind, data.classes, data.codes, column)
             out[f, v] = column if kind is None else class_weighted(column, factor, data.codes)
-            solvable[f, v] = np.count_nonzero(totals * factor) > 1
-    if not solvable[0].all():
-        raise ValueError("class_weight leaves rows of a single class; at least two classes need a positive weight.")
-    return torch.from_numpy(out), solvable
+            mass[f, v] = totals * factor
+            if not mass[f, v].any():
+                where = f"no training row of fold {f - 1}" if f else "no row"
+                raise ValueError(f"class_weight leaves {where}; at least one weight must be positive.")
+    return Weights(torch.from_numpy(out), mass)
 
 
 def _distinct(values):

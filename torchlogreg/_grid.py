@@ -9,6 +9,7 @@ from where the fold's own path leads.
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from torchlogreg._minimise import Results, minimise_all
@@ -33,6 +34,13 @@ class Candidates(NamedTuple):
     column: torch.Tensor  # (Q,) its weights: one of the V columns
 
 
+class Weights(NamedTuple):
+    """V weightings of the rows, those of all rows first, then of each of F folds."""
+
+    columns: torch.Tensor  # (F + 1, V, n)
+    mass: np.ndarray  # (F + 1, V, n_classes) total of each class
+
+
 class Settings(NamedTuple):
     """How to solve."""
 
@@ -51,9 +59,10 @@ ABSENT = 1e30
 
 
 class Grid:
-    """Candidates on all rows and on every fold; `columns` (F + 1, V, n) are the weights, those of all rows first."""
+    """Candidates on all rows and on every fold."""
 
-    def __init__(self, rows, loss, columns, candidates, settings, left=None):
+    def __init__(self, rows, loss, weights, candidates, settings, left=None):
+        columns, self.mass = weights.columns.to(rows.columns), weights.mass  # NumPy's, (F + 1, V, n_classes)
         self.n_folds, self.n_columns = columns.shape[0] - 1, columns.shape[1]
         self.loss, self.candidates, self.settings, self.left = loss, candidates, settings, left
         # The models start at zero, or where a solution without the empty columns was.
@@ -66,6 +75,9 @@ class Grid:
         # A model for each column, without a penalty: the others differ by theirs.
         none = Ridge(torch.zeros(columns[..., 0].numel(), d, 1, dtype=home.dtype, device=home.device))
         self.base = Problem(self.rows, loss, none, Passes(rows.shape[0]))
+        # Which class has all the weight of each column; -1 if several have some.
+        present = torch.from_numpy(self.mass > 0).flatten(0, 1).to(home.device)
+        self.only = torch.where(present.sum(dim=1) == 1, present.int().argmax(dim=1), -1)
         self.l2 = candidates.l2[:, None, None].expand(-1, d, 1).clone()  # (Q, d, 1)
         if rows.intercept:
             self.l2[:, -1] = 0.0
@@ -91,7 +103,7 @@ class Grid:
         start = self.start[q] if W is None else self.filled.enter(W)
         # Folds that follow a path will not start from here.
         floor = self.hard[q] if loosely else None
-        return self._solve(self._problem(self.candidates.column[q], q), start, tol, floor=floor)
+        return self._solve(self.candidates.column[q], q, start, tol, floor=floor)
 
     def on_folds(self, centre):
         """The Results of all candidates on the folds, fold by fold (F Q models), from those on all rows."""
@@ -103,13 +115,13 @@ class Grid:
             q = stage.repeat(F)
             fold = torch.arange(F, device=device).repeat_interleave(len(stage))
             column = (1 + fold) * self.n_columns + self.candidates.column[q]
-            for part in torch.arange(len(q), device=device).split(_affordable(self.rows, self.loss, self.solver)):
+            for part, alone in self._parts(column, q):
                 start, options = W[q[part]], {}
-                if follows:
+                if follows and not alone:
                     start = self._next(found.W, fold[part] * Q, q[part])
-                elif self.solver == "lbfgs" and not is_wide(self.rows):  # else it is solved in other coordinates
+                elif self.solver == "lbfgs" and not alone and not is_wide(self.rows):  # else in other coordinates
                     options = {"centre": Centre(around, W, q[part])}
-                results = self._solve(self._problem(column[part], q[part]), start, self.settings.tol, **options)
+                results = self._solve(column[part], q[part], start, self.settings.tol, **options)
                 if found is None:
                     found = Results(*(v.new_empty(F * Q, *v.shape[1:]) for v in results))
                 for values, new in zip(found, results, strict=True):
@@ -142,10 +154,20 @@ class Grid:
 
     def _without_features(self):
         """The least objective of each candidate whose coefficients are all zero, (Q,)."""
-        codes, weight = self.loss.codes(self.rows.y), self.rows.columns.T[: self.n_columns]  # (n,), (V, n)
-        share = weight.new_zeros(self.n_columns, int(codes.max()) + 1).index_add_(1, codes, weight)
+        share = torch.from_numpy(self.mass[0] / self.mass[0].sum(axis=1, keepdims=True))  # (V, n_classes)
         entropy = self.rows.bring_home(torch.special.entr(share).sum(dim=1))
         return torch.where(self.candidates.free, entropy[self.candidates.column], self.loss.at_zero)
+
+    def _alone(self, column, q):
+        """Whether one class has all the weight and there is an intercept, (B,): the optimum is at infinity."""
+        return (self.only[column] >= 0) & self.candidates.free[q]
+
+    def _parts(self, column, q):
+        """Index of models that are solved at a time, and whether they are those in which a class is alone."""
+        alone = self._alone(column, q)
+        for kind in alone.unique().tolist():
+            for part in torch.nonzero(alone == kind).flatten().split(_affordable(self.rows, self.loss, self.solver)):
+                yield part, kind
 
     def _next(self, W, first, q):
         """Where the paths in W (F Q, d, K) of the folds that begin at `first` lead: on in a line over log C."""
@@ -162,8 +184,13 @@ class Grid:
             penalty.l2[:, -1, 0] = torch.where(self.candidates.free[q], 0.0, ABSENT)
         return Problem(self.rows.of_models(column), self.loss, penalty, self.base.passes)
 
-    def _solve(self, problem, W, tol, *, floor=None, **options):
-        settings = self.settings
+    def _solve(self, column, q, W, tol, *, floor=None, **options):
+        """The Results of the candidates q with the weights `column`, from W."""
+        settings, problem = self.settings, self._problem(column, q)
+        alone = self._alone(column, q)
+        if alone.any():  # near enough, as in a single fit
+            W = torch.where(per_model(alone), 0.0, W)
+            W[alone, -1] = self.loss.certain(self.only[column][alone]).to(W)
         if self.solver == "lbfgs":
             options["seed"] = settings.seed
         solver = SOLVERS[self.solver](**options)

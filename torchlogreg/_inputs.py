@@ -62,6 +62,7 @@ class TrainingData(NamedTuple):
     schema: dict  # classes_ where y is, n_features_in_ and, for frames, feature_names_in_
     dtype: np.dtype  # of the coefficients
     space: Space  # of the other fitted arrays
+    mass: np.ndarray | None = None  # (n_classes,) total weight of each class; None for a block of `partial_fit`
     own: np.ndarray | None = None  # (n,) sample weight alone, where one was given
     factor: np.ndarray | None = None  # (n_classes,) class weights, where they were given
 
@@ -154,7 +155,8 @@ def _streamed(estimator, source, validated=False):
         opened.factor = class_weights(given, classes, codes, opened.mass)
         class_weighted(opened.mass, opened.factor, codes)  # or it overflows
     check_number_of_classes(estimator, classes)
-    check_presence(classes, opened.mass * opened.factor)
+    mass = opened.mass * opened.factor
+    check_presence(classes, mass)
     n_logits = loss_of(len(classes)).n_logits
     like = torch.empty(0, dtype=opened.dtype, device=opened.device)
     opened.device = resolve_device(estimator.device, like, work=opened.numel() * n_logits)
@@ -163,7 +165,7 @@ def _streamed(estimator, source, validated=False):
         opened.dtype = torch.float32
     schema = {**_schema(stand_in), "classes_": classes}
     factor = None if given is None else opened.factor
-    return TrainingData(opened, None, None, classes, schema, dtype, Space(), factor=factor)
+    return TrainingData(opened, None, None, classes, schema, dtype, Space(), mass, factor=factor)
 
 
 class _BlockReader:
@@ -215,8 +217,10 @@ def training_data(estimator, X, y, sample_weight):
         factor = class_weights(estimator.class_weight, classes, codes, weight)
         weight = class_weighted(weight, factor, codes)
     check_number_of_classes(estimator, classes)
-    check_presence(classes, np.bincount(codes, weights=weight, minlength=len(classes)))
-    data = _on_device(estimator, X, codes, weight, classes, schema, space)._replace(own=own, factor=factor)
+    mass = np.bincount(codes, weights=weight, minlength=len(classes))
+    check_presence(classes, mass)
+    data = _on_device(estimator, X, codes, weight, classes, schema, space)
+    data = data._replace(mass=mass, own=own, factor=factor)
     reads_all = estimator.solver in ("auto", "lbfgs") and not isinstance(data.X, Sparse)
     return data._replace(X=thinned(data.X)) if reads_all else data
 

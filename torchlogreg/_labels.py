@@ -8,7 +8,6 @@ import warnings
 import numpy as np
 from sklearn.exceptions import DataConversionWarning
 from sklearn.utils import check_array
-from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
@@ -113,11 +112,18 @@ def checked_weights(sample_weight, n, *, all_zero=False, name="sample_weight"):
 
 
 def class_weights(class_weight, classes, codes, weight):
-    """Weight of each class, (n_classes,)."""
+    """Weight of each class, (n_classes,); a class that a dict does not name has the weight 1."""
     if class_weight == "balanced":
         total = np.bincount(codes, weights=weight / weight.max())
         return total.sum() / (np.count_nonzero(total) * np.where(total > 0, total, np.inf))
-    out = compute_class_weight(class_weight, classes=classes, y=classes)
+    # By the labels themselves: scikit-learn's compute_class_weight makes numbers of text first ("01" and "1").
+    class_weight, labels = class_weight or {}, classes.tolist()
+    missing = [label for label in labels if label not in class_weight]
+    if missing and len(labels) - len(missing) < len(class_weight):
+        raise ValueError(
+            f"The classes, {missing}, are not in class_weight, some of whose keys are no classes: {list(class_weight)}."
+        )
+    out = np.array([class_weight.get(label, 1.0) for label in labels], dtype=np.float64)
     if not (np.isfinite(out) & (out >= 0)).all():
         raise ValueError(f"class_weight must hold finite weights, zero or positive; got {class_weight}.")
     return out
@@ -141,12 +147,11 @@ def check_number_of_classes(estimator, classes):
         )
 
 
-def check_presence(classes, weight_of_class):
-    """Raise unless two classes weigh something."""
-    present = classes[weight_of_class > 0]
-    if len(present) < 2:
+def check_presence(classes, mass):
+    """Raise unless there are two classes, of which one may have no weight; `mass` (n_classes,) are those weights."""
+    if len(classes) < 2:
         raise ValueError(
-            "A classifier needs samples of at least two classes"
-            + ("" if len(classes) < 2 else " with positive weight")
-            + f", but the data contains only one class: {(present if len(present) else classes)[0]}"
+            f"A classifier needs samples of at least two classes, but the data contains only one class: {classes[0]}"
         )
+    if not mass.any():
+        raise ValueError("class_weight leaves no row; at least one weight must be positive.")

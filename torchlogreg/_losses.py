@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+CERTAIN = 64.0  # logit of a class beside which the others have a probability of e^-64
+
 
 class Loss(ABC):
     """A convex loss of K logits."""
@@ -43,6 +45,10 @@ class Loss(ABC):
     @abstractmethod
     def curvature_root(self, eta):
         """A root of the second derivative in the logits, r r', as r (n, B, K, M), without cancellation."""
+
+    @abstractmethod
+    def certain(self, codes):
+        """Logits (m, K) in float64 by which each of the classes `codes` (m,) is certain, nearly."""
 
     def own_curvature(self, eta):
         """The second derivative by each logit alone, (n, B, K)."""
@@ -101,6 +107,9 @@ class Binomial(Loss):
     def codes(self, y):
         return (y > 0).long()
 
+    def certain(self, codes):
+        return CERTAIN * self.targets(codes, torch.float64)[:, None]
+
     def value(self, eta, y):
         return -F.logsigmoid(y[:, None] * eta[..., 0])
 
@@ -157,6 +166,9 @@ class Multinomial(Loss):
 
     def codes(self, y):
         return y
+
+    def certain(self, codes):
+        return CERTAIN * (F.one_hot(codes, self.n_logits).double() - 1.0 / self.n_logits)
 
     def value(self, eta, y):
         n_models = eta.shape[1]

@@ -24,6 +24,9 @@ from torchlogreg._wide import Rotated, is_wide
 # estimates of the gap are believed only where a bound or the whole Hessian confirms them.
 DOUBT = 0.02
 HESSIANS = 2**25  # numbers in the Hessians of models that are finished together
+# An objective that counts as zero, its lower bound. Zero is the infimum where one class has all the weight, to which
+# nothing is near by a relative gap.
+ZERO = 1e-20
 
 
 class Step(NamedTuple):
@@ -62,7 +65,7 @@ class Optimality:
 
     def each(self, step):
         """Which of the models may stop, (B,)."""
-        return (step.point.gradient_norm <= self.tol) & (step.gap <= self.gap)
+        return (step.point.gradient_norm <= self.tol) & ((step.gap <= self.gap) | (step.point.value <= ZERO))
 
 
 class NoImprovement:

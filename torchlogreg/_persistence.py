@@ -92,6 +92,8 @@ def load(cls, path):
         check_attributes(model, attributes)
     except Exception as error:  # whatever it is, the file is to blame
         raise ValueError(f"{path} does not hold a valid {cls.__name__}. {error}") from error
+    if type(attributes.get("n_iter_")) is int:  # as the first files have it
+        attributes["n_iter_"] = np.array([attributes["n_iter_"]], dtype=np.int32)
     vars(model).update(attributes)
     return model
 

@@ -321,8 +321,6 @@ class _Search:
         """The models of a batch."""
         data = unweighted_data(batch.estimator, X, y, weight)
         fitted = fit_all(batch.estimator, data, [own for _, own in batch.members], trains)
-        if not fitted.solvable.all():
-            raise _NotBatched  # a fit that fails in scikit-learn
         self.n_unconverged += fitted.n_unconverged()
         self.n_fitted += len(batch.members) * max(1, len(trains))
         return fitted

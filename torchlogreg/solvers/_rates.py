@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from torchlogreg._minimise import NoImprovement
+from torchlogreg._minimise import ZERO, NoImprovement
 from torchlogreg._problem import OutOfRange
 
 COOLING = 0.4  # share of the epochs over which the learning rate "auto" falls to zero
@@ -39,7 +39,7 @@ class Automatic:
             self.height, self.ceiling, self.epoch, self.still, self.cooling, self.improvement.state = state
             return
         self.height = _largest_rate(solver, problem)
-        self.ceiling = self._objective(W)
+        self.ceiling = max(self._objective(W), ZERO)
         self.epoch = 0
         self.still = False
         self.cooling = None  # first and last epoch of the fall to zero
