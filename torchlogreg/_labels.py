@@ -46,9 +46,9 @@ def known(y, name="y"):
     values = np.asarray(y)
     if values.dtype.kind == "U" and isinstance(y, (list, tuple)):
         values = np.asarray(y, dtype=object)  # NumPy has made text of what is none, "nan" for example
-    if np.any(mask) or np.any(_are_missing(values.ravel())):
+    if (mask is not np.ma.nomask and np.any(mask)) or _has_missing(values):
         raise ValueError(f"Input {name} contains NaN. Leave out the rows without a label, or give them one.")
-    if values.dtype.kind == "S" or any(isinstance(value, bytes) for value in values.ravel()[:1].tolist()):
+    if values.dtype.kind in "SO" and any(isinstance(value, bytes) for value in values.ravel()[:1].tolist()):
         raise TypeError(
             f"Support for labels represented as bytes is not supported. Make text of {name}: [label.decode() for label "
             f"in {name}]."
@@ -56,16 +56,16 @@ def known(y, name="y"):
     return y
 
 
-def _are_missing(values):
-    """Which labels are missing, or whether any is."""
+def _has_missing(values):
+    """Whether one of the labels is a NaN of some kind, or None."""
     if values.dtype.kind in "fc":
-        return np.isnan(values)
+        return bool(np.isnan(values).any())
     if values.dtype.kind in "mM":
-        return np.isnat(values)
+        return bool(np.isnat(values).any())
     if values.dtype.kind != "O":
         return False
     na = getattr(sys.modules.get("pandas"), "NA", None)
-    others = (value for value in values.tolist() if type(value) is not str)
+    others = (value for value in values.ravel().tolist() if type(value) is not str)
     return any(v is None or v is na or (isinstance(v, UNEQUAL) and v != v) for v in others)
 
 

@@ -17,7 +17,7 @@ class Portable:
         Parameters
         ----------
         path : str or path-like
-            File to write, or to replace.
+            File to write, or to replace. A pipe or a device is written into.
 
         Raises
         ------
