@@ -196,9 +196,10 @@ def _weights(data, kinds, trains):
     mass = np.empty((*out.shape[:2], len(data.classes)))
     for f, train in enumerate([None, *trains]):
         column = data.weight if train is None else np.bincount(train, minlength=n) * data.weight
-        totals = np.bincount(data.codes, weights=column, minlength=len(data.classes))
-        if not totals.any():
+        largest = column.max()
+        if not largest:
             raise ValueError(f"Fold {f - 1} has no training row with a positive weight.")
+        totals = np.bincount(data.codes, weights=column / largest, minlength=len(data.classes))
         for v, kind in enumerate(kinds):
             factor = 1.0 if kind is None else class_weights(kind, data.classes, data.codes, column)
             out[f, v] = column if kind is None else column * factor[data.codes]

@@ -38,7 +38,7 @@ class Weights(NamedTuple):
     """V weightings of the rows, those of all rows first, then of each of F folds."""
 
     columns: torch.Tensor  # (F + 1, V, n)
-    mass: np.ndarray  # (F + 1, V, n_classes) total of each class
+    mass: np.ndarray  # (F + 1, V, n_classes) total of each class, up to a factor
 
 
 class Settings(NamedTuple):
