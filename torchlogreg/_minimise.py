@@ -137,9 +137,9 @@ def minimise(problem, solver, W, *, tol, max_iter, store=None, watch=None, patie
         # float32 products certify a float32 gradient, and inner products of rows hold little of what is small beside a
         # common offset. Where that is not enough, float64 products of the rows themselves finish the work.
         start = W if run is None else run.point.W
-        run = _draw(problem.exact(), solver, start, rules, max_iter, watch, state, finishing=True)
-        point = _stored(problem, run, store)
-    problem.exact().check_squares(point)
+        run = _draw(wider.exact(), solver, start, rules, max_iter, watch, state, finishing=True)
+        point = _stored(wider, run, store)
+    wider.exact().check_squares(point)
     n_iter = len(watch.values)
     if run.ended == "overflow" or not bool(torch.isfinite(point.value).all()):
         watch.forget()  # other parameters, which the message advises, are those of another fit
