@@ -122,7 +122,7 @@ def test_reading_in_parts_changes_nothing_but_rounding(loss):
     assert [len(part.X) for part in parts] == [n // 2, n - n // 2]
 
     def read(part):
-        return Problem(part, loss, problem.penalty.divided(torch.tensor([1e300])), problem.passes).smooth(W)
+        return Problem(part, loss, problem.penalty.divided([torch.tensor([1e300])]), problem.passes).smooth(W)
 
     with fit_arithmetic(rows.X):
         points = in_threads(read, parts)
