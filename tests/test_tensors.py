@@ -148,7 +148,7 @@ def test_half_precision_with_outliers_and_rare_rows():
     for w in (None, weight):
         for C in (1.0, np.inf) if w is None else (1.0,):
             separated = pytest.warns(ConvergenceWarning, match="perfectly separated")  # the row that has a column alone
-            with separated if C == np.inf else nullcontext():
+            with separated if np.isinf(C) else nullcontext():
                 model = TorchSoftmaxClassifier(solver="lbfgs", tol=1e-5, C=C, max_iter=500).fit(half, y, w)
                 same = TorchSoftmaxClassifier(solver="lbfgs", tol=1e-5, C=C, max_iter=500).fit(half.double(), y, w)
             assert model.objective_ == pytest.approx(same.objective_, rel=1e-4)

@@ -21,9 +21,8 @@ from threadpoolctl import ThreadpoolController
 class Caller(NamedTuple):
     """What the caller's thread was set to."""
 
-    n_threads: int  # of torch; 1 in the threads of ours, where nothing is divided further
-    errors: dict  # of NumPy
-    context: Context
+    n_threads: int  # of torch
+    context: Context  # with NumPy's handling of errors
 
 
 caller = ContextVar("caller", default=None)
@@ -38,7 +37,7 @@ def own_settings():
     if caller.get() is not None:
         yield
         return
-    token = caller.set(Caller(torch.get_num_threads(), np.geterr(), copy_context()))
+    token = caller.set(Caller(torch.get_num_threads(), copy_context()))
     try:
         with torch_threads(1), np.errstate(all="ignore"):
             yield
@@ -60,7 +59,7 @@ def callers_settings():
         return
     token = caller.set(None)
     try:
-        with torch_threads(before.n_threads), np.errstate(**before.errors):
+        with torch_threads(before.n_threads), np.errstate(**before.context.copy().run(np.geterr)):
             yield ours
     finally:
         caller.reset(token)
@@ -71,7 +70,7 @@ def of_caller(iterable):
     if caller.get() is None:
         yield from iterable
         return
-    n_threads, _, context = caller.get()
+    n_threads, context = caller.get()
     context = context.copy()  # those of two reads may overlap
     items, end = context.run(iter, iterable), object()
     while True:
@@ -85,8 +84,7 @@ def of_caller(iterable):
 @contextmanager
 def torch_threads(n):
     """`n` threads for torch in this thread; for small work a second one costs more than it saves."""
-    before = torch.get_num_threads()
-    mkl_before = set_torch_threads(n)
+    before, mkl_before = torch.get_num_threads(), set_torch_threads(n)
     try:
         yield
     finally:
