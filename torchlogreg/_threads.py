@@ -143,11 +143,9 @@ def _undivided():
     return context
 
 
-@contextmanager
 def threads_for(work):
-    """Run small work on one thread of torch's, whatever the fit as a whole has."""
-    with torch_threads(1) if work <= ONE_THREAD else nullcontext():
-        yield
+    """One thread of torch's for small work, whatever the fit as a whole has."""
+    return torch_threads(1) if work <= ONE_THREAD else nullcontext()
 
 
 @contextmanager
