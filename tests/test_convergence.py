@@ -372,3 +372,18 @@ def test_auto_picks_by_size():
     assert choose(rows(1797, 65), 10) == "lbfgs"
     assert choose(rows(60_000, 785), 10) == "lbfgs"
     assert choose(rows(500, 20_001), 1) == "lbfgs"
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("C", [1.0, np.inf])
+def test_times_in_seconds_reach_the_optimum_and_say_so(C, solver):
+    rng = np.random.default_rng(0)
+    hours = rng.uniform(size=2000)
+    y = hours + 0.3 * rng.logistic(size=2000) > 0.5
+    seconds = 1.7e9 + 86_400.0 * hours[:, None]
+    model = TorchLogisticRegression(C=C, solver=solver).fit(seconds, y)
+    scaled = TorchLogisticRegression(C=C * 86_400**2, tol=1e-8).fit(hours[:, None], y)
+    assert model.converged_
+    assert model.objective_ == pytest.approx(scaled.objective_, rel=1e-6)
+    grid = TorchLogisticRegressionCV(Cs=[C], cv=3, solver=solver).fit(seconds, y)
+    assert grid.converged_

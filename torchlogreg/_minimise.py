@@ -171,9 +171,14 @@ def minimise(problem, solver, W, *, tol, max_iter, store=None, watch=None, patie
             f"The objective overflowed after {n_iter} iterations of solver={solver.name!r}. "
             + ("Lower learning_rate, or standardise X." if solver.stochastic else "Standardise X, or use a larger C.")
         )
+    judged = point
+    if run.ended == "precision" and bool((run.gap <= rules.own.gap).all()):
+        judged = _at_best_intercepts(problem, point, tol)
+        if bool((judged.gradient_norm <= tol).all()):
+            run = run._replace(ended="converged")
     if run.ended == "converged" and not solver.stochastic and bool(_spoilt(run.point, point, tol).any()):
         run = run._replace(ended="rounding")
-    remedy = _remedy(problem, solver, run, point, tol, max_iter)
+    remedy = _remedy(problem, solver, run, judged, tol, max_iter)
     if remedy:
         warnings.warn(
             f"solver={solver.name!r} did not converge: after {n_iter} iterations the objective is "
@@ -183,7 +188,7 @@ def minimise(problem, solver, W, *, tol, max_iter, store=None, watch=None, patie
         )
     if watch.best is not None:
         point = _stored(problem, run._replace(point=Point(watch.best.W, None, None)), store)
-    certified = float(point.gradient_norm.max()) <= tol
+    certified = float(judged.gradient_norm.max()) <= tol
     converged = not remedy and (certified or (solver.stochastic and run.ended in ("converged", "validation")))
     return Result(point, n_iter, converged, np.array(watch.values).reshape(n_iter, len(W)))
 
@@ -203,6 +208,26 @@ def _is_in_doubt(problem, run, tol):
     if point.eta is None:
         point = problem.exact().smooth(point.W)
     return not bool((problem.optimality_bound(point) <= tol * point.value).all())
+
+
+def _at_best_intercepts(problem, point, tol):
+    """`point` with the gradient where the intercepts are best for its coefficients, less what is rounding there.
+
+    A column whose mean is huge beside its spread, as that of times in seconds, has an intercept that no float64 can
+    hold well enough: a rounding error of it moves the column's gradient by more than tol, and the value by nothing. And
+    logits that are small differences of large numbers have errors in proportion to these. Where the value is more than
+    tol above the one at the best intercepts, or they are not found, it is `point` itself.
+    """
+    if not (problem.rows.intercept and problem.rows.in_memory):
+        return point
+    problem = problem.exact()
+    best = problem.best_intercepts(point if point.eta is not None else problem.smooth(point.W))
+    if best is None or not bool((point.value - best[0] <= tol * point.value).all()):
+        return point
+    size = problem.second_moments().sqrt()[:, None]  # (d, 1) of the columns
+    logits = (point.W.abs() * size).sum(dim=1, keepdim=True)  # (B, 1, K) what they are differences of
+    rounding = torch.finfo(size.dtype).eps * size * logits
+    return point._replace(gradient=(best[1].abs() - rounding).clamp(min=0.0))
 
 
 def _spoilt(before, point, tol):
@@ -257,7 +282,12 @@ def minimise_all(problem, solver, W, *, tol, max_iter, store=None, left=None, fl
     point = ends.point
     if not bool(torch.isfinite(point.value).all()):
         raise ValueError(f"The objective overflowed with solver={solver.name!r}. Standardise X, or use larger Cs.")
-    converged = (point.gradient_norm <= tol) & ~ends.limited & ~ends.stuck & ~_spoilt(before, point, tol)
+    small = point.gradient_norm <= tol
+    for b in torch.nonzero(ends.stuck & ~small & (ends.gap <= solver.stopping(tol).gap)).flatten():
+        alone = Point(*(t[b : b + 1] for t in point[:3]))
+        small[b] = (_at_best_intercepts(problem.of_models(b[None]), alone, tol).gradient_norm <= tol)[0]
+        ends.stuck[b] &= ~small[b]
+    converged = small & ~ends.limited & ~ends.stuck & ~_spoilt(before, point, tol)
     penalised = problem.penalty.l2[:, : problem.rows.n_features, 0].any(dim=1).expand(len(W))
     for b in torch.nonzero(~penalised).flatten():
         converged[b] &= not is_separated(problem.of_models(b[None]), point.W[b : b + 1])
@@ -289,6 +319,7 @@ class _Ends(NamedTuple):
     limited: torch.Tensor  # (B,) whether by max_iter
     stuck: torch.Tensor  # (B,) whether because no step helps
     blind: torch.Tensor  # (B,) see `Step`
+    gap: torch.Tensor  # (B,) see `Step`
 
 
 def _draw_all(problem, solver, W, stop, max_iter, left, floor, *, blind_ends=False):
@@ -298,6 +329,7 @@ def _draw_all(problem, solver, W, stop, max_iter, left, floor, *, blind_ends=Fal
         Point(W.clone(), W.new_empty(B), torch.empty_like(W)),
         torch.zeros(B, dtype=torch.long, device=home.device),
         *(torch.zeros(B, dtype=torch.bool, device=home.device) for _ in range(3)),
+        torch.full((B,), math.inf, dtype=home.dtype, device=home.device),
     )
     limit = torch.as_tensor(max_iter, device=home.device).expand(B)
     active = torch.arange(B, device=home.device)
@@ -315,7 +347,7 @@ def _draw_all(problem, solver, W, stop, max_iter, left, floor, *, blind_ends=Fal
             out = active[leaving]
             _put(ends.point, out, Point(*(t[leaving] for t in step.point[:3])))
             ends.n_iter[out], ends.limited[out], ends.stuck[out] = n_iter, limited[leaving], (stuck & ~done)[leaving]
-            ends.blind[out] = blind[leaving]
+            ends.blind[out], ends.gap[out] = blind[leaving], step.gap[leaving]
             left(len(out))
             active = active[~leaving]
             if not len(active):
@@ -329,7 +361,7 @@ def _draw_all(problem, solver, W, stop, max_iter, left, floor, *, blind_ends=Fal
         except StopIteration:
             stay = slice(None) if remaining is None else remaining
             _put(ends.point, active, Point(*(t[stay] for t in last.point[:3])))
-            ends.n_iter[active], ends.stuck[active] = n_iter + 1, True
+            ends.n_iter[active], ends.stuck[active], ends.gap[active] = n_iter + 1, True, last.gap[stay]
             left(len(active))
             return ends
         n_iter += 1

@@ -326,14 +326,14 @@ class Problem:
         if self.rows.intercept:
             if point.eta is None or (self.passes.total < DEAR_READ and self.rows.n_numbers > CHEAP_READ):
                 return nothing
-            best = self._best_intercepts(point)
+            best = self.best_intercepts(point)
             if best is None:
                 return nothing
             value, gradient = best
         square = gradient[:, :p].square().sum(dim=(1, 2))
         return (point.value - value).clamp(min=0.0) + square / (2.0 * weakest)
 
-    def _best_intercepts(self, point, most_steps=20):
+    def best_intercepts(self, point, most_steps=20):
         """Value and gradient where the intercepts are best for the coefficients, by Newton; None if it fails."""
         p, exact = self.rows.n_features, self.exact()
         eta = self.rows.bring_home(point.eta).permute(2, 0, 1)  # (n, B, K)
