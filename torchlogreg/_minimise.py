@@ -274,8 +274,9 @@ def minimise_all(problem, solver, W, *, tol, max_iter, store=None, left=None, fl
         index = torch.nonzero(unfinished).flatten()
         exact = problem.exact().of_models(index)
         limit = max_iter - ends.n_iter[index]
-        stop = solver.stopping(tol)
-        more = _draw_all(exact, solver.of_models(index), ends.point.W[index], stop, limit, _ignore, floor[index])
+        more = _draw_certainly(
+            exact, solver.of_models(index), ends.point.W[index], tol, limit, _ignore, floor[index], finished=not wide
+        )
         _put(before.W, index, more.point.W)
         more = more._replace(point=_stored_all(exact, more.point, store), n_iter=ends.n_iter[index] + more.n_iter)
         ends = _Ends(*(_put(old, index, new) for old, new in zip(ends, more, strict=True)))
@@ -296,15 +297,18 @@ def minimise_all(problem, solver, W, *, tol, max_iter, store=None, left=None, fl
 
 def _draw_anywhere(problem, solver, W, tol, max_iter, left, floor, wide):
     """Where B models end, in the span of the rows if they are `wide`, and finished where that is not certain."""
-    finisher, rotated, inside = solver.finisher(problem), None, problem
-    if wide:
-        rotated = Rotated(problem)
-        inside, W = rotated.problem, rotated.enter(W)
-    stop = solver.stopping(tol)
-    ends = _draw_all(inside, solver, W, stop, max_iter, left, floor, blind_ends=finisher is not None)
-    if finisher is not None:
-        ends = _finish_all(inside.exact(), finisher, ends, tol, max_iter, floor)
-    return ends._replace(point=rotated.leave(ends.point.W)) if wide else ends
+    if not wide:
+        return _draw_certainly(problem, solver, W, tol, max_iter, left, floor)
+    rotated = Rotated(problem)
+    ends = _draw_certainly(rotated.problem, solver, rotated.enter(W), tol, max_iter, left, floor)
+    return ends._replace(point=rotated.leave(ends.point.W))
+
+
+def _draw_certainly(problem, solver, W, tol, max_iter, left, floor, *, finished=True):
+    """`_draw_all`; where it is not certain that models are done, they are `finished`."""
+    finisher = solver.finisher(problem) if finished else None
+    ends = _draw_all(problem, solver, W, solver.stopping(tol), max_iter, left, floor, blind_ends=finisher is not None)
+    return ends if finisher is None else _finish_all(problem.exact(), finisher, ends, tol, max_iter, floor)
 
 
 def _ignore(k):
@@ -378,8 +382,9 @@ def _finish_all(problem, solver, ends, tol, max_iter, floor):
     certain = (some.optimality_bound(point) <= tol * point.value) & (point.gradient_norm <= tol)
     doubtful = doubtful[~certain]
     n_together = max(1, HESSIANS // ends.point.W[0].numel() ** 2)
+    most = torch.as_tensor(max_iter, device=doubtful.device).expand(len(ends.n_iter))
     for index in doubtful.split(n_together) if len(doubtful) else ():
-        limit = max_iter - ends.n_iter[index]
+        limit = most[index] - ends.n_iter[index]
         W, stop = ends.point.W[index], solver.stopping(tol)
         more = _draw_all(problem.of_models(index), solver, W, stop, limit, _ignore, floor[index])
         more = more._replace(n_iter=ends.n_iter[index] + more.n_iter)
