@@ -35,6 +35,7 @@ from torchlogreg._memory import ran_out
 from torchlogreg._rows import Home, Rows, product_dtype
 from torchlogreg._sparse import Sparse, SparseRows, pays_dense, thinned
 from torchlogreg._stream import SAMPLE_BYTES, Block, Opened, Slices
+from torchlogreg._threads import mapped
 from torchlogreg._watch import Training, Validation
 from torchlogreg._wide import is_wide_table
 
@@ -479,12 +480,19 @@ def _checked_tensor(estimator, X, *, reset):
     if X.element_size() >= wide.itemsize:
         X = X.to(wide)
     look = X.is_floating_point() and not get_config()["assume_finite"]
-    for block in X.split(max(1, CHECKED // X.shape[1])) if look else ():
-        block = block.to(wide)
-        if not bool(torch.isfinite(block.sum())) and not bool(torch.isfinite(block).all()):  # a sum may overflow
-            what = "NaN" if bool(block.isnan().any()) else "infinity"
+    blocks = X.split(max(1, CHECKED // X.shape[1])) if look else ()
+    for what in mapped(partial(_flaw, dtype=wide), blocks, X.device):
+        if what:
             raise ValueError(f"Input X contains {what}. Impute or remove those rows first.")
     return X
+
+
+def _flaw(block, dtype):
+    """What a block contains that is no finite number; None if there is nothing."""
+    block = block.to(dtype)
+    if bool(torch.isfinite(block.sum())) or bool(torch.isfinite(block).all()):  # a sum may overflow
+        return None
+    return "NaN" if bool(block.isnan().any()) else "infinity"
 
 
 def _as_tensor(array):
