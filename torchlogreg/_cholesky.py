@@ -1,6 +1,12 @@
 """Cholesky factors of matrices that may be singular to rounding."""
 
+from functools import partial
+
 import torch
+
+from torchlogreg._threads import in_pool
+
+LARGE = 512  # rows of a matrix from which a second thread pays
 
 
 def scaled_cholesky(matrix):
@@ -15,9 +21,10 @@ def scaled_cholesky(matrix):
     scale = torch.where(diagonal > 0, diagonal.clamp(min=torch.finfo(diagonal.dtype).tiny).rsqrt(), 1.0)
     correlation = matrix * scale[..., None] * scale[..., None, :]
     shift = torch.full_like(diagonal[..., :1], 16 * m * torch.finfo(diagonal.dtype).eps)
+    factored = partial(in_pool, torch.linalg.cholesky_ex) if m >= LARGE else torch.linalg.cholesky_ex
     while True:
         raised = correlation + torch.diag_embed(shift.expand_as(diagonal))
-        factor, info = torch.linalg.cholesky_ex(raised)
+        factor, info = factored(raised)
         if not info.any():
             return scale, factor, shift
         if shift.max() > 1:  # rounding left nothing but the scale

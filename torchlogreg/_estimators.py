@@ -39,9 +39,8 @@ from torchlogreg._penalty import Ridge, strengths
 from torchlogreg._portable import Portable
 from torchlogreg._problem import Problem
 from torchlogreg._rows import marked
-from torchlogreg._settings import own_settings
 from torchlogreg._sparse import Filled
-from torchlogreg._threads import fit_arithmetic, plain_arithmetic
+from torchlogreg._threads import fit_arithmetic, mapped, own_settings, plain_arithmetic
 from torchlogreg._watch import Watch
 from torchlogreg.solvers import SOLVERS, choose
 from torchlogreg.solvers.sgd import SGD
@@ -163,10 +162,12 @@ def _pieces(parts, W, transform):
     """transform(logits) of several rows, block by block."""
     for rows in parts:
         V = W.to(rows.products.device, rows.products.dtype)
-        for block in rows.blocks(W.shape[2]):
-            with plain_arithmetic(rows.X):  # not while the piece is taken, which may raise
-                piece = transform(block.predict(V))[:, 0]
-            yield piece
+
+        def piece(block, X=rows.X, V=V):
+            with plain_arithmetic(X):  # not while the piece is taken, which may raise
+                return transform(block.predict(V))[:, 0]
+
+        yield from mapped(piece, rows.blocks(W.shape[2]), rows.products.device)
 
 
 class LinearClassifier(LinearPredictor):
@@ -340,7 +341,7 @@ class LinearClassifier(LinearPredictor):
     def _fitted(self, data, validation, W, callbacks, began):
         """The attributes of the model that minimises the objective."""
         loss = loss_of(len(data.classes))
-        with fit_arithmetic(data.X, one_column=len(data.classes) == 2):
+        with fit_arithmetic(data.X):
             train, held_out = self._split(data) if validation is None else (None, None)
             if held_out is not None:
                 validation = held_out_data(data, loss, held_out, intercept=self.fit_intercept)
@@ -463,7 +464,7 @@ class LinearClassifier(LinearPredictor):
         before = Seen(**self._seen) if hasattr(self, "_seen") else None
         with own_settings(), torch.inference_mode(False), torch.no_grad(), translated(device=True):
             data = block_data(self, X, y, classes, sample_weight)
-        arithmetic = fit_arithmetic(data.X, one_column=len(data.classes) == 2)
+        arithmetic = fit_arithmetic(data.X)
         with torch.inference_mode(False), torch.no_grad(), translated(device=True), explained(data.X), arithmetic:
             loss = loss_of(len(data.classes))
             rows = rows_of(data, loss, intercept=self.fit_intercept)

@@ -20,8 +20,7 @@ from torchlogreg._losses import loss_of
 from torchlogreg._memory import translated
 from torchlogreg._minimise import Results
 from torchlogreg._penalty import strengths
-from torchlogreg._settings import callers_settings, own_settings
-from torchlogreg._threads import fit_arithmetic, plain_arithmetic
+from torchlogreg._threads import callers_settings, fit_arithmetic, mapped, own_settings, plain_arithmetic
 from torchlogreg._watch import summable
 
 BATCHED = {"C", "class_weight", "fit_intercept"}  # parameters in which the models of a batch may differ
@@ -73,7 +72,8 @@ class Fitted(NamedTuple):
 
     def _logits(self, W, rows):
         with torch.inference_mode(), plain_arithmetic(rows.X):
-            return torch.cat([block.predict(W) for block in rows.blocks(W.shape[0] * W.shape[2])])
+            blocks = rows.blocks(W.shape[0] * W.shape[2])
+            return torch.cat([*mapped(lambda block: block.predict(W), blocks, rows.products.device)])
 
     def model(self, q, fold=None, known=None):
         """Candidate q as a fitted estimator; `known` are an X and its logits (m, 1, K), for predictions of that X.
@@ -99,8 +99,7 @@ class Fitted(NamedTuple):
 
     def refit(self, q):
         """The Results of candidate q on all rows."""
-        one_column = self.loss.n_logits == 1
-        with torch.inference_mode(False), torch.no_grad(), fit_arithmetic(self.data.X, one_column=one_column):
+        with torch.inference_mode(False), torch.no_grad(), fit_arithmetic(self.data.X):
             return self.grid.on_all(slice(q, q + 1), self.grid.near_optimum(q, self.on_all, self.on_folds))
 
     def n_unconverged(self):

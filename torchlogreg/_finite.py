@@ -1,6 +1,7 @@
 """NaN and infinity in X: looked for before a fit or, where `assume_finite` forbids that, when one has failed."""
 
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from sklearn import get_config
@@ -8,6 +9,7 @@ from sklearn import get_config
 from torchlogreg._rows import product_dtype
 from torchlogreg._sparse import Sparse
 from torchlogreg._stream import Opened
+from torchlogreg._threads import mapped
 
 CHECKED = 2**22  # numbers that are looked at together
 
@@ -16,12 +18,18 @@ def check_finite(X):
     """Raise if a tensor (n, p) holds NaN or infinity."""
     if not X.is_floating_point():
         return
-    wide = product_dtype(X)
-    for block in X.split(max(1, CHECKED // X.shape[1])):
-        block = block.to(wide)
-        if not bool(torch.isfinite(block.sum())) and not bool(torch.isfinite(block).all()):  # a sum may overflow
-            what = "NaN" if bool(block.isnan().any()) else "infinity"
+    blocks = X.split(max(1, CHECKED // X.shape[1]))
+    for what in mapped(partial(_flaw, dtype=product_dtype(X)), blocks, X.device):
+        if what:
             raise ValueError(f"Input X contains {what}. Impute or remove those rows first.")
+
+
+def _flaw(block, dtype):
+    """What a block contains that is no finite number; None if there is nothing."""
+    block = block.to(dtype)
+    if bool(torch.isfinite(block.sum())) or bool(torch.isfinite(block).all()):  # a sum may overflow
+        return None
+    return "NaN" if bool(block.isnan().any()) else "infinity"
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import NamedTuple
 
-from torchlogreg._settings import callers_settings, own_settings
+from torchlogreg._threads import callers_settings, own_settings
 from torchlogreg._watch import MONITORS
 
 

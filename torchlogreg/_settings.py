@@ -1,89 +1,19 @@
-"""Settings of the caller's thread and of the process: what a call changes, and how it gives it back.
-
-`own_settings` is what the package computes under, `callers_settings` what the caller's code inside a call runs under:
-his callbacks and streams. Two numbers of threads are set: that of torch in the calling thread alone, that of NumPy's
-and scipy's BLAS, where it has no other, in the process.
-"""
+"""Numbers of threads: that of torch in the calling thread alone, and that of NumPy's BLAS, mostly of the process."""
 
 import ctypes
 import os
 from contextlib import ExitStack, contextmanager
-from contextvars import Context, ContextVar, copy_context
 from functools import cache
-from threading import Lock, local
+from threading import Lock
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from threadpoolctl import ThreadpoolController
 
 
-class Caller(NamedTuple):
-    """What the caller's thread was set to."""
-
-    n_threads: int  # of torch
-    context: Context  # with NumPy's handling of errors
-
-
-caller = ContextVar("caller", default=None)
-
-
-@contextmanager
-def own_settings():
-    """torch on one thread and NumPy without complaints: overflow is reported where the objective is looked at.
-
-    A call inside another one of ours finds these settings.
-    """
-    if caller.get() is not None:
-        yield
-        return
-    token = caller.set(Caller(torch.get_num_threads(), copy_context()))
-    try:
-        with torch_threads(1), np.errstate(all="ignore"):
-            yield
-    finally:
-        caller.reset(token)
-
-
-@contextmanager
-def callers_settings():
-    """The caller's settings, for code of his; yields what calls a function under those of the package again."""
-    own, n_threads, before = copy_context(), torch.get_num_threads(), caller.get()
-
-    def ours(function):
-        with torch_threads(n_threads):
-            return own.copy().run(function)  # a copy: no context is entered twice
-
-    if before is None:
-        yield ours
-        return
-    token = caller.set(None)
-    try:
-        with torch_threads(before.n_threads), np.errstate(**before.context.copy().run(np.geterr)):
-            yield ours
-    finally:
-        caller.reset(token)
-
-
-def of_caller(iterable):
-    """The items of what the caller has passed, each of them made under his settings, in whatever thread it is."""
-    if caller.get() is None:
-        yield from iterable
-        return
-    n_threads, context = caller.get()
-    context = context.copy()  # those of two reads may overlap
-    items, end = context.run(iter, iterable), object()
-    while True:
-        with torch_threads(n_threads):
-            item = [context.run(next, items, end)]
-        if item[0] is end:
-            return
-        yield item.pop()  # and is not kept here while it is worked on
-
-
 @contextmanager
 def torch_threads(n):
-    """`n` threads for torch in this thread; for small work a second one costs more than it saves."""
+    """`n` threads for torch in this thread."""
     before, mkl_before = torch.get_num_threads(), set_torch_threads(n)
     try:
         yield
@@ -119,30 +49,6 @@ def _functions_of_this_thread():
     is_that_of_torch = torch.get_num_threads() == n + 1
     openmp(n)
     return (openmp, mkl) if is_that_of_torch else None
-
-
-class _Fork:
-    """What a forked process has to know.
-
-    The threads that torch keeps for a thread do not exist in a forked process, where the next work that is divided
-    among them would wait for them for ever. So the package divides none there, and a thread whose threads it has
-    started itself is left with torch on one thread, as those of torch's DataLoader are.
-    """
-
-    def __init__(self):
-        self.is_child, self._started = False, local()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._in_child)
-
-    def note(self):
-        """torch may start threads for this one."""
-        self._started.here = True
-
-    def _in_child(self):
-        self.is_child = True
-        if getattr(self._started, "here", False):
-            set_torch_threads(1)
-        one_blas_thread.leave_all()
 
 
 class OneBlasThread:
@@ -228,4 +134,6 @@ def _blas_libraries():
     return kinds
 
 
-one_blas_thread, fork = OneBlasThread(), _Fork()
+one_blas_thread = OneBlasThread()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=one_blas_thread.leave_all)

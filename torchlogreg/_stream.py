@@ -17,9 +17,8 @@ import numpy as np
 import torch
 
 from torchlogreg._rows import Home, Rows, product_dtype
-from torchlogreg._settings import of_caller
 from torchlogreg._tally import Tally
-from torchlogreg._threads import ahead
+from torchlogreg._threads import ahead, of_caller
 
 SAMPLE_BYTES = 2**25  # that the sample of rows may take, or as much as a block if that is more
 SMALL_BLOCK = 2**19  # numbers up to which blocks are joined: each costs a fifth of a millisecond

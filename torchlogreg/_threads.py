@@ -1,31 +1,35 @@
-"""Threads that read rows beside the caller's, and how many torch takes for what is not divided among them."""
+"""Threads that read rows beside the caller's, the settings under which they and the caller's compute, and his own.
+
+torch has threads of its own, which it keeps for the thread that divides work among them. They are not used but in
+`in_pool`: they spin between two operations, on the cores of those that read the rows, and in a forked process, where
+they do not exist, the next operation would wait for them for ever.
+"""
 
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar, copy_context
+from itertools import islice
 from queue import SimpleQueue
 from threading import Thread
 
+import numpy as np
 import torch
 from sklearn import config_context, get_config
 
-from torchlogreg._settings import caller, fork, one_blas_thread, own_settings, set_torch_threads, torch_threads
+from torchlogreg._settings import one_blas_thread, set_torch_threads, torch_threads
 
-# Numbers in X, or in a mini-batch, up to which a second thread costs more than it saves; other thread pools that spin
-# (NumPy's, say) make it far worse.
-ONE_THREAD = 131_072
 TINY = 4096  # numbers in X up to which NumPy's products take one thread anyway
 
 
 class _Worker:
-    """A thread that does one thing after the other, until it is told to end.
+    """A thread that does one thing after the other, with `n_threads` of torch's, until it is told to end.
 
     Not an executor of the standard library's, which takes no work once the main thread has ended. Where no thread can
     start, work is done at once: from Python 3.12 on in functions of `atexit`, and where the system allows no more.
     """
 
-    def __init__(self):
-        self._tasks = SimpleQueue()
+    def __init__(self, n_threads=1):
+        self._tasks, self._n_threads = SimpleQueue(), n_threads
         self._thread = Thread(target=self._work, daemon=True)  # lest a read that is left halfway keep the process
         try:
             self._thread.start()
@@ -48,7 +52,7 @@ class _Worker:
             self._thread.join()
 
     def _work(self):
-        set_torch_threads(1)
+        set_torch_threads(self._n_threads)
         one_blas_thread.in_this_thread()
         while (task := self._tasks.get()) is not None:
             _do(*task)
@@ -63,34 +67,101 @@ def _do(future, function, args):
         del future  # which the error's frames would keep
 
 
-class _Readers:
-    """The threads that read the rows of a fit: the caller's, and others that start when needed and end with the fit.
+class _Call:
+    """A call of the package: what the caller's thread was set to, and the threads that work beside it.
 
-    They never outlive it: threads that did would be dead in a forked process.
+    Those start when needed and end with the call: threads that outlived it would be dead in a forked process.
     """
 
-    def __init__(self, n):
-        self.n, self._others = n, []
+    def __init__(self, n_readers, n_threads, context):
+        self.n_readers, self.n_threads, self.context = n_readers, n_threads, context
+        self._readers, self._pool = [], None
 
-    def others(self, n):
-        """`n` of them."""
-        while len(self._others) < n:
-            self._others.append(_Worker())
-        return self._others[:n]
+    def alone(self):
+        """The same where no work is divided: in a part of it."""
+        return _Call(1, self.n_threads, self.context)
+
+    def readers(self, n):
+        """`n` threads beside the caller's."""
+        while len(self._readers) < n:
+            self._readers.append(_Worker())
+        return self._readers[:n]
+
+    @property
+    def pool(self):
+        """The thread that torch's own threads belong to."""
+        if self._pool is None:
+            self._pool = _Worker(self.n_readers)
+        return self._pool
 
     def end(self):
-        for other in self._others:
-            other.end()
+        for worker in [*self._readers, *([] if self._pool is None else [self._pool])]:
+            worker.end()
 
 
-_OUTSIDE = _Readers(1)
-_ALONE = _Readers(1)  # for a part of the work, which is not divided again
-_readers = ContextVar("readers", default=_OUTSIDE)  # of the fit at hand
+_call = ContextVar("call", default=None)
+
+
+@contextmanager
+def own_settings():
+    """torch on one thread and NumPy without complaints: overflow is reported where the objective is looked at.
+
+    A call inside another one of ours finds these settings.
+    """
+    if _call.get() is not None:
+        yield
+        return
+    n_threads = torch.get_num_threads()
+    call = _Call(n_threads, n_threads, copy_context())
+    token = _call.set(call)
+    try:
+        with torch_threads(1), np.errstate(all="ignore"):
+            yield
+    finally:
+        _call.reset(token)
+        call.end()
+
+
+@contextmanager
+def callers_settings():
+    """The caller's settings, for code of his; yields what calls a function under those of the package again."""
+    call, own = _call.get(), copy_context()
+
+    def ours(function):
+        with torch_threads(1):
+            return own.copy().run(function)  # a copy: no context is entered twice
+
+    if call is None:
+        yield ours
+        return
+    token = _call.set(None)
+    try:
+        with torch_threads(call.n_threads), np.errstate(**call.context.copy().run(np.geterr)):
+            yield ours
+    finally:
+        _call.reset(token)
+
+
+def of_caller(iterable):
+    """The items of what the caller has passed, each of them made under his settings, in whatever thread it is."""
+    call = _call.get()
+    if call is None:
+        yield from iterable
+        return
+    context = call.context.copy()  # those of two reads may overlap
+    items, end = context.run(iter, iterable), object()
+    while True:
+        with torch_threads(call.n_threads):
+            item = [context.run(next, items, end)]
+        if item[0] is end:
+            return
+        yield item.pop()  # and is not kept here while it is worked on
 
 
 def n_readers():
     """How many threads may read rows at a time: as many as the caller allows torch."""
-    return _readers.get().n
+    call = _call.get()
+    return 1 if call is None else call.n_readers
 
 
 def in_threads(function, parts):
@@ -102,29 +173,41 @@ def in_threads(function, parts):
     """
     if len(parts) == 1 or n_readers() == 1:
         return [function(part) for part in parts]
+    context, others = _of_part(), _call.get().readers(len(parts) - 1)
+    rest = [
+        other.submit(context.copy().run, _quietly, function, part)
+        for other, part in zip(others, parts[1:], strict=True)
+    ]
+    try:
+        first = context.run(_quietly, function, parts[0])
+    finally:
+        wait(rest)
+    return [first, *(future.result() for future in rest)]
 
-    def quietly(part):
-        with torch.no_grad():
-            return function(part)
 
-    context = _undivided()
-    others = _readers.get().others(len(parts) - 1)
-    with torch_threads(1):
-        rest = [other.submit(context.copy().run, quietly, part) for other, part in zip(others, parts[1:], strict=True)]
-        try:
-            first = context.run(quietly, parts[0])
-        finally:
-            wait(rest)
-        return [first, *(future.result() for future in rest)]
+def mapped(function, items, device):
+    """function(item) for each item, in their order; on the host as many at a time as there are readers."""
+    items = iter(items)
+    while some := list(islice(items, n_readers() if device.type == "cpu" else 1)):
+        with one_blas_thread() if len(some) > 1 else nullcontext():
+            done = in_threads(function, some)
+        yield from done
+
+
+def in_pool(function, *args):
+    """function(*args), divided by torch among threads of its own, which belong to a thread of ours."""
+    if n_readers() == 1:
+        return function(*args)
+    return _call.get().pool.submit(_of_part().run, _quietly, function, *args).result()
 
 
 def ahead(iterator):
     """The items of an iterator, the next one being made in a thread while the last one is worked on."""
-    config, context, worker = get_config(), _undivided(), _Worker()  # scikit-learn's settings are those of a thread
+    config, context, worker = get_config(), _of_part(), _Worker()  # scikit-learn's settings are those of a thread
 
     def following():
-        with config_context(**config), torch.no_grad():
-            return next(iterator, None)
+        with config_context(**config):
+            return _quietly(next, iterator, None)
 
     try:
         coming = worker.submit(context.run, following)
@@ -136,44 +219,34 @@ def ahead(iterator):
         worker.end()
 
 
-def _undivided():
+def _of_part():
     """A copy of the context, for a part of the work."""
-    context = copy_context()
-    context.run(_readers.set, _ALONE)
+    context, call = copy_context(), _call.get()
+    if call is not None:
+        context.run(_call.set, call.alone())
     return context
 
 
-def threads_for(work):
-    """One thread of torch's for small work, whatever the fit as a whole has."""
-    return torch_threads(1) if work <= ONE_THREAD else nullcontext()
+def _quietly(function, *args):
+    with torch.no_grad():  # a setting of the thread
+        return function(*args)
 
 
 @contextmanager
-def plain_arithmetic(X, *, one_column=False):
-    """Products in the dtype of their factors, and on one thread where that is faster.
-
-    Products with one column are NumPy's on a CPU (see `Rows`), those with a sparse X are scipy's.
-    """
-    one_column = one_column or not isinstance(X, torch.Tensor)
-    small = X.numel() <= ONE_THREAD or (one_column and X.device.type == "cpu")
+def plain_arithmetic(X):
+    """Products in the dtype of their factors, and divided among no threads where X is not on the host."""
     with own_settings(), torch.autocast(X.device.type, enabled=False):
-        n = 1 if small or fork.is_child or _readers.get() is _ALONE else caller.get().n_threads
-        if n > 1:
-            fork.note()
-        with nullcontext() if n == torch.get_num_threads() else torch_threads(n):
-            yield
-
-
-@contextmanager
-def fit_arithmetic(X, *, one_column=False):
-    """`plain_arithmetic` with threads that read the rows for as long as a fit lasts, a part each."""
-    on_host = X.device.type == "cpu"
-    blas = one_blas_thread() if on_host and X.numel() > TINY else nullcontext()
-    with own_settings(), blas, plain_arithmetic(X, one_column=one_column):
-        readers = _Readers(caller.get().n_threads if on_host else 1)
-        token = _readers.set(readers)
+        call = _call.get()
+        token = _call.set(call if X.device.type == "cpu" else call.alone())
         try:
             yield
         finally:
-            _readers.reset(token)
-            readers.end()
+            _call.reset(token)
+
+
+@contextmanager
+def fit_arithmetic(X):
+    """`plain_arithmetic` without the threads of NumPy's BLAS for as long as a fit lasts."""
+    blas = one_blas_thread() if X.device.type == "cpu" and X.numel() > TINY else nullcontext()
+    with plain_arithmetic(X), blas:
+        yield

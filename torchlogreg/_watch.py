@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from torchlogreg._rows import marked
+from torchlogreg._threads import mapped
 
 # What the monitors of a Watch note, by their names.
 MONITORS = {name: {f"{name}_loss", f"{name}_accuracy"} for name in ("train", "validation")}
@@ -199,8 +200,8 @@ class Validation:
         for rows in self.parts():
             missing = rows.shape[1] - W.shape[1]  # rows to predict have an intercept, whether or not the model has
             V = torch.nn.functional.pad(W, (0, 0, 0, missing)).to(rows.products.device, rows.products.dtype)
-            for block in rows.blocks(W.shape[2]):
-                eta = block.predict(V)
+            blocks = rows.blocks(W.shape[2])
+            for eta in mapped(lambda block, V=V: block.predict(V), blocks, rows.products.device):
                 at = slice(start, start + len(eta))
                 start = at.stop
                 y = self.loss.targets(self.codes[at].to(eta.device), eta.dtype)

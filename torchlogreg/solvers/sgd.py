@@ -7,7 +7,6 @@ import torch
 
 from torchlogreg._minimise import NoImprovement, Step
 from torchlogreg._problem import Point
-from torchlogreg._threads import threads_for
 from torchlogreg.solvers._base import Solver
 from torchlogreg.solvers._rates import Automatic, Constant
 
@@ -137,7 +136,7 @@ def _fused_epoch(solver, problem, W, velocity, rate, generator):
 
 def _fused_steps(solver, problem, rows, order, size, W, velocity, rate):
     """The updates of some rows; the sum over them of their batches' objectives."""
-    loss, n, d = problem.loss, *problem.rows.shape
+    loss, n = problem.loss, problem.rows.shape[0]
     flat, momentum = W[0].mT, velocity[0].mT  # (K, d), contiguous
     y = rows.y.to(W.dtype) if rows.y.is_floating_point() else rows.y
     weight = n * rows.weight
@@ -151,27 +150,26 @@ def _fused_steps(solver, problem, rows, order, size, W, velocity, rate):
         own = slice(start, start + sum(batch.X.shape[0] for batch in chunk))
         start = own.stop
         losses, penalties = [], [W.new_zeros(())]
-        with threads_for(size * d):
-            for batch, y, row_weight in zip(chunk, labels[own].split(size), weights[own].split(size), strict=True):
-                b = batch.X.shape[0]
-                eta = batch.logits(flat).T.unsqueeze(1)  # (b, 1, K)
-                value, residual = loss.value_and_residual(eta, y)
-                value, residual = value[:, 0], residual[:, 0]
-                if not equal:
-                    value, residual = value * row_weight[:, 0], residual * row_weight
-                losses.append(value)
-                before = momentum.clone() if solver.nesterov else None
-                if l2 is None:
-                    batch.add_products(momentum, residual.T, beta=solver.momentum, alpha=1.0 / b)
-                else:
-                    shrinkage = l2 * flat
-                    penalties.append(b * (shrinkage * flat).sum())
-                    momentum.mul_(solver.momentum).add_(shrinkage)
-                    batch.add_products(momentum, residual.T, beta=1.0, alpha=1.0 / b)
-                if solver.nesterov:  # gradient + momentum x velocity, the gradient being what the velocity gained
-                    gradient = momentum - solver.momentum * before
-                    flat.sub_(gradient.add_(momentum, alpha=solver.momentum), alpha=rate)
-                else:
-                    flat.sub_(momentum, alpha=rate)
+        for batch, y, row_weight in zip(chunk, labels[own].split(size), weights[own].split(size), strict=True):
+            b = batch.X.shape[0]
+            eta = batch.logits(flat).T.unsqueeze(1)  # (b, 1, K)
+            value, residual = loss.value_and_residual(eta, y)
+            value, residual = value[:, 0], residual[:, 0]
+            if not equal:
+                value, residual = value * row_weight[:, 0], residual * row_weight
+            losses.append(value)
+            before = momentum.clone() if solver.nesterov else None
+            if l2 is None:
+                batch.add_products(momentum, residual.T, beta=solver.momentum, alpha=1.0 / b)
+            else:
+                shrinkage = l2 * flat
+                penalties.append(b * (shrinkage * flat).sum())
+                momentum.mul_(solver.momentum).add_(shrinkage)
+                batch.add_products(momentum, residual.T, beta=1.0, alpha=1.0 / b)
+            if solver.nesterov:  # gradient + momentum x velocity, the gradient being what the velocity gained
+                gradient = momentum - solver.momentum * before
+                flat.sub_(gradient.add_(momentum, alpha=solver.momentum), alpha=rate)
+            else:
+                flat.sub_(momentum, alpha=rate)
         total = total + torch.cat(losses).double().sum() + 0.5 * torch.stack(penalties).double().sum()
     return total
