@@ -117,7 +117,8 @@ def class_weights(class_weight, classes, codes, weight):
         total = np.bincount(codes, weights=weight / weight.max())
         return total.sum() / (np.count_nonzero(total) * np.where(total > 0, total, np.inf))
     # By the labels themselves: scikit-learn's compute_class_weight makes numbers of text first ("01" and "1").
-    class_weight, labels = class_weight or {}, classes.tolist()
+    # Dates as they are: as Python's objects they may be numbers.
+    class_weight, labels = class_weight or {}, list(classes) if classes.dtype.kind in "mM" else classes.tolist()
     missing = [label for label in labels if label not in class_weight]
     if missing and len(labels) - len(missing) < len(class_weight):
         raise ValueError(

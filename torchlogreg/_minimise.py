@@ -26,7 +26,7 @@ DOUBT = 0.02
 HESSIANS = 2**25  # numbers in the Hessians of models that are finished together
 # An objective that counts as zero, its lower bound. Zero is the infimum where one class has all the weight, to which
 # nothing is near by a relative gap.
-ZERO = 1e-20
+ZERO = np.finfo(np.float64).eps
 
 
 class Step(NamedTuple):
@@ -76,6 +76,10 @@ class NoImprovement:
 
     def __init__(self, tol, patience, *, validated=False):
         self.tol, self.patience, self.validated = tol, patience, validated
+        self.restart()
+
+    def restart(self):
+        """Forget what was seen."""
         self.state = math.inf, 0  # the best so far, and how many iterations ago
 
     def __call__(self, step):
@@ -148,8 +152,12 @@ def minimise(problem, solver, W, *, tol, max_iter, store=None, watch=None, patie
             run = draw(problem, solver, W, rules, max_iter, watch, state)
         except OutOfRange:
             if problem.rows.is_exact or solver.stochastic:
+                watch.forget()
                 raise
             problem = problem.in_float64()
+            watch.restart()
+            for rule in rules.counting:
+                rule.restart()
             run = draw(problem, solver, W, rules, max_iter, watch, None)
         point, state = _stored(problem, run, store), None
     again = not problem.rows.is_exact or (wide and not solver.whole_hessian)
@@ -188,8 +196,12 @@ def minimise(problem, solver, W, *, tol, max_iter, store=None, watch=None, patie
         )
     if watch.best is not None:
         point = _stored(problem, run._replace(point=Point(watch.best.W, None, None)), store)
-    certified = float(judged.gradient_norm.max()) <= tol
-    converged = not remedy and (certified or (solver.stochastic and run.ended in ("converged", "validation")))
+    if solver.stochastic:
+        converged = not remedy and run.ended in ("converged", "validation")
+    else:  # at the very point that is the result, whoever ended the fit
+        near = run.gap is not None and bool((run.gap <= rules.own.gap).all() or (point.value <= ZERO).all())
+        kept = watch.best is None or torch.equal(watch.best.W.to(run.point.W), run.point.W)
+        converged = not remedy and near and kept and float(judged.gradient_norm.max()) <= tol
     return Result(point, n_iter, converged, np.array(watch.values).reshape(n_iter, len(W)))
 
 
@@ -221,7 +233,8 @@ def _at_best_intercepts(problem, point, tol):
     if not (problem.rows.intercept and problem.rows.in_memory):
         return point
     problem = problem.exact()
-    best = problem.best_intercepts(point if point.eta is not None else problem.smooth(point.W))
+    seen = point if point.eta is not None else problem.smooth(point.W)
+    best = None if seen.eta is None else problem.best_intercepts(seen)  # there may be no room for all logits
     if best is None or not bool((point.value - best[0] <= tol * point.value).all()):
         return point
     size = problem.second_moments().sqrt()[:, None]  # (d, 1) of the columns
@@ -260,11 +273,11 @@ def minimise_all(problem, solver, W, *, tol, max_iter, store=None, left=None, fl
     wide = is_wide(problem.rows)
     try:
         ends = _draw_anywhere(problem, solver, W, tol, max_iter, left, floor, wide)
-    except OutOfRange:
+    except OutOfRange:  # hardly ever after some models have left
         if problem.rows.is_exact:
             raise
         problem, solver = problem.in_float64(), solver.in_float64()
-        ends = _draw_anywhere(problem, solver, W, tol, max_iter, _ignore, floor, wide)
+        ends = _draw_anywhere(problem, solver, W, tol, max_iter, left, floor, wide)
     before = ends.point
     ends = ends._replace(point=_stored_all(problem, ends.point, store))
     problem.exact().check_squares(ends.point)
@@ -290,7 +303,7 @@ def minimise_all(problem, solver, W, *, tol, max_iter, store=None, left=None, fl
         ends.stuck[b] &= ~small[b]
     converged = small & ~ends.limited & ~ends.stuck & ~_spoilt(before, point, tol)
     penalised = problem.penalty.l2[:, : problem.rows.n_features, 0].any(dim=1).expand(len(W))
-    for b in torch.nonzero(~penalised).flatten():
+    for b in torch.nonzero(~penalised & converged).flatten():
         converged[b] &= not is_separated(problem.of_models(b[None]), point.W[b : b + 1])
     return Results(point.W, ends.n_iter, point.value, point.gradient_norm, converged)
 
@@ -432,7 +445,7 @@ def _draw(problem, solver, W, rules, max_iter, watch, state, coefficients=lambda
         step = following or step
         score, asked = watch.end(problem, step.point, coefficients)
         if asked:
-            return _Run(step.point, "callback")
+            return _Run(step.point, "callback", step.gap)
         if following is None:
             return _Run(step.point, "precision", step.gap)
         if not math.isfinite(sum(watch.values[-1])):

@@ -144,9 +144,10 @@ def _safetensors():
 def _read(path):
     """(JSON text, tensors by name) of a file."""
     safetensors = _safetensors()
+    if is_special(path) and not os.path.isdir(path):  # to open a pipe is to wait for its writer
+        raise ValueError(f"{path} is no regular file. Copy what it holds to one, and load that.")
     with open(path, "rb"):  # the usual errors for what is missing, a folder, or not readable
-        if is_special(path):
-            raise ValueError(f"{path} is no regular file. Copy what it holds to one, and load that.")
+        pass
     try:
         with safetensors.safe_open(os.fspath(path), framework="np") as file:
             metadata = file.metadata() or {}

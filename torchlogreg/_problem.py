@@ -24,7 +24,7 @@ LOGITS_SHARE, LOGITS_BYTES = 1 / 8, 2**23
 HESSIANS_SHARE = 0.1  # of the numbers of X that the Hessians of all parts of the rows may hold
 SMALLEST = {torch.float32: 1e-32, torch.float64: 1e-300}  # curvature that sums of products hold
 BEST = 1e-10  # gradient at intercepts that count as best: they are then within its square of the least value
-ROOT_ROWS = 512  # rows whose derivatives are written out together
+ROOT_NUMBERS = 2**23  # of derivatives of the logits that are written out together
 CHEAP_READ, DEAR_READ = 2**18, 20  # numbers of X, or reads before it, that make another read cheap
 
 
@@ -153,8 +153,8 @@ class Problem:
         for block in self.exact()._blocks():
             factor = self.rows.bring_home(self.loss.curvature_root(block.predict(W))[:, 0])  # (m, K, M)
             factor = factor * self.rows.bring_home(block.weight[:, :1]).sqrt()[..., None]
-            X = block.features()
-            for rows, f in zip(X.split(ROOT_ROWS), factor.split(ROOT_ROWS), strict=True):
+            X, size = block.features(), max(64, min(2 * n_logits * d, ROOT_NUMBERS // (n_logits**2 * d)))
+            for rows, f in zip(X.split(size), factor.split(size), strict=True):
                 J = torch.einsum("nkm,nj->nmkj", f, rows).reshape(-1, n_logits * d)
                 R = torch.linalg.qr(torch.cat([R, J]), mode="r").R
         if n_logits > 1:  # see `_pin`
@@ -339,17 +339,19 @@ class Problem:
         eta = self.rows.bring_home(point.eta).permute(2, 0, 1)  # (n, B, K)
         y, weight = self.rows.y.to(eta.device), self.rows.bring_home(self.rows.weight)
         shift, slope = torch.zeros_like(point.gradient[:, p]), point.gradient[:, p]  # (B, K)
+        held = self.penalty.l2[:, p]  # (B, 1) not zero where a grid holds an intercept at zero
         for _ in range(most_steps):
             curvature = self.loss.mean_curvature(eta + shift, weight)
             if shift.shape[1] > 1:  # lift the direction in which the softmax is flat, as `_pin` does
                 curvature += curvature.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None]
+            curvature = curvature + torch.diag_embed(held.expand_as(shift))
             step, failed = torch.linalg.solve_ex(curvature, slope)
             shift = shift - step
             if failed.any() or not torch.isfinite(shift).all():
                 return None
             losses, residual = self.loss.value_and_residual(eta + shift, y)
             residual.mul_(weight[..., None])
-            slope = residual.sum(dim=0)
+            slope = residual.sum(dim=0) + held * (point.W[:, p] + shift)
             if float(slope.abs().max()) <= BEST:
                 break
         else:

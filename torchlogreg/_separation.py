@@ -192,6 +192,8 @@ def _search(tables: Callable[[], Iterator[Table]], n_unknowns):
         return False
     sums = sums[present]
     total = (len(present) * sums - sums.sum(axis=0))[1:].ravel()
+    if not total.size:  # rows of zeros alone, and no intercept
+        return False
     look = Look.at(tables, present, ADDED * n_unknowns)
     if look.lowest > CLEAR:
         return True

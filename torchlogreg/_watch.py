@@ -86,6 +86,10 @@ class Watch:
         self.best = saved["best"] and _Best(*saved["best"])
         return saved["solver"]
 
+    def restart(self):
+        """The fit begins anew."""
+        self.values, self.columns, self.best = [], {}, None
+
     def forget(self):
         """The fit cannot go on from where it is, nor from any checkpoint."""
         if self.callbacks is not None:

@@ -11,7 +11,7 @@ from torchlogreg.solvers._base import Solver
 from torchlogreg.solvers._descent import SURE, Metric, Stand, attempt, hidden, is_blind, keep, of_models
 from torchlogreg.solvers._start import is_far, nearer
 
-ROOT = 2**40  # products that a root of the Hessian may take
+ROOT = 2**36  # products that a root of the Hessian may take
 
 
 @dataclass(frozen=True)
