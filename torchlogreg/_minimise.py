@@ -140,7 +140,7 @@ def minimise(problem, solver, W, *, tol, max_iter, store=None, watch=None, patie
     rules = Rules(
         solver.stopping(tol), patience and NoImprovement(tol, patience, validated=True), blind_ends=finisher is not None
     )
-    run, state, stage = None, None, "first"
+    run, state, stage, given = None, None, "first", problem
     if saved := watch.resume():
         state, stage, states = saved
         for rule, state_of_rule in zip(rules.counting, states, strict=True):
@@ -186,7 +186,7 @@ def minimise(problem, solver, W, *, tol, max_iter, store=None, watch=None, patie
             run = run._replace(ended="converged")
     if run.ended == "converged" and not solver.stochastic and bool(_spoilt(run.point, point, tol).any()):
         run = run._replace(ended="rounding")
-    remedy = _remedy(problem, solver, run, judged, tol, max_iter)
+    remedy = _remedy(given, solver, run, judged, tol, max_iter)
     if remedy:
         warnings.warn(
             f"solver={solver.name!r} did not converge: after {n_iter} iterations the objective is "

@@ -522,9 +522,8 @@ class Rows:
                     out[i, j] += _matrix_product(panel[i], panel[j].T)
 
             in_threads(add, [tiles[k::n_threads] for k in range(n_threads)])
-        for i, j in tiles:
-            if i != j:
-                out[j, i] = out[i, j].T
+        for i, j in tiles:  # to the last bit, which not every BLAS makes of a product of a matrix and its transpose
+            out[j, i] = out[i, j].T if i != j else out[i, i].tril() + out[i, i].tril(-1).T
         return out
 
     def gram_diagonal(self, weight):
