@@ -26,11 +26,11 @@ from torchlogreg import (
     TorchLogisticRegressionCV,
     TorchSoftmaxClassifier,
 )
+from torchlogreg._solvers import STATES
+from torchlogreg._solvers.line_search import Metric
+from torchlogreg._solvers.preconditioners.eigenbasis import Hybrid
+from torchlogreg._solvers.preconditioners.frequent_columns import HeadAndTail
 from torchlogreg.callbacks import MAGIC, Checkpoint, EarlyStopping, LiveBoundary
-from torchlogreg.solvers import STATES
-from torchlogreg.solvers._descent import Metric
-from torchlogreg.solvers._head import HeadAndTail
-from torchlogreg.solvers._hybrid import Hybrid
 
 SOLVERS = ["newton-cholesky", "lbfgs", "sgd"]
 
@@ -436,7 +436,7 @@ def test_another_class_and_another_version_are_refused(checkpoint, monkeypatch):
     path, _, (X, y) = checkpoint
     with pytest.raises(ValueError, match="estimator was TorchSoftmaxClassifier and is TorchLogisticRegression"):
         TorchLogisticRegression(solver="sgd").set_callbacks(Checkpoint(path)).fit(X[y > 0], y[y > 0])
-    monkeypatch.setattr("torchlogreg._estimators.version", lambda _: "99.0")
+    monkeypatch.setattr("torchlogreg._estimators.base.version", lambda _: "99.0")
     with pytest.raises(ValueError, match=r"version was \S+ and is 99.0"):
         clone(FITS["sgd, seeded"][0]).set_callbacks(Checkpoint(path)).fit(X, y)
 

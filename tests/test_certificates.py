@@ -16,13 +16,13 @@ from torchlogreg import (
     TorchSoftmaxClassifier,
     TorchSoftmaxClassifierCV,
 )
-from torchlogreg._cholesky import root_cholesky
-from torchlogreg._losses import loss_of
-from torchlogreg._penalty import Ridge
-from torchlogreg._problem import Problem
-from torchlogreg._rows import Rows
-from torchlogreg.solvers._descent import Metric, Stand, dot, hidden
-from torchlogreg.solvers._start import nearer
+from torchlogreg._data.dense import Rows
+from torchlogreg._objective.losses import loss_of
+from torchlogreg._objective.objective import Problem
+from torchlogreg._objective.penalties import Ridge
+from torchlogreg._runtime.linalg import root_cholesky
+from torchlogreg._solvers.line_search import Metric, Stand, dot, hidden
+from torchlogreg._solvers.starts import nearer
 
 SOLVERS = ["lbfgs", "newton-cholesky"]
 F64 = torch.float64

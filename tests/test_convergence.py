@@ -18,11 +18,11 @@ from torchlogreg import (
     TorchSoftmaxClassifier,
     TorchSoftmaxClassifierCV,
 )
-from torchlogreg._losses import loss_of
-from torchlogreg._penalty import Ridge
-from torchlogreg._problem import Problem
-from torchlogreg._rows import Rows
-from torchlogreg._separation import is_separated
+from torchlogreg._data.dense import Rows
+from torchlogreg._objective.losses import loss_of
+from torchlogreg._objective.objective import Problem
+from torchlogreg._objective.penalties import Ridge
+from torchlogreg._objective.separation import is_separated
 
 SOLVERS = ["auto", "lbfgs", "newton-cholesky"]
 
@@ -360,8 +360,8 @@ def test_verbose_prints_a_line_an_iteration_and_silence_is_the_default(capsys):
 def test_auto_picks_by_size():
     import torch
 
-    from torchlogreg._rows import Rows
-    from torchlogreg.solvers import choose
+    from torchlogreg._data.dense import Rows
+    from torchlogreg._solvers import choose
 
     def rows(n, d):
         return Rows(torch.zeros(1).expand(n, d - 1), None, None, intercept=True)

@@ -30,9 +30,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-import torchlogreg._grid as grid_module
-import torchlogreg._search as search_module
-import torchlogreg.solvers._metrics as metrics_module
+import torchlogreg._model_selection.batched_fits as grid_module
+import torchlogreg._model_selection.grid_search as search_module
+import torchlogreg._solvers.preconditioners.policy as metrics_module
 from torchlogreg import (
     TorchGridSearchCV,
     TorchLogisticRegression,
@@ -40,11 +40,11 @@ from torchlogreg import (
     TorchSoftmaxClassifier,
     TorchSoftmaxClassifierCV,
 )
-from torchlogreg._losses import Multinomial
-from torchlogreg._penalty import Ridge
-from torchlogreg._problem import Problem
-from torchlogreg._rows import Rows
-from torchlogreg.solvers._sample import draw
+from torchlogreg._data.dense import Rows
+from torchlogreg._objective.losses import Multinomial
+from torchlogreg._objective.objective import Problem
+from torchlogreg._objective.penalties import Ridge
+from torchlogreg._solvers.subsampling import draw
 
 CS = [1e-3, 0.1, 10.0]
 TIGHT = {"tol": 1e-10, "max_iter": 1000}

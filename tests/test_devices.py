@@ -27,8 +27,8 @@ from torchlogreg import (
     TorchSoftmaxClassifierCV,
     to_torch,
 )
-from torchlogreg._inputs import resolve_device
-from torchlogreg._search import _batches
+from torchlogreg._data.device import resolve_device
+from torchlogreg._model_selection.grid_search import _batches
 from torchlogreg.callbacks import Checkpoint, EarlyStopping, LiveBoundary
 
 # What makes a tensor on the default device, unless it is told another one. `as_tensor` even moves one there.

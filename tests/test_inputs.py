@@ -255,7 +255,7 @@ def test_a_model_for_another_device_predicts_here():
 
 
 def test_the_choice_of_a_device(monkeypatch):
-    from torchlogreg._inputs import ACCELERATOR_PAYS, available_devices, resolve_device
+    from torchlogreg._data.device import ACCELERATOR_PAYS, available_devices, resolve_device
 
     host = torch.zeros(1, 1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -268,7 +268,7 @@ def test_the_choice_of_a_device(monkeypatch):
 
 
 def test_a_tensor_on_an_accelerator_is_checked_there():
-    from torchlogreg._inputs import _checked_tensor  # on the CPU: the checks are the same on any device
+    from torchlogreg._data.validation import _checked_tensor  # on the CPU: the checks are the same on any device
 
     model = TorchLogisticRegression()
     assert _checked_tensor(model, torch.tensor([[1, 2]]), reset=True).dtype == torch.float64

@@ -23,10 +23,10 @@ from torchlogreg import (
     TorchLogisticRegressionCV,
     TorchSoftmaxClassifier,
     TorchSoftmaxClassifierCV,
-    _settings,
 )
-from torchlogreg._rows import divisor
-from torchlogreg._threads import fit_arithmetic, in_threads, n_readers
+from torchlogreg._runtime import thread_counts
+from torchlogreg._runtime.out_of_memory import divisor
+from torchlogreg._runtime.threads import fit_arithmetic, in_threads, n_readers
 
 SOLVERS = ["auto", "lbfgs", "newton-cholesky", "sgd"]
 SETTINGS = {"max_iter": 20, "random_state": 0}
@@ -93,7 +93,7 @@ def test_nothing_changes_in_a_thread_whatever_it_has_set_and_even_if_the_fit_end
 
     def numbers():
         if n_own is not None:
-            _settings.set_torch_threads(n_own, 2)
+            thread_counts.set_torch_threads(n_own, 2)
         before = globals_of_torch_and_numpy()
         TorchSoftmaxClassifier().fit(X, y).predict(X)
         with pytest.raises(KeyboardInterrupt):
@@ -181,13 +181,13 @@ def blas_threads():
 @pytest.fixture
 def two_blas_threads():
     """Two threads for NumPy's BLAS, which no thread has limited."""
-    libraries = _settings._blas_libraries().of_process
+    libraries = thread_counts._blas_libraries().of_process
     before = [library.get_num_threads() for library in libraries]
     for library in libraries:
-        _settings._limit(library, 2)
+        thread_counts._limit(library, 2)
     yield
     for library, n_threads in zip(libraries, before, strict=True):
-        _settings._limit(library, n_threads)
+        thread_counts._limit(library, n_threads)
 
 
 def in_turn(*steps):
@@ -252,7 +252,7 @@ def test_a_blas_whose_number_is_that_of_a_thread_is_set_in_each(monkeypatch, two
             self.number = number
 
     library = Library()
-    monkeypatch.setattr(_settings, "_blas_libraries", lambda: _settings._Libraries([library], []))
+    monkeypatch.setattr(thread_counts, "_blas_libraries", lambda: thread_counts._Libraries([library], []))
     with fit_arithmetic(torch.zeros(100, 100)):
         assert in_threads(lambda _: library.get_num_threads(), "ab") == [1, 1]
         assert in_turn(("other", library.get_num_threads)) == [5]

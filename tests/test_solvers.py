@@ -14,21 +14,21 @@ from sklearn.linear_model import LogisticRegression
 from test_theorems import F64, generator, random_problem, random_rows
 
 from torchlogreg import TorchLogisticRegression, TorchSoftmaxClassifier
-from torchlogreg._labels import encoded
-from torchlogreg._losses import Binomial, Multinomial
-from torchlogreg._minimise import minimise_all
-from torchlogreg._penalty import Ridge
-from torchlogreg._problem import Problem
-from torchlogreg._rows import CPU_BLOCK, Rows
-from torchlogreg._sparse import Sparse, SparseRows
-from torchlogreg._threads import fit_arithmetic, in_threads
-from torchlogreg._wide import Rotated
-from torchlogreg.solvers import SOLVERS
-from torchlogreg.solvers._descent import Metric
-from torchlogreg.solvers._hybrid import hybrid
-from torchlogreg.solvers._metrics import Metrics
-from torchlogreg.solvers._pairs import Pairs
-from torchlogreg.solvers._sample import _drawn_by_leverage, _misleads, draw
+from torchlogreg._data.dense import CPU_BLOCK, Rows
+from torchlogreg._data.sparse import Sparse, SparseRows
+from torchlogreg._data.targets import encoded
+from torchlogreg._objective.losses import Binomial, Multinomial
+from torchlogreg._objective.objective import Problem
+from torchlogreg._objective.penalties import Ridge
+from torchlogreg._objective.reparametrisation import Rotated
+from torchlogreg._runtime.threads import fit_arithmetic, in_threads
+from torchlogreg._solvers import SOLVERS
+from torchlogreg._solvers.driver import minimise_all
+from torchlogreg._solvers.lbfgs_memory import Pairs
+from torchlogreg._solvers.line_search import Metric
+from torchlogreg._solvers.preconditioners.eigenbasis import hybrid
+from torchlogreg._solvers.preconditioners.policy import Metrics
+from torchlogreg._solvers.subsampling import _drawn_by_leverage, _misleads, draw
 
 LOSSES = [Binomial(), Multinomial(3)]
 DETERMINISTIC = sorted(name for name, solver in SOLVERS.items() if not solver.stochastic)
@@ -292,7 +292,7 @@ def test_rare_categories_cost_no_iterations(n_classes, n, monkeypatch):
     X, y = with_rare_categories(n, n_classes)
     estimator = TorchLogisticRegression if n_classes == 2 else TorchSoftmaxClassifier
     model = estimator(C=100, solver="lbfgs").fit(X, y)
-    monkeypatch.setattr("torchlogreg.solvers._sample.SUPPORT", 0.0)
+    monkeypatch.setattr("torchlogreg._solvers.subsampling.SUPPORT", 0.0)
     evenly = estimator(C=100, solver="lbfgs").fit(X, y)
     assert model.n_iter_[0] <= 0.5 * evenly.n_iter_[0]
     assert model.n_passes_ < evenly.n_passes_

@@ -20,7 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, log_loss
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
-import torchlogreg._inputs
+import torchlogreg._data.validation
 from torchlogreg import (
     TorchGridSearchCV,
     TorchLogisticRegression,
@@ -28,11 +28,8 @@ from torchlogreg import (
     TorchSoftmaxClassifier,
     TorchSoftmaxClassifierCV,
 )
-from torchlogreg._losses import Binomial, Multinomial, loss_of
-from torchlogreg._penalty import Ridge
-from torchlogreg._problem import Problem
-from torchlogreg._rows import Rows
-from torchlogreg._sparse import (
+from torchlogreg._data.dense import Rows
+from torchlogreg._data.sparse import (
     DENSE,
     FULL,
     LOOKED_AT,
@@ -43,10 +40,13 @@ from torchlogreg._sparse import (
     pays_dense,
     thinned,
 )
-from torchlogreg._threads import fit_arithmetic
-from torchlogreg._wide import is_wide
-from torchlogreg.solvers._metrics import Metrics
-from torchlogreg.solvers.sgd import SGD, _autograd_epoch, _fused_epoch
+from torchlogreg._objective.losses import Binomial, Multinomial, loss_of
+from torchlogreg._objective.objective import Problem
+from torchlogreg._objective.penalties import Ridge
+from torchlogreg._objective.reparametrisation import is_wide
+from torchlogreg._runtime.threads import fit_arithmetic
+from torchlogreg._solvers.preconditioners.policy import Metrics
+from torchlogreg._solvers.sgd import SGD, _autograd_epoch, _fused_epoch
 
 F64 = torch.float64
 
@@ -69,7 +69,7 @@ def text(n=900, p=1400, length=25, n_classes=2, seed=0):
 @pytest.fixture
 def never_dense(monkeypatch):
     """Nothing counts as small: the sparse path on data of a test's size."""
-    monkeypatch.setattr(torchlogreg._inputs, "pays_dense", lambda csr: False)
+    monkeypatch.setattr(torchlogreg._data.validation, "pays_dense", lambda csr: False)
 
 
 def rows_of(X, n_columns=2, intercept=True, n_classes=2):
@@ -131,8 +131,8 @@ def test_blocks_and_threads_change_nothing(K, monkeypatch):
     W = torch.from_numpy(np.random.default_rng(0).normal(size=(1, dense.shape[1], K)))
     expected = Problem.of(dense, loss, penalty).smooth(W)
     monkeypatch.setattr(SparseRows, "_rows_in", lambda self, n_numbers, n_columns: 64)
-    monkeypatch.setattr("torchlogreg._sparse.CPU_BLOCK", 500)
-    monkeypatch.setattr("torchlogreg._problem.n_readers", lambda: 3)
+    monkeypatch.setattr("torchlogreg._data.sparse.CPU_BLOCK", 500)
+    monkeypatch.setattr("torchlogreg._objective.objective.n_readers", lambda: 3)
     problem = Problem.of(ours, loss, penalty)
     parts = problem.rows.parts(3)
     assert len(parts) == 3
@@ -283,7 +283,7 @@ def test_zeros_do_not_change_the_answer(solver, K, monkeypatch):
     y, weight = labels_of(X, K), np.random.default_rng(2).uniform(size=len(X))
     estimator = TorchLogisticRegression if K == 2 else TorchSoftmaxClassifier
     ours = estimator(solver=solver, tol=1e-10).fit(X, y, weight)
-    monkeypatch.setattr(torchlogreg._inputs, "thinned", lambda X: X)
+    monkeypatch.setattr(torchlogreg._data.training_data, "thinned", lambda X: X)
     expected = estimator(solver=solver, tol=1e-10).fit(X, y, weight)
     assert (ours.coef_ != expected.coef_).any()  # it was another path
     np.testing.assert_allclose(ours.coef_, expected.coef_, rtol=0, atol=1e-8)
@@ -296,7 +296,7 @@ def test_other_solvers_read_zeros_as_they_are(solver, monkeypatch):
     def fail(X):
         raise AssertionError
 
-    monkeypatch.setattr(torchlogreg._inputs, "thinned", fail)
+    monkeypatch.setattr(torchlogreg._data.training_data, "thinned", fail)
     X = mostly_zero().toarray()
     settings = {"tol": 0, "max_iter": 2} if solver == "sgd" else {}
     TorchLogisticRegression(solver=solver, **settings).fit(X, labels_of(X, 2))
@@ -350,7 +350,7 @@ def test_metric_is_the_hessian_of_the_head_and_the_diagonal_of_the_tail(n_classe
     ours, dense = rows_of(X, 1, n_classes=n_classes)
     loss = loss_of(n_classes)
     K, d = loss.n_logits, dense.shape[1]
-    monkeypatch.setattr("torchlogreg.solvers._metrics.DEAREST", 0)
+    monkeypatch.setattr("torchlogreg._solvers.preconditioners.policy.DEAREST", 0)
     ridge = Ridge.of(1.0, 600, intercept=True, home=ours.home)
     problem = Problem.of(ours, loss, ridge)
     W = torch.from_numpy(np.random.default_rng(0).normal(size=(1, d, K)))
@@ -495,7 +495,7 @@ def test_not_finite(bad):
 
 def test_an_accelerator_is_refused(never_dense, monkeypatch):
     X, y = text()
-    monkeypatch.setattr(torchlogreg._inputs, "available_devices", lambda: ["cpu", "cuda"])
+    monkeypatch.setattr(torchlogreg._data.device, "available_devices", lambda: ["cpu", "cuda"])
     with pytest.raises(ValueError, match="Sparse X is read on the CPU"):
         TorchLogisticRegression(device="cuda").fit(X, y)
     model = TorchLogisticRegression().fit(X, y)

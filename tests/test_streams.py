@@ -20,14 +20,13 @@ from torchlogreg import (
     TorchLogisticRegression,
     TorchLogisticRegressionCV,
     TorchSoftmaxClassifier,
-    _inputs,
-    _stream,
-    _tally,
 )
-from torchlogreg._labels import encoded
-from torchlogreg._losses import Binomial, Multinomial, loss_of
-from torchlogreg._penalty import Ridge
-from torchlogreg._problem import Problem
+from torchlogreg._data import stream_statistics, streamed, training_data
+from torchlogreg._data.dense import Rows
+from torchlogreg._data.targets import encoded
+from torchlogreg._objective.losses import Binomial, Multinomial, loss_of
+from torchlogreg._objective.objective import Problem
+from torchlogreg._objective.penalties import Ridge
 
 SOLVERS = ["auto", "lbfgs", "newton-cholesky"]
 KINDS = {2: TorchLogisticRegression, 3: TorchSoftmaxClassifier}
@@ -70,8 +69,8 @@ def as_file(X, path, **options):
 
 @pytest.fixture
 def all_files_are_large(monkeypatch):
-    monkeypatch.setattr(_inputs, "LARGE", 1)
-    monkeypatch.setattr(_stream, "MAPPED_BLOCK", 2**15)
+    monkeypatch.setattr(training_data, "LARGE", 1)
+    monkeypatch.setattr(streamed, "MAPPED_BLOCK", 2**15)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -116,7 +115,7 @@ def test_sgd_takes_mini_batches_in_the_order_of_the_stream(n_classes, weighted, 
 
 
 def test_mini_batches_may_be_larger_than_blocks_and_than_the_stream(monkeypatch):
-    monkeypatch.setattr(_stream, "SMALL_BLOCK", 1)
+    monkeypatch.setattr(streamed, "SMALL_BLOCK", 1)
     X, y, _ = data(2, n=1000)
     for batch_size in (1, 333, 5000):
         options = {"solver": "sgd", "tol": 0, "max_iter": 2, "batch_size": batch_size, "random_state": 0}
@@ -127,13 +126,13 @@ def test_mini_batches_may_be_larger_than_blocks_and_than_the_stream(monkeypatch)
 
 @pytest.mark.parametrize("loss", [Binomial(), Multinomial(3)])
 def test_value_gradient_and_hessian_are_those_of_memory(loss, monkeypatch):
-    monkeypatch.setattr(_stream, "SMALL_BLOCK", 1)
+    monkeypatch.setattr(streamed, "SMALL_BLOCK", 1)
     n_classes = max(2, loss.n_logits)
     X, y, weight = data(n_classes, n=500)
     estimator = TorchSoftmaxClassifier()
     problems = []
     for arguments in ((X, y, weight), (Blocks(X, y, weight, size=90), None, None)):
-        rows = _inputs.rows_of(_inputs.fit_data(estimator, *arguments), loss, intercept=True)
+        rows = training_data.rows_of(training_data.fit_data(estimator, *arguments), loss, intercept=True)
         problems.append(Problem.of(rows, loss, Ridge.of(0.3, X.shape[1], intercept=True, home=rows.home)))
     W = random_problem(loss, p=X.shape[1]).penalty.l2 + torch.randn(
         1, X.shape[1] + 1, loss.n_logits, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
@@ -154,7 +153,7 @@ def test_the_order_of_rows_and_the_size_of_blocks_may_change_between_reads():
 
 @pytest.mark.parametrize("small", [False, True])
 def test_a_source_may_write_every_block_where_the_last_one_was(small, monkeypatch):
-    monkeypatch.setattr(_stream, "SMALL_BLOCK", 2**40 if small else 1)
+    monkeypatch.setattr(streamed, "SMALL_BLOCK", 2**40 if small else 1)
     X, y, weight = data(2)
 
     class Buffered(Blocks):
@@ -216,10 +215,10 @@ def test_a_stream_that_changes_between_reads(change, solver):
 
 def fingerprint(X, y, weight=None, size=None):
     """What a read leaves behind, of blocks of `size` rows."""
-    tally, size = _tally.Tally(), size or len(X)
+    tally, size = stream_statistics.Tally(), size or len(X)
     for start in range(0, len(X), size):
         part = slice(start, start + size)
-        tally.add(_stream.Block(X[part], *encoded(y[part]), None if weight is None else weight[part]))
+        tally.add(streamed.Block(X[part], *encoded(y[part]), None if weight is None else weight[part]))
     return tally.fingerprint
 
 
@@ -244,13 +243,13 @@ def test_the_checksum_depends_on_the_rows_alone(p, dtype, monkeypatch):
         assert fingerprint(same, y, weight) == expected
     alike = torch.zeros(1, p, dtype=dtype)
     assert fingerprint(alike.expand(n, p), y, weight) == fingerprint(alike.repeat(n, 1), y, weight)
-    keys = _tally._keys(-(-p * X.element_size() // 8)).view(np.int64)
-    products = _tally._products(shifted, keys)
+    keys = stream_statistics._keys(-(-p * X.element_size() // 8)).view(np.int64)
+    products = stream_statistics._products(shifted, keys)
     for chunk in (1, 100, 2**20):
-        monkeypatch.setattr(_tally, "CHUNK", chunk)
-        monkeypatch.setattr(_tally, "DEVICE_CHUNK", chunk)
-        np.testing.assert_array_equal(_tally._products(X, keys), products)
-        np.testing.assert_array_equal(_tally._device_products(shifted, keys), products)
+        monkeypatch.setattr(stream_statistics, "CHUNK", chunk)
+        monkeypatch.setattr(stream_statistics, "DEVICE_CHUNK", chunk)
+        np.testing.assert_array_equal(stream_statistics._products(X, keys), products)
+        np.testing.assert_array_equal(stream_statistics._device_products(shifted, keys), products)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -544,7 +543,7 @@ def test_a_class_without_weight_is_not_in_the_sample():
     expected = TorchSoftmaxClassifier(**options).fit(X, y)
     model = TorchSoftmaxClassifier(**options).fit(Blocks(X, y))
     assert model.objective_ == pytest.approx(expected.objective_, rel=1e-5)  # the intercept of class 0 has no optimum
-    drawn = _inputs.fit_data(model, Blocks(X, y), None, None).X._drawn
+    drawn = training_data.fit_data(model, Blocks(X, y), None, None).X._drawn
     assert set(drawn[1]) == {1, 2}
 
 
@@ -573,15 +572,15 @@ def test_more_features_than_rows(n_classes, tmp_path, all_files_are_large):
 
 
 def test_a_sample_too_small_for_a_hessian_is_not_relied_upon(monkeypatch):
-    monkeypatch.setattr(_inputs, "SAMPLE_BYTES", 1000)
+    monkeypatch.setattr(training_data, "SAMPLE_BYTES", 1000)
     for n_classes, make in KINDS.items():
         X, y, _ = data(n_classes, n=3000)
         expected = make(tol=1e-10).fit(X, y)
         stream = Blocks(X, y, size=10)
-        monkeypatch.setattr(_stream, "SMALL_BLOCK", 1)
+        monkeypatch.setattr(streamed, "SMALL_BLOCK", 1)
         model = make(tol=1e-10).fit(Blocks(X, y, size=20))
         np.testing.assert_allclose(model.coef_, expected.coef_, rtol=0, atol=1e-8)
-        rows = _inputs.fit_data(make(), stream, None, None).X.rows(loss_of(n_classes), intercept=True)
+        rows = training_data.fit_data(make(), stream, None, None).X.rows(loss_of(n_classes), intercept=True)
         assert rows.n_drawable == 6  # 1000 bytes hold thrice as many
 
 
@@ -592,11 +591,11 @@ def test_the_sample_is_a_fair_one():
     weight = (np.arange(n) % 4 > 0).astype(float)
     counts, places = np.zeros(n), np.zeros(n)
     for seed in range(400):
-        sample = _stream._Sample(3 * 8 * most, seed, set())
+        sample = streamed._Sample(3 * 8 * most, seed, set())
         for start in range(0, n, 10):
             part = slice(start, start + 10)
             codes = np.zeros(10, dtype=int)
-            sample.add(_stream.Block(torch.from_numpy(X[part]), np.array([0]), codes, weight[part]))
+            sample.add(streamed.Block(torch.from_numpy(X[part]), np.array([0]), codes, weight[part]))
         drawn, _, drawn_weight, whole = sample.drawn()
         index = drawn[:, 0].numpy().astype(int)
         assert len(set(index)) == most
@@ -609,8 +608,8 @@ def test_the_sample_is_a_fair_one():
     assert abs(seen - 400 / 6).max() < 5 * np.sqrt(400 * 5 / 36)
     assert abs(places.sum() / counts.sum() - (most - 1) / 2) < 1e-9
     assert abs(places[:200].sum() / counts[:200].sum() - (most - 1) / 2) < 1
-    small = _stream._Sample(3 * 8 * most, 0, set())
-    small.add(_stream.Block(torch.from_numpy(X[:30]), np.array([0]), np.zeros(30, dtype=int), None))
+    small = streamed._Sample(3 * 8 * most, 0, set())
+    small.add(streamed.Block(torch.from_numpy(X[:30]), np.array([0]), np.zeros(30, dtype=int), None))
     assert small.drawn()[-1]
 
 
@@ -786,8 +785,8 @@ def test_predictions_part_by_part_are_those_at_once(method, n_classes, monkeypat
     model = TorchSoftmaxClassifier().fit(X, labels)
     at_once = [getattr(model, method)(x) for x in (X, X.astype(np.float32), (X * 9).astype(np.int16))]
     score = model.score(X, labels)
-    monkeypatch.setattr(_inputs, "LARGE", 1)
-    monkeypatch.setattr(_stream, "MAPPED_BLOCK", 2**13)
+    monkeypatch.setattr(training_data, "LARGE", 1)
+    monkeypatch.setattr(streamed, "MAPPED_BLOCK", 2**13)
     for x, expected in zip((X, X.astype(np.float32), (X * 9).astype(np.int16)), at_once, strict=True):
         actual = getattr(model, method)(x)
         assert actual.dtype == expected.dtype
@@ -803,7 +802,7 @@ def test_predictions_part_by_part_are_those_at_once(method, n_classes, monkeypat
         model.predict(X)
 
 
-def run_out(monkeypatch, name, error, n_times, target=_inputs.Rows):
+def run_out(monkeypatch, name, error, n_times, target=Rows):
     """Make a method of Rows fail the first n_times."""
     original, calls = getattr(target, name), []
 
@@ -871,7 +870,7 @@ def test_the_host_without_memory_says_what_was_asked_for(monkeypatch):
 def test_the_allocator_itself(monkeypatch):
     """torch's own message, for more memory than any machine has."""
     X, _, _ = data(2, n=100)
-    monkeypatch.setattr(_inputs.Rows, "blocks", lambda *_: torch.empty(2**56, dtype=torch.float64))
+    monkeypatch.setattr(Rows, "blocks", lambda *_: torch.empty(2**56, dtype=torch.float64))
     model = TorchLogisticRegression()
     model.classes_, model.coef_, model.intercept_, model.n_features_in_ = np.arange(2), np.zeros((1, 6)), np.zeros(1), 6
     with pytest.raises(MemoryError, match=re.escape(f"{8 * 2**56} bytes were asked for on the host")):
@@ -887,7 +886,7 @@ def test_rows_that_do_not_fit_on_the_device_are_streamed_to_it(monkeypatch):
     def no_room(*_):
         raise ON_A_DEVICE
 
-    monkeypatch.setattr(_inputs, "_moved", no_room)
+    monkeypatch.setattr(training_data, "_moved", no_room)
     with pytest.warns(RuntimeWarning, match="does not fit in the memory of the device") as w:
         model = TorchSoftmaxClassifier(tol=1e-10).fit(frame, y, weight)
     assert w[0].filename == __file__

@@ -22,7 +22,7 @@ from torchlogreg import (
     TorchSoftmaxClassifier,
     TorchSoftmaxClassifierCV,
 )
-from torchlogreg._rows import FACTORS, Rows
+from torchlogreg._data.dense import FACTORS, Rows
 
 strict = pytest.importorskip("array_api_strict")
 TIGHT = {"lbfgs": {"tol": 1e-9}, "newton-cholesky": {"tol": 1e-9}, "auto": {"tol": 1e-9}}
@@ -91,7 +91,7 @@ def test_the_negative_view_is_one():
 
 
 def test_dlpack_shares_the_memory():
-    from torchlogreg._arrays import tensor_of
+    from torchlogreg._data.array_api import tensor_of
 
     X = np.ones((3, 2))
     for make in (Capsule, strict.asarray, torch.from_numpy):
@@ -221,7 +221,7 @@ def test_bad_tensors_are_named(case):
 
 def test_finite_values_whose_sum_overflows_are_fine():
     tensor = torch.full((4, 3), 3e38)
-    from torchlogreg._inputs import _checked_tensor
+    from torchlogreg._data.validation import _checked_tensor
 
     assert _checked_tensor(TorchLogisticRegression(), tensor, reset=True) is not None
 

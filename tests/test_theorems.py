@@ -10,14 +10,14 @@ from scipy.sparse import csr_array
 from sklearn.exceptions import ConvergenceWarning
 
 from torchlogreg import TorchGridSearchCV, TorchLogisticRegression, TorchSoftmaxClassifier, TorchSoftmaxClassifierCV
-from torchlogreg._losses import Binomial, Loss, Multinomial
-from torchlogreg._minimise import minimise
-from torchlogreg._penalty import Ridge
-from torchlogreg._problem import Problem
-from torchlogreg._rows import CPU_BLOCK, PARTIAL_SUMS, PRODUCTS, Rows
-from torchlogreg._threads import fit_arithmetic, n_readers
-from torchlogreg.solvers import SOLVERS, _small
-from torchlogreg.solvers.sgd import SGD, _autograd_epoch, _fused_epoch
+from torchlogreg._data.dense import CPU_BLOCK, PARTIAL_SUMS, PRODUCTS, Rows
+from torchlogreg._objective.losses import Binomial, Loss, Multinomial
+from torchlogreg._objective.objective import Problem
+from torchlogreg._objective.penalties import Ridge
+from torchlogreg._runtime.threads import fit_arithmetic, n_readers
+from torchlogreg._solvers import SOLVERS, newton_numpy
+from torchlogreg._solvers.driver import minimise
+from torchlogreg._solvers.sgd import SGD, _autograd_epoch, _fused_epoch
 
 F64 = torch.float64
 
@@ -218,9 +218,9 @@ def test_a_batch_of_models_equals_one_fit_each(loss, name):
 def test_newton_in_numpy_takes_the_steps_of_newton_in_torch(loss, l2, monkeypatch):
     problem = random_problem(loss, n=200, l2=l2)
     W = torch.zeros(1, 5, loss.n_logits, dtype=F64)
-    assert _small.is_small(problem, W)
-    fast = [step for step, _ in zip(_small.iterates(problem, W), range(6), strict=False)]
-    monkeypatch.setattr(_small, "LARGEST", 0)
+    assert newton_numpy.is_small(problem, W)
+    fast = [step for step, _ in zip(newton_numpy.iterates(problem, W), range(6), strict=False)]
+    monkeypatch.setattr(newton_numpy, "LARGEST", 0)
     slow = [step for step, _ in zip(SOLVERS["newton-cholesky"]().iterates(problem, W), range(6), strict=False)]
     for a, b in zip(fast, slow, strict=True):
         torch.testing.assert_close(a.point.W, b.point.W, rtol=1e-8, atol=1e-11)

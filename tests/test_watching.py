@@ -97,7 +97,6 @@ def test_the_history_of_no_iterations():
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_history_reads_nothing(solver, monkeypatch):
-    from torchlogreg import _watch
 
     def fail(*arguments):
         raise AssertionError("the rows were looked at although nobody asked")
@@ -106,7 +105,7 @@ def test_a_history_reads_nothing(solver, monkeypatch):
     settings = {"solver": solver, "random_state": 0, "max_iter": 3 if solver == "sgd" else 100}
     model = TorchSoftmaxClassifier(**settings, tol=0 if solver == "sgd" else 1e-4)
     with_validation = clone(model).fit(X, y, **validation)
-    monkeypatch.setattr(_watch, "_means", fail)
+    monkeypatch.setattr("torchlogreg._monitoring.monitors._means", fail)
     model.fit(X, y)
     np.testing.assert_array_equal(model.coef_, with_validation.coef_)  # which only looks
     # Where the logits of the training rows are at hand, not even validation reads them.
@@ -216,15 +215,15 @@ def test_whatever_predict_takes_is_validated_on(name, intercept):
 
 
 def test_a_large_file_is_validated_on_part_by_part(tmp_path, monkeypatch):
-    from torchlogreg import _inputs, _stream
+    from torchlogreg._data import prediction, streamed
 
     X, y, validation = halves("digits")
     path = tmp_path / "X_val"
     rows = np.memmap(path, dtype=np.float32, mode="w+", shape=validation["X_val"].shape)
     rows[:] = validation["X_val"]
     expected = TorchSoftmaxClassifier().fit(X, y, X_val=np.array(rows), y_val=validation["y_val"]).history_
-    monkeypatch.setattr(_inputs, "LARGE", 1000)
-    monkeypatch.setattr(_stream, "MAPPED_BLOCK", 2**14)
+    monkeypatch.setattr(prediction, "LARGE", 1000)
+    monkeypatch.setattr(streamed, "MAPPED_BLOCK", 2**14)
     frame = pd.DataFrame(X, columns=[f"pixel {i}" for i in range(64)])
     with pytest.warns(UserWarning, match="does not have valid feature names") as warned:
         model = TorchSoftmaxClassifier().fit(frame, y, X_val=rows, y_val=validation["y_val"])

@@ -2,8 +2,6 @@
 
 from importlib.metadata import version as _version
 
-from torchlogreg._conversion import LogisticModule, to_sklearn, to_torch
-from torchlogreg._cv import TorchLogisticRegressionCV, TorchSoftmaxClassifierCV
 from torchlogreg._displays import (
     CoefficientDisplay,
     CoefficientPathDisplay,
@@ -11,10 +9,20 @@ from torchlogreg._displays import (
     ProbabilityCurveDisplay,
     ScorePathDisplay,
 )
-from torchlogreg._estimators import TorchLogisticRegression, TorchSoftmaxClassifier
-from torchlogreg._persistence import SKOPS_TRUSTED_TYPES
-from torchlogreg._search import TorchGridSearchCV
+from torchlogreg._estimators.logistic import TorchLogisticRegression, TorchSoftmaxClassifier
+from torchlogreg._export.conversion import LogisticModule, to_sklearn, to_torch
+from torchlogreg._export.safetensors import SKOPS_TRUSTED_TYPES
+from torchlogreg._model_selection.grid_search import TorchGridSearchCV
+from torchlogreg._model_selection.logistic_cv import TorchLogisticRegressionCV, TorchSoftmaxClassifierCV
 
+for _estimator in (
+    TorchGridSearchCV,
+    TorchLogisticRegression,
+    TorchLogisticRegressionCV,
+    TorchSoftmaxClassifier,
+    TorchSoftmaxClassifierCV,
+):
+    _estimator.__module__ = "torchlogreg"  # the path that pickles hold, whatever file a class moves to
 __version__ = _version("torchlogreg")
 __all__ = [
     "SKOPS_TRUSTED_TYPES",

@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from torchlogreg._arrays import numpy_of
-from torchlogreg._compat import check_matplotlib_support
-from torchlogreg._displays._boundary import MovingBoundary
-from torchlogreg._estimators import LinearClassifier
-from torchlogreg._hooks import OwnCallback
-from torchlogreg._persistence import is_special, replace_file
-from torchlogreg._watch import MONITORS
-from torchlogreg.solvers import STATES
+from torchlogreg._data.array_api import numpy_of
+from torchlogreg._displays.boundary import MovingBoundary
+from torchlogreg._estimators.base import LinearClassifier
+from torchlogreg._export.safetensors import is_special, replace_file
+from torchlogreg._monitoring.callback_context import OwnCallback
+from torchlogreg._monitoring.history import MONITORS
+from torchlogreg._runtime.sklearn_private import check_matplotlib_support
+from torchlogreg._solvers import STATES
 
 __all__ = ["Checkpoint", "EarlyStopping", "LiveBoundary"]
 

@@ -4,9 +4,9 @@ import numpy as np
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.utils.validation import check_is_fitted
 
-from torchlogreg._cv import TorchLogisticRegressionCV, TorchSoftmaxClassifierCV
-from torchlogreg._displays._shared import COLOURS, axes_for, checked_Cs, mark_chosen, names_of_features, row_of_class
-from torchlogreg._inputs import plain
+from torchlogreg._data.validation import plain
+from torchlogreg._displays.shared import COLOURS, axes_for, checked_Cs, mark_chosen, names_of_features, row_of_class
+from torchlogreg._model_selection.logistic_cv import TorchLogisticRegressionCV, TorchSoftmaxClassifierCV
 
 BY_HAND = "CoefficientPathDisplay(Cs=..., coefs=..., C=...), with coefs of shape (n_cs, n_features)"
 

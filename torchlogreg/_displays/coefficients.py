@@ -4,8 +4,8 @@ import numpy as np
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from torchlogreg._displays._shared import AGAINST, DIVERGING, FOR, axes_for, names_of_features, row_of_class
-from torchlogreg._inputs import plain
+from torchlogreg._data.validation import plain
+from torchlogreg._displays.shared import AGAINST, DIVERGING, FOR, axes_for, names_of_features, row_of_class
 
 
 class CoefficientDisplay:

@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from torchlogreg._displays._shared import axes_for, next_colour
+from torchlogreg._displays.shared import axes_for, next_colour
 
 
 class LossCurveDisplay:

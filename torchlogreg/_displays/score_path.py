@@ -5,10 +5,10 @@ from sklearn.linear_model import LogisticRegressionCV
 from sklearn.model_selection import GridSearchCV
 from sklearn.utils.validation import check_is_fitted
 
-from torchlogreg._arrays import numpy_of
-from torchlogreg._cv import TorchLogisticRegressionCV, TorchSoftmaxClassifierCV
-from torchlogreg._displays._shared import axes_for, checked_Cs, mark_chosen
-from torchlogreg._search import same_value
+from torchlogreg._data.array_api import numpy_of
+from torchlogreg._displays.shared import axes_for, checked_Cs, mark_chosen
+from torchlogreg._model_selection.grid_search import same_value
+from torchlogreg._model_selection.logistic_cv import TorchLogisticRegressionCV, TorchSoftmaxClassifierCV
 
 BY_HAND = "ScorePathDisplay(Cs=..., scores=..., C=...), with scores of shape (n_folds, n_cs)"
 

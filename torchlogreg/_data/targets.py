@@ -1,0 +1,163 @@
+"""Labels, classes and weights of the rows: checked, encoded, and always NumPy's."""
+
+import datetime
+import numbers
+import sys
+import warnings
+
+import numpy as np
+from sklearn.exceptions import DataConversionWarning
+from sklearn.utils import check_array
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import column_or_1d
+
+from torchlogreg._data.array_api import numpy_of
+
+UNEQUAL = numbers.Number, np.generic, datetime.date  # types of which some values do not equal themselves
+WEIGHTLESS = "All sample weights are zero; at least one weight must be positive."
+
+
+def checked_labels(y, name="y"):
+    """Labels as a 1-d NumPy array of a kind that classifiers accept. `name` is what errors call them."""
+    y = as_column(y, name)
+    if y.dtype.kind not in "biuU":  # those are class labels whatever they hold
+        if y.dtype.kind == "f" and not np.isfinite(y).all():
+            raise ValueError(f"Input {name} contains infinity, which is no label. Leave those rows out.")
+        check_classification_targets(y)
+    return y
+
+
+def as_column(y, name="y"):
+    """Labels as a 1-d NumPy array of whatever kind, all of them there."""
+    y = known(y, name)
+    column = column_or_1d(y, warn=name == "y")
+    if name != "y" and np.ndim(y) == 2:
+        warnings.warn(
+            f"A column-vector {name} was passed when a 1d array was expected. Pass {name}.ravel(), for example.",
+            DataConversionWarning,
+            stacklevel=6,
+        )
+    return column
+
+
+def known(y, name="y"):
+    """Labels as NumPy has them, or as they are, if none is missing and none is bytes."""
+    mask, y = np.ma.getmask(y), numpy_of(y)
+    values = np.asarray(y)
+    if values.dtype.kind == "U" and isinstance(y, (list, tuple)):
+        values = np.asarray(y, dtype=object)  # NumPy has made text of what is none, "nan" for example
+    if (mask is not np.ma.nomask and np.any(mask)) or _has_missing(values):
+        raise ValueError(f"Input {name} contains NaN. Leave out the rows without a label, or give them one.")
+    if values.dtype.kind in "SO" and any(isinstance(value, bytes) for value in values.ravel()[:1].tolist()):
+        raise TypeError(
+            f"Support for labels represented as bytes is not supported. Make text of {name}: [label.decode() for label "
+            f"in {name}]."
+        )
+    return y
+
+
+def _has_missing(values):
+    """Whether one of the labels is a NaN of some kind, or None."""
+    if values.dtype.kind in "fc":
+        return bool(np.isnan(values).any())
+    if values.dtype.kind in "mM":
+        return bool(np.isnat(values).any())
+    if values.dtype.kind != "O":
+        return False
+    na = getattr(sys.modules.get("pandas"), "NA", None)
+    others = (value for value in values.ravel().tolist() if type(value) is not str)
+    return any(v is None or v is na or (isinstance(v, UNEQUAL) and v != v) for v in others)
+
+
+def encoded(y):
+    """Sorted classes, and the index of each label in them."""
+    if y.dtype.kind not in "biu" or y.dtype == np.uint64 or not len(y):
+        return np.unique(y, return_inverse=True)
+    numbers = y.astype(np.int64)
+    lowest = int(numbers.min())
+    if int(numbers.max()) - lowest > len(y):
+        return np.unique(y, return_inverse=True)
+    # Counting takes a fifth of the time of sorting.
+    present = np.bincount(numbers - lowest) > 0
+    classes = (np.flatnonzero(present) + lowest).astype(y.dtype)
+    return classes, (np.cumsum(present) - 1)[numbers - lowest]
+
+
+def codes_among(classes, labels, name, remedy=""):
+    """The index of each label in `classes`."""
+    places = {label: code for code, label in enumerate(classes.tolist())}
+    unknown = [label for label in labels.tolist() if label not in places]
+    if unknown:
+        raise ValueError(f"{name} holds labels that are not among the classes {classes.tolist()}: {unknown}.{remedy}")
+    return np.array([places[label] for label in labels.tolist()], dtype=np.int64)
+
+
+def checked_weights(sample_weight, n, *, all_zero=False, name="sample_weight"):
+    """Sample weights as float64 (n,); all of them may be zero if `all_zero`. `name` is what errors call them."""
+    if sample_weight is None:
+        return np.ones(n)
+    sample_weight = numpy_of(sample_weight)
+    if isinstance(sample_weight, (numbers.Real, np.ndarray)) and np.ndim(sample_weight) == 0:
+        sample_weight = np.full(n, sample_weight, dtype=np.float64)
+    weight = check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name=name)
+    if weight.shape != (n,):
+        raise ValueError(f"{name} has shape {weight.shape}; expected one weight for each row, ({n},).")
+    if not np.isfinite(weight).all():  # under assume_finite=True scikit-learn does not look
+        raise ValueError(f"Input {name} contains NaN or infinity. Leave those rows out, or give them a weight.")
+    if (weight < 0).any():
+        raise ValueError(f"Negative values in {name}: weights must be zero or positive.")
+    if not all_zero and not weight.any():
+        raise ValueError(WEIGHTLESS)
+    return weight
+
+
+def n_logits_of(classes):
+    """How many logits a model of these classes has: one for two classes, else one for each."""
+    return 1 if len(classes) == 2 else len(classes)
+
+
+def class_weights(class_weight, classes, codes, weight):
+    """Weight of each class, (n_classes,); a class that a dict does not name has the weight 1."""
+    if class_weight == "balanced":
+        total = np.bincount(codes, weights=weight / weight.max())
+        return total.sum() / (np.count_nonzero(total) * np.where(total > 0, total, np.inf))
+    # By the labels themselves: scikit-learn's compute_class_weight makes numbers of text first ("01" and "1").
+    # Dates as they are: as Python's objects they may be numbers.
+    class_weight, labels = class_weight or {}, list(classes) if classes.dtype.kind in "mM" else classes.tolist()
+    missing = [label for label in labels if label not in class_weight]
+    if missing and len(labels) - len(missing) < len(class_weight):
+        raise ValueError(
+            f"The classes, {missing}, are not in class_weight, some of whose keys are no classes: {list(class_weight)}."
+        )
+    out = np.array([class_weight.get(label, 1.0) for label in labels], dtype=np.float64)
+    if not (np.isfinite(out) & (out >= 0)).all():
+        raise ValueError(f"class_weight must hold finite weights, zero or positive; got {class_weight}.")
+    return out
+
+
+def class_weighted(weight, factor, codes):
+    """The weights of the rows times those of their classes."""
+    with np.errstate(over="ignore"):
+        out = weight * factor[codes]
+    if not np.isfinite(out).all():
+        raise ValueError("sample_weight times class_weight overflows. Scale one of them down.")
+    return out
+
+
+def check_number_of_classes(estimator, classes):
+    """Raise if the estimator knows no more than two classes and there are more."""
+    if len(classes) > 2 and not estimator.__sklearn_tags__().classifier_tags.multi_class:
+        raise ValueError(
+            f"Only binary classification is supported. y holds {len(classes)} classes: use TorchSoftmaxClassifier, "
+            "or wrap this estimator in OneVsRestClassifier."
+        )
+
+
+def check_presence(classes, mass):
+    """Raise unless there are two classes, of which one may have no weight; `mass` (n_classes,) are those weights."""
+    if len(classes) < 2:
+        raise ValueError(
+            f"A classifier needs samples of at least two classes, but the data contains only one class: {classes[0]}"
+        )
+    if not mass.any():
+        raise ValueError("class_weight leaves no row; at least one weight must be positive.")

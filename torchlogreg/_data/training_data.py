@@ -1,0 +1,291 @@
+"""What `fit` and `partial_fit` were given, checked and encoded, and the designs made of it."""
+
+import copy
+import math
+import numbers
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array, issparse
+from sklearn import config_context, get_config
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_consistent_length
+
+from torchlogreg._data.array_api import Space, numpy_of
+from torchlogreg._data.design import Access, is_wide_table
+from torchlogreg._data.device import resolve_device
+from torchlogreg._data.sparse import Sparse, thinned
+from torchlogreg._data.streamed import SAMPLE_BYTES, Block, Opened, Slices
+from torchlogreg._data.targets import (
+    WEIGHTLESS,
+    as_column,
+    check_number_of_classes,
+    check_presence,
+    checked_labels,
+    checked_weights,
+    class_weighted,
+    class_weights,
+    codes_among,
+    encoded,
+    n_logits_of,
+)
+from torchlogreg._data.validation import LARGE, _as_tensor, _checked_rows, _kind, is_no_table, is_stream
+from torchlogreg._runtime.out_of_memory import ran_out
+
+STREAMED = (
+    "A stream of blocks is fitted by TorchLogisticRegression and TorchSoftmaxClassifier alone, which take its labels "
+    "from the blocks: fit(stream), without y. Cross-validation takes a table, also a memory-mapped one: fit(X, y)."
+)
+
+
+class TrainingData(NamedTuple):
+    """What `fit` was given, checked and encoded."""
+
+    X: torch.Tensor | Sparse | Opened  # (n, p) on the device
+    codes: np.ndarray | None  # (n,) index of each row's class; None for a stream
+    weight: np.ndarray | None  # (n,) sample weight times class weight; None for a stream
+    classes: np.ndarray
+    schema: dict  # classes_ where y is, n_features_in_ and, for frames, feature_names_in_
+    dtype: np.dtype  # of the coefficients
+    space: Space  # of the other fitted arrays
+    mass: np.ndarray | None = None  # (n_classes,) total weight of each class; None for a block of `partial_fit`
+    own: np.ndarray | None = None  # (n,) sample weight alone, where one was given
+    factor: np.ndarray | None = None  # (n_classes,) class weights, where they were given
+
+    @property
+    def torch_dtype(self):
+        """The dtype of the coefficients, as torch has it."""
+        return torch.float32 if self.dtype == np.float32 else torch.float64
+
+
+def fit_data(estimator, X, y, sample_weight, access=Access(), *, validated=False):  # noqa: B008 - immutable
+    """What `training_data` returns, or a stream: of blocks, or of a file in memory-mapped form.
+
+    With `validated`, early stopping holds out no rows, for there are others.
+    """
+    if y is None and is_stream(X):
+        if sample_weight is not None:
+            raise ValueError("A stream brings its weights itself: let it yield (X, y, sample_weight).")
+        return _streamed(estimator, X, access, validated)
+    scattered = access.in_random_order  # a page of a file for each row
+    if y is not None and _is_large_file(X) and not scattered and not is_wide_table(*X.shape):
+        return _streamed(estimator, Slices(X, *_slicable(X, y, sample_weight)), access)
+    try:
+        return training_data(estimator, X, y, sample_weight, access)
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not ran_out(error) or scattered or (isinstance(X, torch.Tensor) and X.device.type != "cpu"):
+            raise
+    warnings.warn(
+        "X does not fit in the memory of the device: reading it block by block.", RuntimeWarning, stacklevel=4
+    )
+    stand_in = copy.copy(estimator)
+    checked = _checked_rows(stand_in, X, reset=True)
+    data = _streamed(estimator, Slices(checked, *_slicable(checked, y, sample_weight)), access)
+    return data._replace(schema={**data.schema, **_schema(stand_in)})
+
+
+def _is_large_file(X):
+    return isinstance(X, np.memmap) and X.ndim == 2 and X.size >= LARGE and X.dtype.kind in "fiub"
+
+
+def _slicable(X, y, sample_weight):
+    """Labels and weights as arrays."""
+    y = as_column(y)
+    check_consistent_length(X, y)
+    return y, None if sample_weight is None else checked_weights(sample_weight, len(y))
+
+
+def _streamed(estimator, source, access, validated=False):
+    """Open a stream of blocks, which reads it once."""
+    if hasattr(source, "__next__"):
+        raise ValueError(
+            f"A fit reads its stream several times, but {type(source).__name__} can be read only once: pass a list, a "
+            "torch DataLoader, or an object whose __iter__ starts afresh each time."
+        )
+    holds_out = estimator.early_stopping and not validated
+    if access.in_random_order and (holds_out or estimator.batch_size is None):
+        raise ValueError(
+            "On a stream solver='sgd' takes its mini-batches as they come: it needs early_stopping=False and a "
+            "batch_size other than None. (With X_val, early_stopping=True is possible.)"
+        )
+    stand_in = copy.copy(estimator)
+    read = _BlockReader(stand_in)
+    given = estimator.class_weight
+    opened = Opened(
+        source,
+        read,
+        n_sampled_bytes=SAMPLE_BYTES if access.by_products else 0,
+        seed=check_random_state(0 if estimator.random_state is None else estimator.random_state).randint(2**31 - 1),
+        weightless=[label for label, value in given.items() if value == 0] if isinstance(given, dict) else (),
+    )
+    classes = opened.classes
+    if not math.isfinite(sum(opened.mass.tolist())):
+        raise ValueError("The sum of the sample weights overflows. Scale them down.")
+    if not opened.mass.any():
+        raise ValueError(WEIGHTLESS)
+    if given is not None:
+        codes = np.arange(len(classes))
+        opened.factor = class_weights(given, classes, codes, opened.mass)
+        class_weighted(opened.mass, opened.factor, codes)  # or it overflows
+    check_number_of_classes(estimator, classes)
+    mass = opened.mass * opened.factor
+    check_presence(classes, mass)
+    n_logits = n_logits_of(classes)
+    like = torch.empty(0, dtype=opened.dtype, device=opened.device)
+    opened.device = resolve_device(estimator.device, like, work=opened.numel() * n_logits)
+    dtype = np.dtype(np.float32 if opened.dtype == torch.float32 else np.float64)
+    if opened.device.type == "mps":
+        opened.dtype = torch.float32
+    schema = {**_schema(stand_in), "classes_": classes}
+    factor = None if given is None else opened.factor
+    return TrainingData(opened, None, None, classes, schema, dtype, Space(), mass, factor=factor)
+
+
+class _BlockReader:
+    """From a block as the user yields it to a checked `Block`; the first one tells the names and number of features."""
+
+    def __init__(self, stand_in):
+        self.stand_in, self.first = stand_in, True
+
+    def __call__(self, block, checked):
+        if (
+            not isinstance(block, (tuple, list))
+            or len(block) not in (2, 3)
+            or block[1] is None
+            or isinstance(block[0], numbers.Number)
+        ):
+            raise ValueError(
+                "A stream must yield tuples (X, y) or (X, y, sample_weight). For a single table, fit requires y to be "
+                "passed, but the target y is None."
+            )
+        X, y, weight = (*block, None)[:3]
+        if 0 in (X.shape[:1] if hasattr(X, "shape") else [len(X)] if hasattr(X, "__len__") else []):
+            check_consistent_length(X, y)
+            return None
+        with config_context(assume_finite=checked or get_config()["assume_finite"]):
+            X = _checked_rows(self.stand_in, X.toarray() if issparse(X) else X, reset=self.first)
+        self.first = False
+        y = checked_labels(y)
+        check_consistent_length(X, y)
+        weight = None if weight is None else checked_weights(weight, len(y), all_zero=True)
+        return Block(X, *encoded(y), weight)
+
+
+def _schema(stand_in):
+    """What validate_data found about the features, by attribute name."""
+    return {name: value for name, value in vars(stand_in).items() if name in ("n_features_in_", "feature_names_in_")}
+
+
+def training_data(estimator, X, y, sample_weight, access=Access()):  # noqa: B008 - immutable
+    """Check the arguments of `fit` without touching the estimator."""
+    if is_no_table(X) or (y is None and is_stream(X)):
+        raise ValueError(STREAMED)
+    space = Space.of(X)
+    X, labels, schema = _checked_pair(estimator, X, y, reset=True)
+    classes, codes = encoded(labels)
+    schema["classes_"] = Space.of(y).array(classes)
+    weight = checked_weights(sample_weight, len(codes))
+    own, factor = None if sample_weight is None else weight, None
+    if estimator.class_weight is not None:
+        factor = class_weights(estimator.class_weight, classes, codes, weight)
+        weight = class_weighted(weight, factor, codes)
+    check_number_of_classes(estimator, classes)
+    mass = np.bincount(codes, weights=weight, minlength=len(classes))
+    check_presence(classes, mass)
+    data = _on_device(estimator, X, codes, weight, classes, schema, space)
+    data = data._replace(mass=mass, own=own, factor=factor)
+    return data._replace(X=thinned(data.X)) if access.by_products and not isinstance(data.X, Sparse) else data
+
+
+def block_data(estimator, X, y, classes, sample_weight):
+    """Check the arguments of `partial_fit` without touching the estimator."""
+    if is_no_table(X):
+        raise ValueError("partial_fit takes the blocks of a stream one by one: partial_fit(X, y) for each of them.")
+    if estimator.class_weight == "balanced":
+        raise ValueError(
+            "class_weight='balanced' is not supported for partial_fit, which does not see all rows. Compute the "
+            "weights, sklearn.utils.class_weight.compute_class_weight('balanced', classes=classes, y=y), from a sample "
+            "of the labels and pass them as a dict."
+        )
+    space, known = Space.of(X), numpy_of(getattr(estimator, "classes_", None))
+    if classes is None and known is None:
+        raise ValueError("classes must be passed on the first call to partial_fit.")
+    given = known if classes is None else np.unique(checked_labels(classes, "classes"))
+    if known is not None and not np.array_equal(given, known):
+        raise ValueError(f"`classes={classes!r}` is not the same as on last call to partial_fit, was: {known!r}")
+    check_number_of_classes(estimator, given)
+    if len(given) < 2:
+        raise ValueError(f"A classifier needs at least two classes; classes holds {given.tolist()}.")
+    X, labels, schema = _checked_pair(estimator, X, y, reset=known is None)
+    schema["classes_"] = Space.of(classes).array(given) if known is None else estimator.classes_
+    present, index = encoded(labels)
+    remedy = " Name all classes that the stream will hold in the first call to partial_fit."
+    codes = codes_among(given, present, "y", remedy)[index]
+    weight = checked_weights(sample_weight, len(codes))
+    if estimator.class_weight is not None:
+        weight = class_weighted(weight, class_weights(estimator.class_weight, given, codes, weight), codes)
+    if not weight.any():
+        raise ValueError("class_weight leaves no row of this block; at least one weight must be positive.")
+    return _on_device(estimator, X, codes, weight, given, schema, space)
+
+
+def _checked_pair(estimator, X, y, *, reset):
+    """Checked rows and labels, and what they tell about the features, by attribute name."""
+    if y is None:
+        raise ValueError(
+            f"This {type(estimator).__name__} estimator requires y to be passed, but the target y is None."
+        )
+    stand_in = copy.copy(estimator)  # takes the attributes that validate_data sets
+    X = _checked_rows(stand_in, X, reset=reset)
+    y = checked_labels(y)
+    check_consistent_length(X, y)
+    return X, y, _schema(stand_in)
+
+
+def _on_device(estimator, X, codes, weight, classes, schema, space):
+    """The data where the fit runs."""
+    n_logits = n_logits_of(classes)
+    dtype = np.dtype(np.float32 if X.dtype.is_floating_point and X.dtype != torch.float64 else np.float64)
+    work = 0 if isinstance(X, Sparse) else X.numel() * n_logits  # products with sparse X are made on the host
+    device = resolve_device(estimator.device, X, work)
+    return TrainingData(_moved(X, device), codes, weight, classes, schema, dtype, space)
+
+
+def rows_of(data, loss, index=None, *, intercept):
+    """Rows for a loss, of all data or of those at `index`."""
+    if data.codes is None:
+        return data.X.rows(loss, intercept=intercept)
+    X, codes, weight = data.X, _as_tensor(data.codes), _as_tensor(data.weight)
+    if index is not None:
+        index = torch.from_numpy(index)
+        X, codes, weight = X[index.to(X.device)], codes[index], weight[index]
+    wide = torch.float32 if X.device.type == "mps" else torch.float64
+    y = loss.targets(codes.to(X.device), wide)
+    return _kind(X)(X, y, weight.to(wide).to(X.device)[:, None], intercept=intercept)
+
+
+def bytes_of_rows(X, index):
+    """What the rows of X at an index are told from others by."""
+    rows = X[torch.from_numpy(index).to(X.device)]
+    csr = rows.csr.copy() if isinstance(rows, Sparse) else csr_array(rows.to("cpu", torch.float64).numpy())
+    csr.eliminate_zeros()  # so that they are the same however X is stored
+    return b"".join(
+        array.astype(dtype).tobytes()
+        for array, dtype in ((csr.indptr, np.int64), (csr.indices, np.int64), (csr.data, np.float64))
+    )
+
+
+def total_weight(data):
+    """The sum of the rows' weights; infinite where it overflows."""
+    weight = data.X.mass * data.X.factor if data.weight is None else data.weight
+    with np.errstate(over="ignore"):
+        return float(weight.sum())
+
+
+def _moved(X, device):
+    """X on `device`; cast on the host first where the device has no float64."""
+    if device.type == "mps" and X.dtype == torch.float64:
+        X = X.float()
+    return X.to(device)

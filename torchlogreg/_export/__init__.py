@@ -1,0 +1,1 @@
+"""Fitted models for others: files, torch modules, scikit-learn's estimators, ONNX."""

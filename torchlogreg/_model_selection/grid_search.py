@@ -1,0 +1,359 @@
+"""GridSearchCV that fits candidates as batches."""
+
+import time
+from contextlib import suppress
+from copy import deepcopy
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn import config_context
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, ParameterGrid, check_cv
+from sklearn.pipeline import Pipeline
+from sklearn.utils import _safe_indexing, indexable
+
+from torchlogreg._data.array_api import Space, numpy_of
+from torchlogreg._data.targets import known
+from torchlogreg._data.training_data import STREAMED
+from torchlogreg._data.validation import is_no_table, is_stream
+from torchlogreg._estimators.base import LinearClassifier, LinearPredictor
+from torchlogreg._estimators.logistic import TorchLogisticRegression, TorchSoftmaxClassifier
+from torchlogreg._model_selection.fit_and_score import (
+    BATCHED,
+    as_splits,
+    fit_all,
+    score_by_name,
+    unweighted_data,
+    warn_unless_converged,
+)
+from torchlogreg._runtime.sklearn_private import (
+    check_method_params,
+    fit_context,
+    is_multimetric,
+    score_with,
+    scorer_parts,
+)
+
+
+class _NotBatched(Exception):
+    """This search is scikit-learn's own."""
+
+
+class TorchGridSearchCV(GridSearchCV):
+    """Exhaustive search over parameters that solves candidates together.
+
+    The constructor, the attributes and the results are those of :class:`~sklearn.model_selection.GridSearchCV`. For a
+    :class:`TorchLogisticRegression` or :class:`TorchSoftmaxClassifier`, or a :class:`~sklearn.pipeline.Pipeline` that
+    ends in one, candidates that differ in ``C``, ``class_weight`` and ``fit_intercept`` only are solved as one batch,
+    and the transformers are fitted once for each fold and each of their settings. `n_jobs` then has no effect, and
+    ``mean_fit_time`` is a candidate's share of the batch.
+
+    All other searches run as scikit-learn's own: other estimators, ``solver="sgd"``, estimators with callbacks of their
+    own, fit parameters other than the weights of the rows, folds that lack a class, and those in which a fit fails. Of
+    `verbose`, only whether it is 0 counts.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_breast_cancer
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from torchlogreg import TorchGridSearchCV, TorchLogisticRegression
+    >>> X, y = load_breast_cancer(return_X_y=True)
+    >>> pipeline = make_pipeline(StandardScaler(), TorchLogisticRegression())
+    >>> grid = {"torchlogisticregression__C": [0.01, 0.1, 1, 10]}
+    >>> search = TorchGridSearchCV(pipeline, grid, scoring="neg_log_loss").fit(X, y)
+    >>> search.best_params_
+    {'torchlogisticregression__C': 1}
+    """
+
+    @fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y=None, **params):
+        """Search over all candidates, and refit the best one.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Training rows.
+
+        y : array-like of shape (n_samples,)
+            Class labels.
+
+        **params : dict
+            What the estimator's ``fit``, the splitter and the scorer take, as in
+            :meth:`GridSearchCV.fit <sklearn.model_selection.GridSearchCV.fit>`.
+
+        Returns
+        -------
+        self : object
+            The fitted search.
+
+        Raises
+        ------
+        ValueError
+            If X is a stream of blocks.
+        """
+        _refuse_streams(self.estimator, X, y)
+        if y is not None and isinstance(_last(self.estimator), LinearClassifier):
+            known(y)  # scikit-learn, which would look at them next, says of missing labels that '<' is not supported
+        search, evaluations, cv = None, None, self.cv
+        with suppress(_NotBatched, ValueError, TypeError):  # scikit-learn reports what is invalid
+            search = _Search(self, X, y, params)
+            evaluations = search.evaluate()
+        if evaluations is None:
+            try:
+                self.cv = cv if search is None else search.splits  # an iterator has no second run
+                return super().fit(X, y, **params)
+            finally:
+                self.cv = cv
+        warn_unless_converged(search.n_unconverged, search.n_fitted, search.batches[0].estimator, stacklevel=3)
+        self._finish(search, evaluations)
+        return self
+
+    def _finish(self, search, evaluations):
+        """What follows the evaluation of the candidates: results, callbacks, the best candidate and its refit."""
+        X, y, routed = search.X, search.y, search.routed
+        weight = search.params.get("sample_weight")
+        arguments = {"estimator": self, "X": X, "y": y}
+        arguments["metadata"] = None if weight is None else {"sample_weight": weight}
+        root = self._init_callback_context(max_subtasks=1 + (self.refit is not False))
+        root.call_on_fit_task_begin(**arguments)
+        context = root.subcontext(task_name="search", max_subtasks=len(evaluations), sequential_subtasks=False)
+        context.call_on_fit_task_begin(estimator=self)
+        for i in range(len(evaluations)):
+            task = context.subcontext(task_name="candidate-split-evaluation", task_id=i)
+            task.call_on_fit_task_begin(**arguments)
+            task.call_on_fit_task_end(**arguments)
+        context.call_on_fit_task_end(estimator=self)
+        results = self._format_results(search.candidates, len(search.splits), evaluations)
+        self._checked_cv_orig, self.n_splits_ = search.cv, len(search.splits)
+        self.multimetric_ = isinstance(evaluations[0]["test_scores"], dict)
+        metric = search.refit_metric
+        if callable(self.scoring) and self.multimetric_:
+            self._check_refit_for_multimetric(evaluations[0]["test_scores"])
+            metric = self.refit
+        if self.refit or not self.multimetric_:
+            self.best_index_ = self._select_best_index(self.refit, metric, results)
+            if not callable(self.refit):
+                self.best_score_ = results[f"mean_test_{metric}"][self.best_index_]
+            self.best_params_ = results["params"][self.best_index_]
+        if self.refit:
+            self.best_estimator_ = clone(self.estimator).set_params(**clone(self.best_params_, safe=False))
+            task = root.subcontext(task_name="refit-with-best-params")
+            with task.propagate_callback_context(self.best_estimator_):
+                task.call_on_fit_task_begin(**arguments)
+                start = time.time()
+                self.best_estimator_.fit(X, y, **routed.estimator.fit)
+                self.refit_time_ = time.time() - start
+            if hasattr(self.best_estimator_, "feature_names_in_"):
+                self.feature_names_in_ = self.best_estimator_.feature_names_in_
+            task.call_on_fit_task_end(**arguments)
+        self.scorer_ = search.scorers._scorers if is_multimetric(search.scorers) else search.scorers
+        self.cv_results_ = results
+        root.call_on_fit_task_end(**arguments)
+
+
+def _refuse_streams(estimator, X, y):
+    """Raise for a stream where an estimator of ours would get it: the blocks of a list would be taken for its rows."""
+    piped = isinstance(estimator, Pipeline)  # whose transformers may take any X
+    ours = isinstance(_last(estimator), LinearPredictor)
+    if ours and (is_stream(X) if y is None else not piped and is_no_table(X)):
+        raise ValueError(STREAMED)
+
+
+class _Batch(NamedTuple):
+    """Candidates that are solved together."""
+
+    head: dict | None  # what the candidates set of the transformers before the estimator; None if it stands alone
+    full: object  # the first candidate
+    estimator: LinearClassifier  # its last step, or itself
+    members: list  # (index of the candidate, its parameters in BATCHED)
+
+
+def _last(estimator):
+    """The last step of a pipeline, or the estimator itself."""
+    return estimator.steps[-1][1] if isinstance(estimator, Pipeline) and estimator.steps else estimator
+
+
+def _batches(estimator, candidates):
+    """The candidates as batches."""
+    batches = []
+    for i, candidate in enumerate(candidates):
+        full = clone(estimator).set_params(**clone(candidate, safe=False))
+        piped = isinstance(full, Pipeline)
+        name, last = full.steps[-1] if piped else ("", full)
+        _check_batchable(full, last)
+        head = {k: v for k, v in candidate.items() if k.split("__")[0] != name} if piped else None
+        parameters = last.get_params(deep=False)
+        own = {k: parameters.pop(k) for k in BATCHED}
+        for batch in batches:
+            others = batch.estimator.get_params(deep=False)
+            if _same(head, batch.head) and _same(parameters, {k: v for k, v in others.items() if k not in BATCHED}):
+                batch.members.append((i, own))
+                break
+        else:
+            batches.append(_Batch(head, full, last, [(i, own)]))
+    return batches
+
+
+def _check_batchable(full, last):
+    """Raise unless `full` ends in an estimator of ours, `last`, that can be in a batch, with valid parameters."""
+    if (
+        type(last) not in (TorchLogisticRegression, TorchSoftmaxClassifier)
+        or last.solver == "sgd"
+        or last.l1_ratio != 0
+    ):
+        raise _NotBatched
+    steps = [last]
+    if full is not last:
+        steps = [full, *(step for _, step in full.steps)]
+        if len(full.steps) == 1 or full.transform_input:
+            raise _NotBatched
+    if any(hasattr(step, "_skl_callbacks") for step in steps):
+        raise _NotBatched
+    last._validate_params()
+
+
+def _same(a, b):
+    """Whether two sets of parameters are the same."""
+    if a is None or b is None or a.keys() != b.keys():
+        return a is b
+    return all(same_value(a[k], b[k]) for k in a)
+
+
+def same_value(a, b):
+    """Whether two values of a parameter are the same; those that cannot be compared count as different."""
+    return a is b or (type(a) is type(b) and (np.isscalar(a) or isinstance(a, torch.device)) and a == b)
+
+
+def _weight_alone(fit_params, batches):
+    """The weights of the rows if `fit_params` holds nothing else."""
+    names = {f"{b.full.steps[-1][0]}__sample_weight" if b.head is not None else "sample_weight" for b in batches}
+    if set(fit_params) - names or len(names) > 1:
+        raise _NotBatched
+    weight = fit_params.get(*names)
+    if weight is not None and np.ndim(weight) != 1:
+        raise _NotBatched
+    return weight
+
+
+def _lacks_a_class(codes, index):
+    return len(np.unique(codes[index])) < codes.max() + 1
+
+
+class _Search:
+    """The candidates of a search, evaluated as batches on each fold."""
+
+    def __init__(self, search, X, y, params):
+        self.search, self.params = search, params
+        self.n_unconverged = self.n_fitted = 0
+        # 1. which candidates go together
+        if y is None:
+            raise _NotBatched
+        self.candidates = list(ParameterGrid(search.param_grid))
+        self.batches = _batches(search.estimator, self.candidates)
+        # 2. on which rows; a splitter that draws from a generator is left as it is, for scikit-learn may want it
+        self.scorers, self.refit_metric = search._get_scorers()
+        self.X, self.y = indexable(X, y)
+        self.labels = numpy_of(self.y)
+        self.routed = search._get_routed_params_for_fit(check_method_params(self.X, params=params))
+        self.weight = _weight_alone(self.routed.estimator.fit, self.batches)
+        self.codes = np.unique(np.asarray(self.labels), return_inverse=True)[1]
+        self.cv = check_cv(search.cv, self.labels, classifier=True)
+        splitter = deepcopy(self.cv)
+        self.splits = as_splits(splitter.split(self.X, self.labels, **self.routed.splitter.split), len(self.codes))
+        # 3. how to score: from logits where possible, with the whole estimator where a function may look at it
+        name = "accuracy" if search.scoring is None else search.scoring
+        self.by_name = score_by_name(name, self.routed.scorer.score)
+        weight = self.routed.scorer.score.get("sample_weight", np.ones(len(self.codes)))
+        tests = [test for _, test in self.splits]
+        if not all(np.asarray(weight)[test].any() for test in tests):
+            self.by_name = None  # an error in scikit-learn
+        if name == "neg_log_loss" and any(_lacks_a_class(self.codes, test) for test in tests):
+            self.by_name = None  # another
+        each = self.scorers._scorers.values() if is_multimetric(self.scorers) else [self.scorers]
+        self.opaque = search.scoring is not None and any(scorer_parts(scorer) is None for scorer in each)
+        if self.opaque and Space.of(self.X).xp is not None:
+            raise _NotBatched  # models of a batch have NumPy's attributes
+
+    def evaluate(self):
+        """A dict for each candidate and fold, the folds of a candidate together, as `_format_results` takes them."""
+        n_folds = len(self.splits)
+        if not n_folds or any(_lacks_a_class(self.codes, train) for train, _ in self.splits):
+            raise _NotBatched
+        if self.search.verbose > 0:
+            n_fits = len(self.candidates) * n_folds
+            print(f"Fitting {n_folds} folds for each of {len(self.candidates)} candidates, totalling {n_fits} fits")
+        out = [None] * (len(self.candidates) * n_folds)
+        for batch in self.batches:
+            on_folds = self._folds_at_once(batch) if batch.head is None else self._folds_in_turn(batch)
+            for f, evaluations in enumerate(on_folds):
+                for (i, _), evaluation in zip(batch.members, evaluations, strict=True):
+                    out[i * n_folds + f] = evaluation
+        return out
+
+    def _folds_at_once(self, batch):
+        """Evaluations on each fold: all folds and candidates are one batch over the same rows."""
+        fitted = self._fitted(batch, self.X, self.labels, self.weight, [train for train, _ in self.splits])
+        for f, split in enumerate(self.splits):
+            start = time.perf_counter()
+
+            def scores(index, f=f):
+                X = None if self.by_name else _safe_indexing(self.X, index)
+                return self._scores(fitted, f, index, X, fitted.held_out(index, f), lambda model: model)
+
+            yield self._evaluations(scores, split, fitted.seconds / fitted.n_models, start)
+
+    def _folds_in_turn(self, batch):
+        """Evaluations on each fold, whose rows the transformers make."""
+        for split in self.splits:
+            start = time.perf_counter()
+            full = clone(batch.full)
+            head, name = full[:-1], full.steps[-1][0]
+            y = _safe_indexing(self.labels, split[0])
+            weight = None if self.weight is None else _safe_indexing(self.weight, split[0])
+            X = head.fit_transform(_safe_indexing(self.X, split[0]), y)
+            fitted = self._fitted(batch, X, y, weight, [])
+            seconds, start = (time.perf_counter() - start) / len(batch.members), time.perf_counter()
+
+            def scores(index, head=head, name=name, fitted=fitted):
+                X = _safe_indexing(self.X, index)
+                if self.opaque:
+                    return self._scores(fitted, None, index, X, None, lambda m: Pipeline([*head.steps, (name, m)]))
+                X = head.transform(X)
+                return self._scores(fitted, None, index, X, fitted.logits(X), lambda model: model)
+
+            yield self._evaluations(scores, split, seconds, start)
+
+    def _fitted(self, batch, X, y, weight, trains):
+        """The models of a batch."""
+        data = unweighted_data(batch.estimator, X, y, weight)
+        fitted = fit_all(batch.estimator, data, [own for _, own in batch.members], trains)
+        self.n_unconverged += fitted.n_unconverged()
+        self.n_fitted += len(batch.members) * max(1, len(trains))
+        return fitted
+
+    def _evaluations(self, scores, split, fit_seconds, start):
+        """What `_format_results` takes, for each candidate."""
+        train, test = split
+        of_test = scores(test)
+        seconds = (time.perf_counter() - start) / len(of_test)
+        of_train = scores(train) if self.search.return_train_score else None
+        out = []
+        for i, score in enumerate(of_test):
+            evaluation = {"test_scores": score, "fit_time": fit_seconds, "score_time": seconds, "fit_error": None}
+            evaluation["n_test_samples"] = len(test)
+            out.append(evaluation if of_train is None else {**evaluation, "train_scores": of_train[i]})
+        return out
+
+    def _scores(self, fitted, fold, index, X, eta, wrap):
+        """Scores of a fold's models on the rows at `index`, which are X with logits eta; `wrap` completes a model."""
+        params = check_method_params(self.X, params=self.routed.scorer.score, indices=index)
+        if self.by_name:
+            return self.by_name(fitted.loss, eta, self.codes[index], params.get("sample_weight")).tolist()
+        y, out = _safe_indexing(self.labels, index), []
+        with config_context(array_api_dispatch=False):
+            for q in range(len(fitted.candidates)):
+                model = wrap(fitted.model(q, fold, None if self.opaque else (X, eta[:, q : q + 1])))
+                out.append(score_with(model, X, y, self.scorers, params, self.search.error_score))
+        return out

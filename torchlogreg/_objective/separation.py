@@ -1,0 +1,284 @@
+"""Whether classes are separated, so that a problem without penalty has no minimum.
+
+It has none if some direction V (d, K) lowers the loss of some row for ever and raises that of no row (Albert and
+Anderson 1984, doi:10.1093/biomet/71.1.1): the margins x_i (V_y - V_k), for the class y of each row and all other
+classes k, are not negative and not all zero. These V form a cone, and the sum of all x_i (e_y - e_k)' has a positive
+product with every one of them. So the point of the cone next to that sum is such a direction, or zero if there is none.
+Nonnegative least squares find it (Lawson and Hanson 1974, chapter 23) from the margins that are hardest to make
+positive; others join them as long as it makes them negative. On 2000 rows of 200 columns that takes 0.2 to 0.4 seconds,
+and 5 by a linear program (Konis 2007).
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.optimize import nnls
+
+from torchlogreg._data.sparse import Sparse
+from torchlogreg._objective.reparametrisation import is_wide
+
+AT_HAND = 2**22  # numbers of X up to which all rows are kept at hand
+MOST_UNKNOWNS = 512  # beyond which the coefficients themselves are the only direction that is tried
+PER_UNKNOWN, FEWEST = 10, 500  # rows in the sample that mostly tells that there is no such direction
+ADDED, ROUNDS = 3, 30  # margins for each unknown that join the others in a round, and the rounds
+# Margins of rows of unit length along a direction whose largest number is one: negative by more than rounding, and
+# clearly positive. A false alarm is worse than to miss what the last digits alone tell.
+NOISE, CLEAR = 1e-11, 1e-6
+NOTHING = 1e-10  # size of a direction that is zero, where the sum's is one
+RANK = 1e-12  # least second moment, of the largest, in the span of the rows
+
+
+def is_separated(problem, W):
+    """Whether the problem of one model has no minimum, for want of a penalty; W (1, d, K) is where a fit has ended."""
+    p, l2 = problem.rows.n_features, problem.penalty.l2[0, :, 0].numpy(force=True)
+    if l2[:p].any():
+        return False
+    problem = problem.exact()
+    n, d = problem.rows.shape
+    wide = is_wide(problem.rows)
+    n_unknowns = (n + 1 if wide else d) * max(1, W.shape[2] - 1)
+    if n_unknowns > MOST_UNKNOWNS:
+        return _ranks_first(problem, W)
+    intercept = len(l2) > p and not l2[p]  # a grid has penalties that hold intercepts at zero
+    if wide:
+        table = _in_span(problem, W, intercept)
+        return bool(_search(lambda: [table], n_unknowns))
+    size = max(FEWEST, PER_UNKNOWN * n_unknowns)
+    all_of_them = problem.rows.in_memory and n <= size
+    sample = (problem.rows if all_of_them else _sample(problem.rows, size)).in_float64()
+    problem.passes.n_read += sample.shape[0]
+    X = _numbers(sample, p)
+    frame = Frame.of(X, intercept)
+    few = Table.of(sample, problem.loss, W, frame, X)
+    found = _search(lambda: [few], n_unknowns)
+    if all_of_them or (found is False and few.determines_all):
+        return bool(found)
+
+    def tables():
+        return (Table.of(rows, problem.loss, W, frame, _numbers(rows, p)) for rows in problem._blocks())
+
+    at_hand = list(tables()) if n * d <= AT_HAND else None
+    return bool(_search(lambda: at_hand or tables(), n_unknowns))
+
+
+def _ranks_first(problem, W):
+    """Whether W ranks the own class of every row clearly first, among two or more."""
+    classes = set()
+    for rows in problem._blocks():
+        eta, weighs = rows.predict(W), rows.weight[:, 0] > 0
+        # Far out along W the loss of a row tends to 0 if its own class is first, and to log 2 or more if not.
+        far = problem.loss.value(eta / (CLEAR * eta.abs().amax().clamp(min=1e-300)), rows.y)
+        if not bool((far[weighs] < 0.5).all()):
+            return False
+        classes.update(rows.y[weighs].unique().tolist())
+    return len(classes) > 1
+
+
+def _sample(rows, size):
+    """Rows in memory, at random; of a stream of which none were kept, the first."""
+    if rows.n_drawable:
+        return rows.take(rows.draw(size, torch.Generator("cpu").manual_seed(0)))
+    first = next(rows.chunks())
+    return first.take(torch.arange(min(size, first.shape[0]), device=first.device))
+
+
+def _numbers(rows, p):
+    """The p features of rows in memory, and in float64, that weigh something."""
+    X = rows.X.dense() if isinstance(rows.X, Sparse) else rows.X[:, :p]
+    return X.numpy(force=True)[(rows.weight[:, 0] > 0).numpy(force=True)]
+
+
+class Frame(NamedTuple):
+    """A unit for each column and, if there is an intercept to make up for it, an origin."""
+
+    origin: np.ndarray  # (p,)
+    unit: np.ndarray  # (p,)
+    intercept: bool
+
+    @classmethod
+    def of(cls, X, intercept):
+        """That in which the columns of X (n, p) have mean zero and standard deviation one."""
+        size = np.abs(X).max(axis=0, initial=0.0)
+        size[size == 0] = 1.0
+        X = X / size  # first, lest squares overflow
+        n = max(1, len(X))
+        mean = X.sum(axis=0) / n if intercept else np.zeros(X.shape[1])
+        spread = np.sqrt(np.square(X - mean).sum(axis=0) / n)
+        return cls(mean * size, np.where(spread > 0, spread, 1.0) * size, intercept)
+
+
+class Table(NamedTuple):
+    """Some rows that weigh something."""
+
+    Z: np.ndarray  # (m, p) in a frame
+    norm: np.ndarray  # (m,) of the rows with their ones
+    codes: np.ndarray  # (m,)
+    eta: np.ndarray  # (m, K) logits where the fit has ended; two columns for two classes
+    intercept: bool
+
+    @classmethod
+    def of(cls, rows, loss, W, frame, X):
+        """From rows in memory and in float64, and the features X of those that weigh, in whatever coordinates."""
+        eta = rows.predict(W)[:, 0].numpy(force=True)
+        if eta.shape[1] == 1:
+            eta = np.column_stack([np.zeros(len(eta)), eta])
+        weighs = (rows.weight[:, 0] > 0).numpy(force=True)
+        Z = X - frame.origin
+        Z /= frame.unit
+        with np.errstate(over="ignore"):
+            norm = np.sqrt(np.einsum("ij,ij->i", Z, Z) + frame.intercept)
+        norm[norm == 0] = 1.0
+        return cls(Z, norm, loss.codes(rows.y).numpy(force=True)[weighs], eta[weighs], frame.intercept)
+
+    def along(self, V):
+        """Products (m, k) of the rows, at unit length, with the columns of V (r, k)."""
+        eta = self.Z @ V[: self.Z.shape[1]]
+        if self.intercept:
+            eta += V[-1]
+        return eta / self.norm[:, None]
+
+    def unit_rows(self, index=slice(None)):
+        """The rows at an index, at unit length, (m, r)."""
+        Z = self.Z[index]
+        if self.intercept:
+            Z = np.column_stack([Z, np.ones(len(Z))])
+        return Z / self.norm[index, None]
+
+    def sums(self):
+        """Of the unit rows of each class, (K, r)."""
+        share = (self.codes == np.arange(self.eta.shape[1])[:, None]) / self.norm
+        out = share @ self.Z
+        return np.column_stack([out, share.sum(axis=1)]) if self.intercept else out
+
+    def products(self, rows, own, other, n_classes, few):
+        """What margins are the products of a direction with, (N, q)."""
+        Z, own, other = self.unit_rows(rows[few]), own[few], other[few]
+        out = np.zeros((len(Z), n_classes, Z.shape[1]))
+        out[np.arange(len(Z)), own] = Z
+        out[np.arange(len(Z)), other] = -Z
+        return out[:, 1:].reshape(len(Z), (n_classes - 1) * Z.shape[1])
+
+    @property
+    def determines_all(self):
+        """Whether no direction is left that makes all margins of these rows zero, and no class is missing."""
+        if len(np.unique(self.codes)) < self.eta.shape[1]:
+            return False
+        Z = self.unit_rows()
+        return np.linalg.eigvalsh(Z.T @ Z)[0] > RANK * len(Z)
+
+
+def _in_span(problem, W, intercept):
+    """The Table of a wide problem, in coordinates of the span of its rows."""
+    rows = problem.rows.in_float64()
+    weighs = (rows.weight[:, 0] > 0).numpy(force=True)
+    problem.passes.n_read += len(weighs)
+    products = rows.inner_products().numpy(force=True)[weighs][:, weighs]
+    moments, basis = np.linalg.eigh(products)
+    kept = moments > RANK * moments[-1]
+    X = basis[:, kept] * np.sqrt(moments[kept])
+    return Table.of(rows, problem.loss, W, Frame.of(X, intercept), X)
+
+
+def _search(tables: Callable[[], Iterator[Table]], n_unknowns):
+    """Whether there is such a direction for the rows of all tables; None if that was not found out."""
+    sums, counts = 0.0, 0
+    for table in tables():
+        sums, counts = sums + table.sums(), counts + np.bincount(table.codes, minlength=table.eta.shape[1])
+    present = np.flatnonzero(counts)
+    if len(present) < 2:
+        return False
+    sums = sums[present]
+    total = (len(present) * sums - sums.sum(axis=0))[1:].ravel()
+    if not total.size:  # rows of zeros alone, and no intercept
+        return False
+    look = Look.at(tables, present, ADDED * n_unknowns)
+    if look.lowest > CLEAR:
+        return True
+    active = look.hardest[:0]
+    for _ in range(ROUNDS):
+        try:
+            direction, active = _nearest(total, np.concatenate([active, look.hardest]))
+        except RuntimeError:  # too many iterations
+            return None
+        if direction is None:
+            return False
+        look = Look.at(tables, present, ADDED * n_unknowns, direction)
+        if look.lowest >= -NOISE:
+            return look.highest > CLEAR
+    return None
+
+
+class Look(NamedTuple):
+    """The margins of all rows along a direction."""
+
+    lowest: float
+    highest: float
+    hardest: np.ndarray  # (N, q) some of the lowest are the products of these with the direction
+
+    @classmethod
+    def at(cls, tables, present, size, direction=None):
+        """Along a direction (q,), or the coefficients if None, for the classes `present`; up to `size` of the hardest.
+
+        Half of them are the lowest of all, the others any among those that are to be raised, for the lowest may all
+        be of one kind.
+        """
+        lowest, highest, picks = np.inf, -np.inf, (None, None)
+        random = np.random.default_rng(0)
+        for table in tables():
+            own = np.searchsorted(present, table.codes)
+            if direction is None:
+                eta = table.eta[:, present]
+                eta = eta / max(np.abs(eta).max(initial=0.0), np.finfo(float).tiny)
+            else:
+                eta = table.along(direction.reshape(len(present) - 1, -1).T)
+                eta = np.column_stack([np.zeros(len(eta)), eta])
+            margins = np.take_along_axis(eta, own[:, None], axis=1) - eta
+            others = own[:, None] != np.arange(len(present))
+            lowest = margins.min(initial=lowest, where=others)
+            highest = margins.max(initial=highest, where=others)
+            i, k = np.nonzero(others if direction is None else margins < -NOISE)
+            orders = margins[i, k], random.random(len(i)) + (margins[i, k] >= 0)
+            picks = [
+                _first(size // 2, pick, order, partial(table.products, i, own[i], k, len(present)))
+                for pick, order in zip(picks, orders, strict=True)
+            ]
+        return cls(lowest, highest, np.concatenate([products for _, products in picks]))
+
+
+def _first(size, pick, order, products):
+    """The `size` first of what a pick has, (order, products), and of a table."""
+    few = _lowest(order, size)
+    order, products = order[few], products(few)
+    if pick is not None:
+        order, products = np.append(pick[0], order), np.concatenate([pick[1], products])
+    few = _lowest(order, size)
+    return order[few], products[few]
+
+
+def _lowest(values, size):
+    return np.argpartition(values, size)[:size] if len(values) > size else slice(None)
+
+
+def _nearest(total, products):
+    """The point next to `total` (q,) that makes no product negative, (N, q), its largest number one; None if zero.
+
+    By Moreau's decomposition, `total` is that point less nonnegative multiples of the products, and only these hold it.
+    """
+    size = np.abs(total).max()
+    if size <= NOTHING:
+        return None, None
+    multiples, _ = nnls(products.T, -total / size)
+    active = products[multiples > 0]
+    point = total / size + multiples @ products
+    size = np.abs(point).max()
+    if size <= NOTHING:
+        return None, None
+    point /= size
+    # A point that was small beside the total is rounding for a good part. It is orthogonal to those that hold it.
+    point -= np.linalg.lstsq(active, active @ point)[0]
+    if not (products @ point).min(initial=0.0) >= -CLEAR:
+        raise RuntimeError("nnls failed")
+    return point, active

@@ -1,0 +1,1 @@
+"""What every other room stands on: threads, memory, linear algebra, and what scikit-learn keeps private."""

@@ -1,0 +1,40 @@
+"""The interface of a solver."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+from torchlogreg._solvers.driver import Step
+
+
+class Solver(ABC):
+    """An algorithm with its settings: a frozen dataclass."""
+
+    name: str
+    whole_hessian: bool = False  # whether it needs a matrix of all coefficients
+    matrix_free: bool = False  # whether products with X and samples of its rows are all that it needs
+    stochastic: bool = False  # whether its steps estimate the gradient from some of the rows
+
+    @abstractmethod
+    def iterates(self, problem, W, state=None) -> Iterator[Step]:
+        """The start W, then one Step an iteration; ends when arithmetic allows no further progress.
+
+        With a `state`, that of a Step of an earlier run, it goes on from there, to the same iterates; the first Step is
+        then the one that had the state. What is sent into it, if anything, is the index of the models that remain in
+        the batch.
+        """
+
+    def of_models(self, index):  # noqa: ARG002 - most know nothing of single models
+        """The solver for the models at `index` of the batch alone, wherever they are now."""
+        return self
+
+    def finisher(self, problem):  # noqa: ARG002 - most need none
+        """The solver that takes over where this one cannot tell how far it is from the optimum, if there is one."""
+        return None  # noqa: RET501
+
+    def in_float64(self):
+        """The solver for a problem that became `in_float64`."""
+        return self
+
+    @abstractmethod
+    def stopping(self, tol):
+        """The rule that says whether a Step is good enough."""

@@ -1,0 +1,1 @@
+"""Approximations of the inverse Hessian that the solvers start from."""

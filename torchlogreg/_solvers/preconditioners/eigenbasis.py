@@ -1,0 +1,135 @@
+"""A metric for several logits, where the whole Hessian is too large and its class blocks too dear.
+
+In a basis of eigenvectors of the features' covariance, the Hessian of a softmax is close to block diagonal. On the
+leading eigenvectors and the intercept the metric is the whole Hessian, couplings between classes included. On the
+others it is diagonal in the product of that basis and the eigenvectors of the classes' mean curvature, with the
+diagonal's exact values there (as in EKFAC, George et al. 2018, arXiv:1806.03884).
+On 12,000 rows of MNIST, C = 1, it takes 20 iterations to a relative gap of 1e-3; class blocks take 26, no metric 78.
+"""
+
+import math
+from functools import partial
+from typing import NamedTuple
+
+import torch
+
+from torchlogreg._data.dense import PRODUCTS, Rows
+from torchlogreg._objective.objective import Problem, in_range
+from torchlogreg._objective.penalties import Ridge
+from torchlogreg._runtime.threads import in_threads, n_readers
+from torchlogreg._solvers.line_search import Metric, of_models
+
+ROUNDING = 1e-12  # of the largest second moment
+UNKNOWNS = 640  # coefficients in the part of the whole Hessian
+ALIKE = 0.03  # relative change of curvature over which models may share a sum over the rows
+
+
+def leading(m, n, p, n_logits):
+    """How many eigenvectors the whole Hessian covers: as many as cost about three reads of n rows, from m of them."""
+    pairs = n_logits * (n_logits + 1) / 2
+    return max(1, min(p, UNKNOWNS // n_logits - 1, math.isqrt(int(18 * n * p * n_logits / (pairs * m)))))
+
+
+class Hybrid(NamedTuple):
+    """The metrics of G models on one basis; r of its p eigenvectors are leading."""
+
+    mean: torch.Tensor  # (p,) of the features, weighted by curvature; zero without an intercept
+    basis: torch.Tensor  # (p, p), leading eigenvectors last
+    lead: Metric  # (G models, K blocks coupled in one) of the r leading ones and the intercept
+    classes: torch.Tensor  # (G, K, K) eigenvectors
+    diagonal: torch.Tensor  # (G, p - r, K)
+    lift: torch.Tensor  # (G, r, 1) what was added to the penalty of the leading ones
+
+    def of_models(self, index):
+        """The metrics of the models at `index` alone."""
+        lead, classes, diagonal, lift = of_models(index, self.lead, self.classes, self.diagonal, self.lift)
+        return self._replace(lead=lead, classes=classes, diagonal=diagonal, lift=lift)
+
+    def raised(self, x, of=None):
+        """See `Metric.raised`; what is raised are the leading eigenvectors, the others have a diagonal."""
+        p, n_rest = len(self.mean), self.diagonal.shape[1]
+        rotated = self.basis.T[n_rest:] @ x[:, :p]  # (B, r, K)
+        at_intercept = x[:, p:] + (self.mean @ x[:, :p])[:, None][:, : x.shape[1] - p]
+        product, rounding = self.lead.raised(torch.cat([rotated, at_intercept], dim=1), of)
+        r = rotated.shape[1]
+        lead = product[:, :r] + (self.lift if of is None else self.lift[of]) * rotated
+        out = self.basis[:, n_rest:] @ lead + self.mean[:, None] * product[:, r:].sum(dim=1, keepdim=True)
+        return torch.cat([out, product[:, r:]], dim=1), rounding
+
+    def most_raised(self, of=None):
+        """See `Metric.most_raised`."""
+        most = self.lead.most_raised() + self.lift.amax(dim=(1, 2))
+        return most if of is None else most[of]
+
+    def solve(self, gradient, of=None):
+        """The metrics' inverses times gradient (B, d, K), that of model of[b], or b, for each b."""
+        p, n_rest = len(self.mean), self.diagonal.shape[1]
+        classes, diagonal = (self.classes, self.diagonal) if of is None else (self.classes[of], self.diagonal[of])
+        at_intercept = gradient[:, p:]  # (B, 1 or 0, K)
+        rotated = _times(self.basis.T, gradient[:, :p] - self.mean[:, None] * at_intercept.sum(dim=1, keepdim=True))
+        rest = (rotated[:, :n_rest] @ classes / diagonal) @ classes.mT
+        lead = self.lead.solve(torch.cat([rotated[:, n_rest:], at_intercept], dim=1), of)
+        out = _times(self.basis, torch.cat([rest, lead[:, : p - n_rest]], dim=1))
+        return torch.cat([out, lead[:, p - n_rest :] - self.mean @ out[:, None]], dim=1)
+
+
+def alike(curvature):
+    """Kinds of models with nearly the same weighted curvature (n, B, K): the index of one each, and the kinds (B,)."""
+    flat = curvature.permute(1, 2, 0).flatten(1)
+    index, kind = [], []
+    for b, own in enumerate(flat):
+        change = [float((own - flat[a]).abs().sum() / flat[a].sum()) for a in index]
+        known = bool(change) and min(change) <= ALIKE
+        kind.append(change.index(min(change)) if known else len(index))
+        if not known:
+            index.append(b)
+    return torch.tensor(index, device=flat.device), torch.tensor(kind, device=flat.device)
+
+
+def _times(matrix, W):
+    """matrix (p, p) times each of W (B, p, K), as one product."""
+    B, p, K = W.shape
+    return (matrix @ W.permute(1, 0, 2).reshape(p, B * K)).view(p, B, K).permute(1, 0, 2)
+
+
+def hybrid(sample, W, r, before=None, eta=None):
+    """The metrics of a sample of rows at W (B, d, K), on the basis of earlier ones if those are given.
+
+    `eta` are the logits of those rows, where W and the sample's columns alone do not make them.
+
+    All models are seen from one mean and in one basis, of their mean curvature. Any will do, and one that nearly fits
+    does nearly as well.
+    """
+    rows, loss, l2 = sample.rows, sample.loss, sample.penalty.l2.expand(len(W), -1, 1)
+    X, intercept, p = rows.X, rows.intercept, rows.X.shape[1]
+    if eta is None:
+        eta = rows.predict(W)  # (m, B, K)
+        sample.passes.n_read += rows.shape[0]
+    own = rows.weight[..., None] * loss.own_curvature(eta)
+    index, kind = alike(own)
+    curvature = own.sum(dim=-1).mean(dim=1, keepdim=True)  # (m, 1)
+    if intercept and not l2[:, p:].any():  # a change of the mean would pull at intercepts that are held at zero
+        mean = rows.pull((curvature / curvature.sum().clamp(min=1e-300))[..., None])[0, :p, 0]
+        X = X - mean.to(X)
+    else:
+        mean = W.new_zeros(p)
+    if before is None:
+        basis = torch.linalg.eigh(in_range(Rows(X, rows.y, curvature, intercept=False).gram(curvature)[0]))[1]
+    else:
+        basis = before.basis
+    n_parts = max(1, min(n_readers(), X.numel() * p // PRODUCTS))
+    X = torch.cat(in_threads(partial(torch.matmul, other=basis.to(X)), X.tensor_split(n_parts)))
+    leading, rest = X[:, p - r :], X[:, : p - r].square()
+    inside = Rows(leading.contiguous(), rows.y, rows.columns, intercept=intercept, of=rows.of)
+    # What is left of columns that depend on others is rounding, which a factor scaled to a unit diagonal would blow up.
+    floor = ROUNDING * float((curvature * leading.square()).sum(dim=0).max())
+    lifted = l2[:, :1].expand(-1, r, -1).clamp(min=floor)
+    penalty = Ridge(torch.cat([lifted, l2[:, p:]], dim=1))
+    lead = Metric.of(Problem(inside, loss, penalty, sample.passes).hessian_at(eta, index, kind))
+    few, eta = rows.of_models(index), eta[:, index]
+    classes = torch.linalg.eigh(rows.bring_home(loss.mean_curvature(eta, few.weight)))[1]  # (A, K, K)
+    along = few.weight[..., None] * loss.curvature_along(eta, classes.to(few.weight))  # (m, A, K)
+    diagonal = rows.bring_home(rest.T @ along.flatten(1).to(X)).view(p - r, *along.shape[1:]).transpose(0, 1)
+    diagonal = diagonal[kind] + l2[:, : p - r]
+    smallest = torch.finfo(diagonal.dtype).eps * max(1.0, float(diagonal.max())) if p > r else 0.0
+    return Hybrid(mean, basis, lead, classes[kind], diagonal.clamp(min=smallest), lifted - l2[:, :1])

@@ -1,0 +1,100 @@
+"""Newton's method on random samples of the rows: a start near the optimum, and a metric there."""
+
+import math
+from itertools import islice
+
+import torch
+
+from torchlogreg._solvers.line_search import Stand
+from torchlogreg._solvers.newton import descend
+
+SMALLEST = 500  # rows of the first sample
+MOST_STEPS = 20  # on one sample, whose optimum may be far
+SUPPORT = 5.0  # rows of a sample that should be unlike most in a column, if its curvature may matter:
+MATTERS = 4.0  # if it may be so many times that of the penalty
+ALIKE = 1e-3  # relative difference of moments that are the same
+NEAR = 4.0  # Newton's last step on a sample starts where its gap is this many times d / m
+
+
+def draw(problem, size, generator, *, evenly=False):
+    """The problem on `size` random rows that have a weight; on all rows if there are no more.
+
+    Never strided: sorted or periodic rows would make a biased sample. Where a column rests on a few rows, as that of a
+    rare category does, a sample knows little of its curvature: then the rows are drawn by leverage, unless `evenly`.
+    """
+    rows = problem.rows
+    if rows.in_memory and size >= rows.shape[0]:
+        return problem.lifted()
+    sample = problem.sampled(rows.draw(size, generator))
+    if evenly or not rows.in_memory or not _misleads(sample, problem):
+        return sample
+    return _drawn_by_leverage(problem, problem.leverages(), size, generator) or sample
+
+
+def draw_where_curved(problem, W, size, generator):
+    """The problem on `size` rows, the likelier the more they curve the objective at W; on all if there are no more.
+
+    Where most rows are classified beyond doubt, few have nearly all of the curvature. At zero all are alike.
+    """
+    if problem.rows.in_memory and size < problem.rows.shape[0] and W.any():
+        sample = _drawn_by_leverage(problem, problem.leverages(W), size, generator)
+        if sample is not None:
+            return sample
+    return draw(problem, size, generator)
+
+
+def _misleads(sample, problem):
+    """Whether only a few rows of a sample tell the curvature of some coefficient, and no penalty outweighs it."""
+    support = sample.rows.support()
+    rests_on_few = support < SUPPORT
+    if not rests_on_few.any():
+        return False
+    l2 = problem.penalty.l2[..., 0].amin(dim=0)  # (d,)
+    moments = problem.second_moments()
+    # A column that is constant in all rows has the same mean square in every sample.
+    here, everywhere = _mean_squares(sample.rows, sample.rows.second_moments()), _mean_squares(problem.rows, moments)
+    constant = (support == 0) & ((here - everywhere).abs() <= ALIKE * everywhere)
+    return bool((rests_on_few & ~constant & (problem.loss.smoothness * moments > MATTERS * l2)).any())
+
+
+def _mean_squares(rows, moments):
+    return moments / float(rows.columns.amax(dim=1).sum())
+
+
+def _drawn_by_leverage(problem, leverages, size, generator):
+    """The problem on `size` rows, drawn half evenly and half by leverage (n,), with weights that make up for it.
+
+    Leverage scores (Drineas et al. 2012, jmlr.org/papers/v13/drineas12a.html) as if no two columns were correlated.
+    None if the squares of the numbers overflow, or vanish.
+    """
+    total = float(leverages.sum())
+    if not 0.0 < total < math.inf:
+        return None
+    present = (problem.rows.columns.amax(dim=1) > 0).to(leverages)
+    share = 0.5 * present / present.sum() + 0.5 * leverages / total
+    cumulative = problem.rows.bring_home(share).cumsum(dim=0)
+    uniform = 1.0 - torch.rand(size, generator=generator, dtype=torch.float64, device="cpu")  # above zero
+    index = torch.searchsorted(cumulative, uniform.to(cumulative) * cumulative[-1]).to(share.device)
+    return problem.sampled(index, 1.0 / (len(share) * share[index, None]))
+
+
+def newton_on_samples(problem, W, size, generator) -> Stand:
+    """Newton's method on nested samples, each four times the one before, up to `size` rows.
+
+    A sample of m rows is solved to the precision of its own optimum, a relative gap of about d / m; more would be
+    wasted (Mokhtari et al. 2016, AdaNewton, arXiv:1605.07659), so most samples take one step. Its penalty is at least
+    1 / m of each column's variance, which is within that precision too, and keeps coefficients finite where the
+    sample's classes are separable, or only one of them is in it. Returns where the last step starts, and that step.
+    """
+    pool = draw(problem, size, generator)
+    n_unknowns = W.shape[1] * W.shape[2]
+    sizes = [size]
+    while sizes[-1] // 4 >= max(SMALLEST, 5 * n_unknowns):
+        sizes.append(sizes[-1] // 4)
+    scatter = pool.sampled(slice(sizes[-1])).scatter()
+    for m in reversed(sizes):
+        for stand in islice(descend(pool.sampled(slice(m)).shrunk(scatter / m), W, rough=True), MOST_STEPS):
+            if bool((stand.gap <= min(0.25, NEAR * n_unknowns / m)).all()):
+                break
+        W = stand.point.W + stand.direction
+    return stand
