@@ -27,9 +27,9 @@ from torchlogreg import (
     TorchSoftmaxClassifier,
 )
 from torchlogreg._solvers import STATES
-from torchlogreg._solvers.line_search import Metric
-from torchlogreg._solvers.preconditioners.eigenbasis import Hybrid
-from torchlogreg._solvers.preconditioners.frequent_columns import HeadAndTail
+from torchlogreg._solvers.line_search import CholeskyPreconditioner
+from torchlogreg._solvers.preconditioners.eigenbasis import EigenbasisPreconditioner
+from torchlogreg._solvers.preconditioners.frequent_columns import FrequentColumnsPreconditioner
 from torchlogreg.callbacks import MAGIC, Checkpoint, EarlyStopping, LiveBoundary
 
 SOLVERS = ["newton-cholesky", "lbfgs", "sgd"]
@@ -285,11 +285,11 @@ def state_in(path):
 @pytest.mark.parametrize(
     ("name", "metric", "stages"),
     [
-        ("lbfgs, one logit", Metric, {"first"}),
-        ("lbfgs, hybrid metric", Hybrid, {"first"}),
-        ("lbfgs, text", HeadAndTail, {"first"}),
-        ("lbfgs, float32", Metric, {"first", "exact"}),
-        ("lbfgs, wide, off the origin", Metric, {"first", "exact"}),
+        ("lbfgs, one logit", CholeskyPreconditioner, {"first"}),
+        ("lbfgs, hybrid metric", EigenbasisPreconditioner, {"first"}),
+        ("lbfgs, text", FrequentColumnsPreconditioner, {"first"}),
+        ("lbfgs, float32", CholeskyPreconditioner, {"first", "exact"}),
+        ("lbfgs, wide, off the origin", CholeskyPreconditioner, {"first", "exact"}),
         ("lbfgs, nearly equal columns", None, {"last"}),
     ],
 )

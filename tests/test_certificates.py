@@ -16,12 +16,12 @@ from torchlogreg import (
     TorchSoftmaxClassifier,
     TorchSoftmaxClassifierCV,
 )
-from torchlogreg._data.dense import Rows
+from torchlogreg._data.dense import DenseDesign
 from torchlogreg._objective.losses import loss_of
-from torchlogreg._objective.objective import Problem
+from torchlogreg._objective.objective import Objective
 from torchlogreg._objective.penalties import Ridge
 from torchlogreg._runtime.linalg import root_cholesky
-from torchlogreg._solvers.line_search import Metric, Stand, dot, hidden
+from torchlogreg._solvers.line_search import CholeskyPreconditioner, DescentState, dot, hidden
 from torchlogreg._solvers.starts import nearer
 
 SOLVERS = ["lbfgs", "newton-cholesky"]
@@ -194,8 +194,10 @@ def problem_of(K, n=300, p=4, l2=1e-3, X=None):
     torch.manual_seed(0)
     X = torch.randn(n, p, dtype=F64) if X is None else X
     loss = loss_of(K)
-    rows = Rows(X, loss.targets(torch.randint(0, K, (n,)), F64), torch.rand(n, 1, dtype=F64) + 0.1, intercept=True)
-    return Problem.of(rows, loss, Ridge.of(l2, p, intercept=True, home=rows.home))
+    rows = DenseDesign(
+        X, loss.targets(torch.randint(0, K, (n,)), F64), torch.rand(n, 1, dtype=F64) + 0.1, intercept=True
+    )
+    return Objective.of(rows, loss, Ridge.of(l2, p, intercept=True, accumulation=rows.accumulation))
 
 
 @pytest.mark.parametrize("l2", [0.0, 1e-3])
@@ -218,8 +220,8 @@ def test_a_root_sees_what_sums_of_products_lose():
     W = torch.zeros(1, 3, 1, dtype=F64)
     small = torch.linalg.svdvals(problem.root(W))[-1]
     along = torch.tensor([[[-1.0], [1.0], [0.0]]], dtype=F64)
-    logits = problem.rows.predict(along)[:, 0, 0]
-    exact = (0.25 * problem.rows.weight[:, 0] * (logits - logits.mean()) ** 2).sum().sqrt() / 2**0.5
+    logits = problem.design.predict(along)[:, 0, 0]
+    exact = (0.25 * problem.design.weight[:, 0] * (logits - logits.mean()) ** 2).sum().sqrt() / 2**0.5
     assert float(small) == pytest.approx(float(exact), rel=1e-2)
 
 
@@ -228,12 +230,14 @@ def test_a_root_sees_what_sums_of_products_lose():
 def test_what_a_raised_factor_hides_is_bounded(l2, K):
     problem = problem_of(K, l2=l2)
     point = problem.second_order(0.1 * torch.randn(1, 5, problem.loss.n_logits, dtype=F64))
-    metric = Metric.of(point.hessian + 0.05 * torch.diag_embed(point.hessian.diagonal(dim1=2, dim2=3)))
-    metric = metric._replace(shift=torch.full_like(metric.shift, 0.05 / 1.05))
-    seen = Stand(point, metric, -metric.solve(point.gradient)).gap
-    exact = Metric.of(point.hessian).solve(point.gradient)
+    preconditioner = CholeskyPreconditioner.of(
+        point.hessian + 0.05 * torch.diag_embed(point.hessian.diagonal(dim1=2, dim2=3))
+    )
+    preconditioner = preconditioner._replace(shift=torch.full_like(preconditioner.shift, 0.05 / 1.05))
+    seen = DescentState(point, preconditioner, -preconditioner.solve(point.gradient)).gap
+    exact = CholeskyPreconditioner.of(point.hessian).solve(point.gradient)
     whole = 0.5 * dot(point.gradient, exact) / point.value
-    hides = hidden(problem, metric, point)
+    hides = hidden(problem, preconditioner, point)
     assert bool((whole > 1.001 * seen).all())
     assert bool((seen + hides >= whole).all())
 
@@ -288,7 +292,7 @@ def test_no_iterations_leave_a_far_start_where_it_is():
 def test_the_best_point_on_the_way_to_zero():
     problem = problem_of(3)
     W = torch.stack([1e4 * torch.ones(5, 3, dtype=F64).cumsum(dim=1), torch.zeros(5, 3, dtype=F64)])
-    both = Problem(problem.rows, problem.loss, problem.penalty, problem.passes)
-    found = nearer(both, both.smooth(W))
-    assert float(both.smooth(found).value[0]) <= problem.loss.at_zero
+    both = Objective(problem.design, problem.loss, problem.penalty, problem.passes)
+    found = nearer(both, both.value_and_gradient(W))
+    assert float(both.value_and_gradient(found).value[0]) <= problem.loss.at_zero
     assert not found[1].any()

@@ -18,9 +18,9 @@ from torchlogreg import (
     TorchSoftmaxClassifier,
     TorchSoftmaxClassifierCV,
 )
-from torchlogreg._data.dense import Rows
+from torchlogreg._data.dense import DenseDesign
 from torchlogreg._objective.losses import loss_of
-from torchlogreg._objective.objective import Problem
+from torchlogreg._objective.objective import Objective
 from torchlogreg._objective.penalties import Ridge
 from torchlogreg._objective.separation import is_separated
 
@@ -89,8 +89,10 @@ def separation(X, y, weight=None, *, intercept=True, seed=0):
     loss = loss_of(int(y.max()) + 1)
     weight = np.ones(len(y)) if weight is None else weight
     columns = torch.from_numpy(weight)[:, None]
-    rows = Rows(torch.from_numpy(X), loss.targets(torch.from_numpy(y), torch.float64), columns, intercept=intercept)
-    problem = Problem.of(rows, loss, Ridge.of(0.0, X.shape[1], intercept=intercept, home=rows.home))
+    rows = DenseDesign(
+        torch.from_numpy(X), loss.targets(torch.from_numpy(y), torch.float64), columns, intercept=intercept
+    )
+    problem = Objective.of(rows, loss, Ridge.of(0.0, X.shape[1], intercept=intercept, accumulation=rows.accumulation))
     W = np.random.default_rng(seed).normal(size=(1, X.shape[1] + intercept, loss.n_logits))
     return is_separated(problem, torch.from_numpy(W))
 
@@ -360,11 +362,11 @@ def test_verbose_prints_a_line_an_iteration_and_silence_is_the_default(capsys):
 def test_auto_picks_by_size():
     import torch
 
-    from torchlogreg._data.dense import Rows
+    from torchlogreg._data.dense import DenseDesign
     from torchlogreg._solvers import choose
 
     def rows(n, d):
-        return Rows(torch.zeros(1).expand(n, d - 1), None, None, intercept=True)
+        return DenseDesign(torch.zeros(1).expand(n, d - 1), None, None, intercept=True)
 
     assert choose(rows(150, 5), 3) == "newton-cholesky"
     assert choose(rows(2000, 11), 1) == "newton-cholesky"

@@ -23,13 +23,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
 import torchlogreg
+import torchlogreg._export.safetensors as model_files
 from torchlogreg import (
     SKOPS_TRUSTED_TYPES,
     TorchLogisticRegression,
     TorchLogisticRegressionCV,
     TorchSoftmaxClassifier,
     TorchSoftmaxClassifierCV,
-    _persistence,
 )
 
 safetensors = pytest.importorskip("safetensors.numpy")
@@ -220,7 +220,7 @@ def forged(saved, path, edit):
     tensors = {name: tensor.copy() for name, tensor in tensors.items()}
     del content["sha256"]
     edit(content, content["parameters"], content["attributes"], tensors)
-    text = json.dumps({**content, "sha256": _persistence._digest(content, tensors)})
+    text = json.dumps({**content, "sha256": model_files._digest(content, tensors)})
     path.write_bytes(safetensors.save(tensors, {"torchlogreg": text}))
 
 
@@ -443,8 +443,8 @@ def test_a_pipe_is_written_into_and_stays_one(tmp_path):
 
 def test_what_is_special():
     """Devices too, which a test that fails must not be able to replace."""
-    assert _persistence.is_special(os.devnull)
-    assert not _persistence.is_special(__file__)
+    assert model_files.is_special(os.devnull)
+    assert not model_files.is_special(__file__)
 
 
 def test_a_pipe_cannot_be_loaded_and_says_so(saved, tmp_path):
@@ -511,7 +511,7 @@ def test_a_killed_process_leaves_no_torn_file(tmp_path):
     path.write_bytes(contents[0])
     random = np.random.default_rng(0)
     for _ in range(4):
-        command = [sys.executable, "-c", WRITER, _persistence.__file__, str(path)]
+        command = [sys.executable, "-c", WRITER, model_files.__file__, str(path)]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             process.stdout.readline()
             end, seen = time.monotonic() + random.uniform(0.02, 0.4), []

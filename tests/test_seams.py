@@ -56,7 +56,7 @@ def test_blocks_of_a_few_rows_that_are_alike_are_no_new_pass():
 
 
 def test_recognising_a_block_makes_no_sparse_row_dense(monkeypatch):
-    monkeypatch.setattr("torchlogreg._data.sparse.Sparse.dense", lambda *_: pytest.fail("made dense"))
+    monkeypatch.setattr("torchlogreg._data.sparse.CSRTensor.dense", lambda *_: pytest.fail("made dense"))
     wide = sparse.random_array((200, 2**16), density=1e-3, rng=np.random.default_rng(0), format="csr")
     labels = np.arange(200) % 2
     model = TorchSoftmaxClassifier()

@@ -265,11 +265,11 @@ def test_threads_end_with_the_fit():
     before = threading.active_count()
     seen = set()
 
-    class Watch(Callback):
+    class FitHistory(Callback):
         def on_fit_task_end(self, estimator, context):
             seen.add(threading.active_count())
 
-    TorchLogisticRegression().set_callbacks(Watch()).fit(X, y)
+    TorchLogisticRegression().set_callbacks(FitHistory()).fit(X, y)
     assert max(seen) == before + 1
     assert threading.active_count() == before
 
@@ -336,7 +336,7 @@ def test_a_stream_and_callbacks_run_under_the_settings_of_the_caller():
                 yield X[part], y[part]
                 in_stream.append(settings_seen())
 
-    class Watch(Callback):
+    class FitHistory(Callback):
         def on_fit_task_begin(self, estimator, context):
             in_callbacks.append(settings_seen())
 
@@ -349,9 +349,9 @@ def test_a_stream_and_callbacks_run_under_the_settings_of_the_caller():
     token = marker.set("the caller's")
     try:
         with np.errstate(under="raise"):
-            TorchLogisticRegression(C=1e6).set_callbacks(Watch()).fit(Blocks())
-            TorchLogisticRegression(C=1e6).set_callbacks(Watch()).fit(X, y)
-            TorchLogisticRegressionCV(Cs=2, cv=2).set_callbacks(Watch()).fit(X, y)
+            TorchLogisticRegression(C=1e6).set_callbacks(FitHistory()).fit(Blocks())
+            TorchLogisticRegression(C=1e6).set_callbacks(FitHistory()).fit(X, y)
+            TorchLogisticRegressionCV(Cs=2, cv=2).set_callbacks(FitHistory()).fit(X, y)
     finally:
         marker.reset(token)
     assert len(in_stream) > 6

@@ -14,28 +14,28 @@ from sklearn.linear_model import LogisticRegression
 from test_theorems import F64, generator, random_problem, random_rows
 
 from torchlogreg import TorchLogisticRegression, TorchSoftmaxClassifier
-from torchlogreg._data.dense import CPU_BLOCK, Rows
-from torchlogreg._data.sparse import Sparse, SparseRows
+from torchlogreg._data.dense import CPU_BLOCK, DenseDesign
+from torchlogreg._data.sparse import CSRTensor, SparseDesign
 from torchlogreg._data.targets import encoded
 from torchlogreg._objective.losses import Binomial, Multinomial
-from torchlogreg._objective.objective import Problem
+from torchlogreg._objective.objective import Objective
 from torchlogreg._objective.penalties import Ridge
-from torchlogreg._objective.reparametrisation import Rotated
+from torchlogreg._objective.reparametrisation import RowSpace
 from torchlogreg._runtime.threads import fit_arithmetic, in_threads
 from torchlogreg._solvers import SOLVERS
 from torchlogreg._solvers.driver import minimise_all
-from torchlogreg._solvers.lbfgs_memory import Pairs
-from torchlogreg._solvers.line_search import Metric
-from torchlogreg._solvers.preconditioners.eigenbasis import hybrid
-from torchlogreg._solvers.preconditioners.policy import Metrics
-from torchlogreg._solvers.subsampling import _drawn_by_leverage, _misleads, draw
+from torchlogreg._solvers.lbfgs_memory import LBFGSMemory
+from torchlogreg._solvers.line_search import CholeskyPreconditioner
+from torchlogreg._solvers.preconditioners.eigenbasis import eigenbasis_preconditioner
+from torchlogreg._solvers.preconditioners.policy import PreconditionerPolicy
+from torchlogreg._solvers.subsampling import _importance_sample, _is_unrepresentative, sample_rows
 
 LOSSES = [Binomial(), Multinomial(3)]
 DETERMINISTIC = sorted(name for name, solver in SOLVERS.items() if not solver.stochastic)
 
 
 def random_point(problem, seed=3):
-    B, d, K = 1, problem.rows.shape[1], problem.loss.n_logits
+    B, d, K = 1, problem.design.shape[1], problem.loss.n_logits
     return torch.randn(B, d, K, generator=generator(seed), dtype=F64)
 
 
@@ -45,8 +45,8 @@ def random_point(problem, seed=3):
 def test_pairs_are_the_two_loop_recursion():
     B, d, K, memory = 2, 4, 3, 5
     g = generator()
-    metric = Metric.of(torch.eye(d * K, dtype=F64).expand(B, 1, -1, -1) * 2.0)
-    pairs, listed = Pairs(B, d * K, memory, random_rows().home), []
+    preconditioner = CholeskyPreconditioner.of(torch.eye(d * K, dtype=F64).expand(B, 1, -1, -1) * 2.0)
+    pairs, listed = LBFGSMemory(B, d * K, memory, random_rows().accumulation), []
     for i in range(8):  # more than the memory holds
         s = torch.randn(B, d, K, generator=g, dtype=F64)
         y = s + 0.1 * torch.randn(B, d, K, generator=g, dtype=F64)
@@ -63,9 +63,9 @@ def test_pairs_are_the_two_loop_recursion():
         r = gamma[b] * q / 2.0
         for (s, y), alpha in zip(mine, reversed(alphas), strict=True):
             r += (alpha - (y * r).sum() / (s * y).sum()) * s
-        torch.testing.assert_close(pairs.solve(gradient, gamma, metric)[b], r, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(pairs.solve(gradient, gamma, preconditioner)[b], r, rtol=1e-10, atol=1e-12)
     pairs.clear()
-    torch.testing.assert_close(pairs.solve(gradient, gamma, metric)[1], gradient[1])
+    torch.testing.assert_close(pairs.solve(gradient, gamma, preconditioner)[1], gradient[1])
 
 
 @pytest.mark.parametrize("intercept", [True, False])
@@ -74,24 +74,24 @@ def test_a_hybrid_metric_that_leads_everywhere_is_the_hessian(intercept):
     W = random_point(problem)
     hessian = problem.second_order(W).hessian
     gradient = problem.centred(random_point(problem, seed=4))
-    whole = problem.centred(Metric.of(hessian).solve(gradient))
-    metric = hybrid(problem, W, r=5)
-    torch.testing.assert_close(problem.centred(metric.solve(gradient)), whole, rtol=1e-8, atol=1e-10)
-    again = hybrid(problem, W, r=5, before=metric)
-    torch.testing.assert_close(again.solve(gradient), metric.solve(gradient), rtol=1e-8, atol=1e-10)
+    whole = problem.centred(CholeskyPreconditioner.of(hessian).solve(gradient))
+    preconditioner = eigenbasis_preconditioner(problem, W, r=5)
+    torch.testing.assert_close(problem.centred(preconditioner.solve(gradient)), whole, rtol=1e-8, atol=1e-10)
+    again = eigenbasis_preconditioner(problem, W, r=5, before=preconditioner)
+    torch.testing.assert_close(again.solve(gradient), preconditioner.solve(gradient), rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("r", [1, 3])
 @pytest.mark.parametrize("n_models", [1, 2])
 def test_a_hybrid_metric_is_symmetric_and_positive(r, n_models):
     rows = random_rows(80, 6, n_models, loss=Multinomial(3))
-    problem = Problem.of(rows, Multinomial(3), Ridge.of(0.3, 6, intercept=True, home=rows.home))
+    problem = Objective.of(rows, Multinomial(3), Ridge.of(0.3, 6, intercept=True, accumulation=rows.accumulation))
     W = torch.randn(n_models, 7, 3, generator=generator(5), dtype=F64)
-    metric = hybrid(problem, W, r)
+    preconditioner = eigenbasis_preconditioner(problem, W, r)
     columns = torch.eye(21, dtype=F64).view(21, 3, 7).mT.contiguous()
     for b in range(n_models):
         inverse = torch.stack(
-            [metric.solve(column.expand(n_models, -1, -1))[b].mT.flatten() for column in columns], dim=1
+            [preconditioner.solve(column.expand(n_models, -1, -1))[b].mT.flatten() for column in columns], dim=1
         )
         torch.testing.assert_close(inverse, inverse.T, rtol=1e-9, atol=1e-11)
         assert float(torch.linalg.eigvalsh(inverse).min()) > 0
@@ -100,13 +100,13 @@ def test_a_hybrid_metric_is_symmetric_and_positive(r, n_models):
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
 def test_the_logits_of_two_points_give_the_objective_between_them(loss):
     problem = random_problem(loss, B=2)
-    d, K = problem.rows.shape[1], loss.n_logits
-    start, end = (problem.smooth(torch.randn(2, d, K, generator=generator(s), dtype=F64)) for s in (1, 2))
+    d, K = problem.design.shape[1], loss.n_logits
+    start, end = (problem.value_and_gradient(torch.randn(2, d, K, generator=generator(s), dtype=F64)) for s in (1, 2))
     read = problem.passes.total
     t = torch.tensor([0.25, 0.7], dtype=F64)
     between = problem.between(start, end, t)
     assert problem.passes.total == read
-    there = problem.smooth(start.W + t[:, None, None] * (end.W - start.W))
+    there = problem.value_and_gradient(start.W + t[:, None, None] * (end.W - start.W))
     torch.testing.assert_close(between, there.value, rtol=1e-12, atol=0)
 
 
@@ -115,14 +115,16 @@ def test_the_logits_of_two_points_give_the_objective_between_them(loss):
 def test_reading_in_parts_changes_nothing_but_rounding(loss):
     n = 9 * CPU_BLOCK // 20
     rows = random_rows(n, 20, 1, loss=loss, n_classes=max(2, loss.n_logits))
-    problem = Problem.of(rows, loss, Ridge.of(1.0, 20, intercept=True, home=rows.home))
+    problem = Objective.of(rows, loss, Ridge.of(1.0, 20, intercept=True, accumulation=rows.accumulation))
     W = random_point(problem)
-    whole = problem.smooth(W)
-    parts = problem.rows.parts(2)
+    whole = problem.value_and_gradient(W)
+    parts = problem.design.parts(2)
     assert [len(part.X) for part in parts] == [n // 2, n - n // 2]
 
     def read(part):
-        return Problem(part, loss, problem.penalty.divided([torch.tensor([1e300])]), problem.passes).smooth(W)
+        return Objective(
+            part, loss, problem.penalty.divided([torch.tensor([1e300])]), problem.passes
+        ).value_and_gradient(W)
 
     with fit_arithmetic(rows.X):
         points = in_threads(read, parts)
@@ -139,11 +141,11 @@ def test_reading_in_parts_changes_nothing_but_rounding(loss):
 def test_the_span_of_the_rows_holds_the_same_problem(intercept, n_classes):
     loss = Binomial() if n_classes == 1 else Multinomial(3)
     problem = random_problem(loss, n=12, p=40, intercept=intercept)
-    rotated = Rotated(problem)
+    rotated = RowSpace(problem)
     U = torch.randn(1, 12 + intercept, loss.n_logits, generator=generator(1), dtype=F64)
-    inside, outside = rotated.problem.smooth(U), rotated.leave(U)
+    inside, outside = rotated.objective.value_and_gradient(U), rotated.leave(U)
     torch.testing.assert_close(outside.value, inside.value, rtol=1e-11, atol=0)
-    direct = problem.smooth(outside.W)
+    direct = problem.value_and_gradient(outside.W)
     torch.testing.assert_close(outside.gradient, direct.gradient, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(outside.value, direct.value, rtol=1e-11, atol=0)
     torch.testing.assert_close(rotated.enter(outside.W), U, rtol=1e-8, atol=1e-9)
@@ -152,14 +154,14 @@ def test_the_span_of_the_rows_holds_the_same_problem(intercept, n_classes):
 def test_a_drawn_sample_keeps_the_objective_on_average_and_leaves_out_weightless_rows():
     rows = random_rows(5000, 3, 1, loss=Binomial(), n_classes=2)
     rows = rows.reweighted(torch.where(rows.X[:, :1] > 0, rows.weight, 0.0))
-    problem = Problem.of(rows, Binomial(), Ridge.of(1.0, 3, intercept=True, home=rows.home))
-    sample = draw(problem, 500, generator())
-    assert sample.rows.shape[0] == 500
-    assert bool((sample.rows.weight > 0).all())
-    assert float(sample.rows.weight.sum()) == pytest.approx(1.0)
+    problem = Objective.of(rows, Binomial(), Ridge.of(1.0, 3, intercept=True, accumulation=rows.accumulation))
+    sample = sample_rows(problem, 500, generator())
+    assert sample.design.shape[0] == 500
+    assert bool((sample.design.weight > 0).all())
+    assert float(sample.design.weight.sum()) == pytest.approx(1.0)
     W = torch.zeros(1, 4, 1, dtype=F64)
-    assert float(sample.smooth(W).value) == pytest.approx(np.log(2.0))
-    assert draw(problem, 5000, generator()) is problem
+    assert float(sample.value_and_gradient(W).value) == pytest.approx(np.log(2.0))
+    assert sample_rows(problem, 5000, generator()) is problem
 
 
 def with_rare_categories(n=30_000, n_classes=2):
@@ -179,11 +181,13 @@ def test_leverages_are_shares_of_the_second_moments(kind, intercept, n_weights):
     X, y = with_rare_categories(3000)
     weight = torch.rand(len(X), n_weights, generator=generator(), dtype=F64)
     weight[:5] = 0.0
-    dense = Rows(torch.from_numpy(X), torch.from_numpy(y).to(F64), weight, intercept=intercept)
-    rows = dense if kind == "dense" else SparseRows(Sparse.of(csr_array(X)), dense.y, weight, intercept=intercept)
-    problem = Problem.of(rows, Binomial(), Ridge.of(1.0, X.shape[1], intercept=intercept, home=rows.home))
+    dense = DenseDesign(torch.from_numpy(X), torch.from_numpy(y).to(F64), weight, intercept=intercept)
+    rows = dense if kind == "dense" else SparseDesign(CSRTensor.of(csr_array(X)), dense.y, weight, intercept=intercept)
+    problem = Objective.of(
+        rows, Binomial(), Ridge.of(1.0, X.shape[1], intercept=intercept, accumulation=rows.accumulation)
+    )
     X = np.hstack([X, np.ones((len(X), 1))]) if intercept else X
-    weight = problem.rows.columns.amax(dim=1).numpy()
+    weight = problem.design.sample_weights.amax(dim=1).numpy()
     added = weight[:, None] * X**2
     total = added.sum(axis=0)
     before = problem.passes.total
@@ -198,19 +202,19 @@ def test_a_column_rests_on_the_rows_that_are_unlike_most(intercept):
     X, y = with_rare_categories(3000)
     X = np.hstack([X, np.ones((len(X), 1))])
     weight = torch.rand(len(X), 2, generator=generator(), dtype=F64)
-    rows = Rows(torch.from_numpy(X), torch.from_numpy(y).to(F64), weight, intercept=intercept)
-    standardised = Rows(torch.from_numpy(3.0 - 2.0 * X), rows.y, weight, intercept=intercept)
+    rows = DenseDesign(torch.from_numpy(X), torch.from_numpy(y).to(F64), weight, intercept=intercept)
+    standardised = DenseDesign(torch.from_numpy(3.0 - 2.0 * X), rows.y, weight, intercept=intercept)
     stored = csr_array(X + 2.0)  # with zeros
     stored.data -= 2.0
-    sparse = SparseRows(Sparse.of(stored), rows.y, weight, intercept=intercept)
+    sparse = SparseDesign(CSRTensor.of(stored), rows.y, weight, intercept=intercept)
     of_row = weight.amax(dim=1).numpy()
     rare = (X.mean(axis=0) < 0.5) & X.any(axis=0) & (X.max(axis=0) == 1)
     unlike = (X != 0)[:, rare]
     expected = (of_row @ unlike) ** 2 / (of_row**2 @ unlike)
     assert 0 < expected.min() < 5 < expected.max()
     for some in (rows, standardised, sparse):
-        np.testing.assert_allclose(some.support()[: X.shape[1]][rare], expected, rtol=1e-12)
-    assert rows.support()[X.shape[1] - 1] == standardised.support()[X.shape[1] - 1] == 0
+        np.testing.assert_allclose(some.effective_row_count()[: X.shape[1]][rare], expected, rtol=1e-12)
+    assert rows.effective_row_count()[X.shape[1] - 1] == standardised.effective_row_count()[X.shape[1] - 1] == 0
 
 
 @pytest.mark.parametrize("n_weights", [1, 6])
@@ -221,27 +225,27 @@ def test_a_column_misleads_where_only_its_sample_is_constant(low, high, n_weight
     weight = torch.ones(len(X), n_weights, dtype=F64)
     for fold in range(n_weights - 1):
         weight[fold :: n_weights - 1, 1 + fold] = 0.0
-    rows = Rows(torch.from_numpy(X), torch.from_numpy(2.0 * y - 1), weight, intercept=True)
-    problem = Problem.of(rows, Binomial(), Ridge.of(1e-3, X.shape[1], intercept=True, home=rows.home))
+    rows = DenseDesign(torch.from_numpy(X), torch.from_numpy(2.0 * y - 1), weight, intercept=True)
+    problem = Objective.of(rows, Binomial(), Ridge.of(1e-3, X.shape[1], intercept=True, accumulation=rows.accumulation))
     sample = problem.sampled(torch.randint(2, len(X), (2000,), generator=generator()))
-    assert _misleads(sample, problem) == (low != high)
+    assert _is_unrepresentative(sample, problem) == (low != high)
 
 
 @pytest.mark.parametrize("loss", [Binomial(), Multinomial(3)])
 def test_leverages_at_a_point_are_what_rows_add_to_the_curvature(loss):
     problem = random_problem(loss, B=2)
     W = torch.randn(2, 5, loss.n_logits, generator=generator(3), dtype=F64)
-    X = torch.cat([problem.rows.X, torch.ones(len(problem.rows.X), 1, dtype=F64)], dim=1)
-    eta = problem.rows.predict(W)
+    X = torch.cat([problem.design.X, torch.ones(len(problem.design.X), 1, dtype=F64)], dim=1)
+    eta = problem.design.matvec(W)
 
     def curvature_of(i, b):
         return torch.autograd.functional.hessian(
-            lambda logits: loss.value(logits[None, None], problem.rows.y[i : i + 1]).sum(), eta[i, b]
+            lambda logits: loss.value(logits[None, None], problem.design.y[i : i + 1]).sum(), eta[i, b]
         ).trace()
 
     each = [[curvature_of(i, b) for b in range(2)] for i in range(len(eta))]
     curvature = torch.tensor(each, dtype=F64)
-    expected = (problem.rows.weight * curvature).sum(dim=1) * (X.square() / problem.second_moments()).sum(dim=1)
+    expected = (problem.design.weight * curvature).sum(dim=1) * (X.square() / problem.second_moments()).sum(dim=1)
     np.testing.assert_allclose(problem.leverages(W), expected, rtol=1e-10)
     before = problem.passes.total
     problem.leverages(W)
@@ -265,8 +269,8 @@ def test_a_model_that_has_gone_below_its_floor_leaves_the_batch():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_a_model_below_its_floor_is_not_finished_in_float64(dtype):
     rows = random_rows(loss=Binomial(), n_classes=2)
-    rows = Rows(rows.X.to(dtype), rows.y, rows.columns, intercept=True)
-    problem = Problem.of(rows, Binomial(), Ridge.of(0.3, 4, intercept=True, home=rows.home))
+    rows = DenseDesign(rows.X.to(dtype), rows.y, rows.sample_weights, intercept=True)
+    problem = Objective.of(rows, Binomial(), Ridge.of(0.3, 4, intercept=True, accumulation=rows.accumulation))
     W, floor = torch.zeros(2, 5, 1, dtype=F64), torch.full((2,), problem.loss.at_zero - 1e-3, dtype=F64)
     found = minimise_all(problem, SOLVERS["newton-cholesky"](), W, tol=1e-9, max_iter=50, floor=floor)
     assert found.n_iter.tolist() == [1, 1]
@@ -275,16 +279,18 @@ def test_a_model_below_its_floor_is_not_finished_in_float64(dtype):
 
 def test_a_sample_by_leverage_keeps_second_moments_on_average_and_has_every_column():
     X, y = with_rare_categories()
-    rows = Rows(torch.from_numpy(X), torch.from_numpy(2.0 * y - 1), torch.ones(len(X), 1, dtype=F64), intercept=True)
-    problem = Problem.of(rows, Binomial(), Ridge.of(1e-3, X.shape[1], intercept=True, home=rows.home))
+    rows = DenseDesign(
+        torch.from_numpy(X), torch.from_numpy(2.0 * y - 1), torch.ones(len(X), 1, dtype=F64), intercept=True
+    )
+    problem = Objective.of(rows, Binomial(), Ridge.of(1e-3, X.shape[1], intercept=True, accumulation=rows.accumulation))
     g = generator()
-    samples = [draw(problem, 2000, g) for _ in range(100)]
+    samples = [sample_rows(problem, 2000, g) for _ in range(100)]
     assert problem.passes.total == 2
-    mean = sum(sample.rows.second_moments() for sample in samples) / len(samples)
-    np.testing.assert_allclose(mean, problem.rows.second_moments(), rtol=0.1)
-    assert min(int((sample.rows.X != 0).sum(dim=0).min()) for sample in samples) > 5
-    evenly = [draw(problem, 2000, g, evenly=True) for _ in range(100)]
-    assert min(int((sample.rows.X != 0).sum(dim=0).min()) for sample in evenly) == 0
+    mean = sum(sample.design.second_moments() for sample in samples) / len(samples)
+    np.testing.assert_allclose(mean, problem.design.second_moments(), rtol=0.1)
+    assert min(int((sample.design.X != 0).sum(dim=0).min()) for sample in samples) > 5
+    evenly = [sample_rows(problem, 2000, g, evenly=True) for _ in range(100)]
+    assert min(int((sample.design.X != 0).sum(dim=0).min()) for sample in evenly) == 0
 
 
 @pytest.mark.parametrize(("n_classes", "n"), [(2, 30_000), (3, 100_000)])
@@ -302,12 +308,12 @@ def test_rare_categories_cost_no_iterations(n_classes, n, monkeypatch):
 @pytest.mark.parametrize("scale", [1e-170, 1.0, 1e170])
 def test_squares_that_overflow_or_vanish_leave_an_even_sample(scale):
     X, y = with_rare_categories(3000)
-    rows = Rows(
+    rows = DenseDesign(
         torch.from_numpy(X * scale), torch.from_numpy(2.0 * y - 1), torch.ones(len(X), 1, dtype=F64), intercept=False
     )
-    problem = Problem.of(rows, Binomial(), Ridge.of(0.0, X.shape[1], intercept=False, home=rows.home))
-    assert (_drawn_by_leverage(problem, problem.leverages(), 500, generator()) is None) == (scale != 1.0)
-    assert torch.isfinite(draw(problem, 500, generator()).rows.columns).all()
+    problem = Objective.of(rows, Binomial(), Ridge.of(0.0, X.shape[1], intercept=False, accumulation=rows.accumulation))
+    assert (_importance_sample(problem, problem.leverages(), 500, generator()) is None) == (scale != 1.0)
+    assert torch.isfinite(sample_rows(problem, 500, generator()).design.sample_weights).all()
 
 
 @pytest.mark.parametrize(
@@ -466,7 +472,7 @@ def test_wide_data_that_is_hard(kind):
     np.testing.assert_allclose(model.predict_proba(X), alone.predict_proba(X), rtol=0, atol=1e-3)
 
 
-class Watch(Callback):
+class FitHistory(Callback):
     """A callback that keeps the coefficients it is shown."""
 
     def __init__(self):
@@ -480,7 +486,7 @@ class Watch(Callback):
 def test_a_callback_sees_coefficients_of_the_features_in_a_wide_fit():
     rng = np.random.default_rng(2)
     X, y = rng.standard_normal((30, 200)), np.arange(30) % 2
-    watch = Watch()
+    watch = FitHistory()
     TorchLogisticRegression().set_callbacks(watch).fit(X, y)
     assert watch.shapes
     assert set(watch.shapes) == {(1, 200)}
@@ -557,12 +563,12 @@ def test_many_classes(fit_intercept):
 
 def test_the_hessian_of_all_rows_stays_once_it_took_over():
     problem = random_problem(Multinomial(3), n=60, p=5)
-    metrics = Metrics(problem, 3, seed=0)
-    point, metric = metrics.start(torch.zeros(1, 6, 3, dtype=F64))
-    assert metrics.due(10)
-    metric = metrics.at(metrics.with_hessian(point), metric)
-    assert isinstance(metric, Metric)
-    assert not metrics.due(1000)
+    policy = PreconditionerPolicy(problem, 3, seed=0)
+    point, preconditioner = policy.start(torch.zeros(1, 6, 3, dtype=F64))
+    assert policy.due(10)
+    preconditioner = policy.at(policy.with_hessian(point), preconditioner)
+    assert isinstance(preconditioner, CholeskyPreconditioner)
+    assert not policy.due(1000)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -587,11 +593,11 @@ def test_large_data_is_read_in_threads_with_the_same_result(fit_intercept, order
 def test_the_fast_read_of_one_logit_is_the_general_one(order, dtype):
     n = 3 * CPU_BLOCK // 20
     rows = random_rows(n, 20, 1, loss=Binomial(), n_classes=2, order=order)
-    rows = Rows(rows.X.to(dtype), rows.y, rows.weight, intercept=True)
-    problem = Problem.of(rows, Binomial(), Ridge.of(1.0, 20, intercept=True, home=rows.home))
+    rows = DenseDesign(rows.X.to(dtype), rows.y, rows.weight, intercept=True)
+    problem = Objective.of(rows, Binomial(), Ridge.of(1.0, 20, intercept=True, accumulation=rows.accumulation))
     W = random_point(problem)
-    assert problem.rows.is_column(W)
-    fast, general = problem.smooth(W), problem.second_order(W)
+    assert problem.design.is_column(W)
+    fast, general = problem.value_and_gradient(W), problem.second_order(W)
     tolerance = {"rtol": 1e-11, "atol": 1e-14} if dtype == F64 else {"rtol": 1e-4, "atol": 1e-6}
     for name in ("value", "gradient", "eta"):
         torch.testing.assert_close(getattr(fast, name), getattr(general, name), **tolerance)

@@ -28,24 +28,24 @@ from torchlogreg import (
     TorchSoftmaxClassifier,
     TorchSoftmaxClassifierCV,
 )
-from torchlogreg._data.dense import Rows
+from torchlogreg._data.dense import DenseDesign
 from torchlogreg._data.sparse import (
     DENSE,
     FULL,
     LOOKED_AT,
     MOSTLY_ZERO,
-    Filled,
-    Sparse,
-    SparseRows,
+    CSRTensor,
+    NonEmptyColumns,
+    SparseDesign,
     pays_dense,
-    thinned,
+    sparsify_if_mostly_zero,
 )
 from torchlogreg._objective.losses import Binomial, Multinomial, loss_of
-from torchlogreg._objective.objective import Problem
+from torchlogreg._objective.objective import Objective
 from torchlogreg._objective.penalties import Ridge
 from torchlogreg._objective.reparametrisation import is_wide
 from torchlogreg._runtime.threads import fit_arithmetic
-from torchlogreg._solvers.preconditioners.policy import Metrics
+from torchlogreg._solvers.preconditioners.policy import PreconditionerPolicy
 from torchlogreg._solvers.sgd import SGD, _autograd_epoch, _fused_epoch
 
 F64 = torch.float64
@@ -72,15 +72,15 @@ def never_dense(monkeypatch):
     monkeypatch.setattr(torchlogreg._data.validation, "pays_dense", lambda csr: False)
 
 
-def rows_of(X, n_columns=2, intercept=True, n_classes=2):
+def design_of(X, n_columns=2, intercept=True, n_classes=2):
     """Sparse and dense rows with the same labels and weights."""
     n = X.shape[0]
     rng = np.random.default_rng(1)
     y = loss_of(n_classes).targets(torch.from_numpy(rng.integers(n_classes, size=n)), F64)
     weight = torch.from_numpy(rng.uniform(size=(n, n_columns)))
     return (
-        SparseRows(Sparse.of(X), y, weight, intercept=intercept),
-        Rows(torch.from_numpy(X.toarray()), y, weight, intercept=intercept),
+        SparseDesign(CSRTensor.of(X), y, weight, intercept=intercept),
+        DenseDesign(torch.from_numpy(X.toarray()), y, weight, intercept=intercept),
     )
 
 
@@ -89,13 +89,13 @@ def rows_of(X, n_columns=2, intercept=True, n_classes=2):
 def test_linear_maps_are_those_of_dense_rows(B, K, intercept):
     rng = np.random.default_rng(0)
     X, _ = text()
-    ours, dense = rows_of(X, B, intercept)
+    ours, dense = design_of(X, B, intercept)
     W = torch.from_numpy(rng.normal(size=(B, dense.shape[1], K)))
     R = torch.from_numpy(rng.normal(size=(len(dense.X), B, K)))
     close = {"rtol": 1e-11, "atol": 1e-11}
-    torch.testing.assert_close(ours.predict(W), dense.predict(W), **close)
-    torch.testing.assert_close(ours.pull(R), dense.pull(R), **close)
-    torch.testing.assert_close((ours.predict(W) * R).sum(), (ours.pull(R) * W).sum(), **close)
+    torch.testing.assert_close(ours.matvec(W), dense.matvec(W), **close)
+    torch.testing.assert_close(ours.rmatvec(R), dense.rmatvec(R), **close)
+    torch.testing.assert_close((ours.matvec(W) * R).sum(), (ours.rmatvec(R) * W).sum(), **close)
     torch.testing.assert_close(ours.gram_diagonal(R[..., 0].square()), dense.gram_diagonal(R[..., 0].square()), **close)
     scale = torch.from_numpy(rng.uniform(size=dense.shape[1]))
     torch.testing.assert_close(ours.squared_norms(scale), dense.squared_norms(scale), **close)
@@ -110,13 +110,13 @@ def test_linear_maps_are_those_of_dense_rows(B, K, intercept):
 @pytest.mark.parametrize("intercept", [True, False])
 def test_second_moments_are_those_of_dense_rows(intercept, thin, monkeypatch):
     X, _ = text(p=40, length=3 if thin else 30)
-    ours, dense = rows_of(X, 2, intercept)
+    ours, dense = design_of(X, 2, intercept)
     assert ours._is_thin == thin
     weight = torch.from_numpy(np.random.default_rng(2).uniform(size=(X.shape[0], 2)))
     torch.testing.assert_close(ours.gram(weight), dense.gram(weight), rtol=1e-11, atol=1e-11)
     factor = torch.from_numpy(np.random.default_rng(3).normal(size=(X.shape[0], 2, 3)))
     torch.testing.assert_close(ours.gram_of_copies(factor), dense.gram_of_copies(factor), rtol=1e-11, atol=1e-11)
-    monkeypatch.setattr(SparseRows, "_rows_in", lambda self, n_numbers, n_columns: 64)  # several pieces
+    monkeypatch.setattr(SparseDesign, "_rows_in", lambda self, n_numbers, n_columns: 64)  # several pieces
     torch.testing.assert_close(ours.gram(weight), dense.gram(weight), rtol=1e-11, atol=1e-11)
     torch.testing.assert_close(ours.gram_of_copies(factor), dense.gram_of_copies(factor), rtol=1e-11, atol=1e-11)
 
@@ -125,23 +125,23 @@ def test_second_moments_are_those_of_dense_rows(intercept, thin, monkeypatch):
 @pytest.mark.usefixtures("two_threads")
 def test_blocks_and_threads_change_nothing(K, monkeypatch):
     X, _ = text()
-    ours, dense = rows_of(X, 1, n_classes=max(2, K))
+    ours, dense = design_of(X, 1, n_classes=max(2, K))
     loss = loss_of(max(2, K))
-    penalty = Ridge.of(1.0, X.shape[1], intercept=True, home=ours.home)
+    penalty = Ridge.of(1.0, X.shape[1], intercept=True, accumulation=ours.accumulation)
     W = torch.from_numpy(np.random.default_rng(0).normal(size=(1, dense.shape[1], K)))
-    expected = Problem.of(dense, loss, penalty).smooth(W)
-    monkeypatch.setattr(SparseRows, "_rows_in", lambda self, n_numbers, n_columns: 64)
+    expected = Objective.of(dense, loss, penalty).value_and_gradient(W)
+    monkeypatch.setattr(SparseDesign, "_rows_in", lambda self, n_numbers, n_columns: 64)
     monkeypatch.setattr("torchlogreg._data.sparse.CPU_BLOCK", 500)
     monkeypatch.setattr("torchlogreg._objective.objective.n_readers", lambda: 3)
-    problem = Problem.of(ours, loss, penalty)
-    parts = problem.rows.parts(3)
+    problem = Objective.of(ours, loss, penalty)
+    parts = problem.design.parts(3)
     assert len(parts) == 3
     assert sum(part.shape[0] for part in parts) == X.shape[0]
     numbers = [part.n_numbers for part in parts]
     assert max(numbers) < 1.2 * min(numbers)
-    assert len(problem.rows.blocks()) == -(-X.shape[0] // 64)
+    assert len(problem.design.blocks()) == -(-X.shape[0] // 64)
     with fit_arithmetic(ours.X):
-        point = problem.smooth(W)
+        point = problem.value_and_gradient(W)
     torch.testing.assert_close(point.value, expected.value, rtol=1e-12, atol=0)
     torch.testing.assert_close(point.gradient, expected.gradient, rtol=1e-11, atol=1e-13)
     torch.testing.assert_close(point.eta, expected.eta, rtol=1e-11, atol=1e-11)
@@ -254,7 +254,7 @@ def mostly_zero(n=6000, p=100, density=0.9 * MOSTLY_ZERO):
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_a_dense_array_that_is_mostly_zero_is_read_as_a_sparse_one(order, dtype):
     X = mostly_zero().astype(dtype)
-    thin = thinned(torch.from_numpy(X.toarray(order=order)))
+    thin = sparsify_if_mostly_zero(torch.from_numpy(X.toarray(order=order)))
     for part in ("data", "indices", "indptr"):
         np.testing.assert_array_equal(getattr(thin.csr, part), getattr(X, part))
     assert thin.csr.indices.dtype == np.int32
@@ -268,7 +268,7 @@ def test_other_dense_arrays_are_read_as_they_are():
     shifted[np.linspace(0, len(X) - 1, LOOKED_AT // 100, dtype=int)] = 0.0
     small, full = X[: DENSE // 100], torch.from_numpy(mostly_zero(density=1.1 * MOSTLY_ZERO).toarray())
     for other in (shifted, small, full, X.half(), X.to(torch.int8), X.to("meta")):
-        assert thinned(other) is other
+        assert sparsify_if_mostly_zero(other) is other
 
 
 def labels_of(X, K):
@@ -318,8 +318,8 @@ def test_rows_that_come_again_are_known_however_they_are_stored():
 def test_sgd_takes_the_steps_that_it_takes_on_dense_rows(loss, batch_size, nesterov, penalty):
     X, _ = text(50, 80, 6)
     problems = [
-        Problem.of(rows, loss, Ridge.of(penalty, 80, intercept=True, home=rows.home))
-        for rows in rows_of(X, 1, n_classes=max(2, loss.n_logits))
+        Objective.of(rows, loss, Ridge.of(penalty, 80, intercept=True, accumulation=rows.accumulation))
+        for rows in design_of(X, 1, n_classes=max(2, loss.n_logits))
     ]
     solver = SGD(batch_size=batch_size, nesterov=nesterov)
     found = []
@@ -347,18 +347,18 @@ def test_sgd_fits(n_classes, learning_rate, never_dense):
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_metric_is_the_hessian_of_the_head_and_the_diagonal_of_the_tail(n_classes, monkeypatch):
     X, _ = text(400, 600)
-    ours, dense = rows_of(X, 1, n_classes=n_classes)
+    ours, dense = design_of(X, 1, n_classes=n_classes)
     loss = loss_of(n_classes)
     K, d = loss.n_logits, dense.shape[1]
     monkeypatch.setattr("torchlogreg._solvers.preconditioners.policy.DEAREST", 0)
-    ridge = Ridge.of(1.0, 600, intercept=True, home=ours.home)
-    problem = Problem.of(ours, loss, ridge)
+    ridge = Ridge.of(1.0, 600, intercept=True, accumulation=ours.accumulation)
+    problem = Objective.of(ours, loss, ridge)
     W = torch.from_numpy(np.random.default_rng(0).normal(size=(1, d, K)))
-    metric = Metrics(problem, K, seed=0).at(problem.smooth(W))
-    head, n_head = metric.columns, ours.n_head(K)
-    assert len(head) == n_head + 1 < d
+    metric = PreconditionerPolicy(problem, K, seed=0).at(problem.value_and_gradient(W))
+    head, n_frequent_columns = metric.columns, ours.n_frequent_columns(K)
+    assert len(head) == n_frequent_columns + 1 < d
     assert head[-1] == 600
-    whole = Problem.of(dense, loss, ridge).second_order(W).hessian[0, 0]
+    whole = Objective.of(dense, loss, ridge).second_order(W).hessian[0, 0]
     tail = np.setdiff1d(np.arange(600), head)
     expected = whole.diagonal().view(K, d)[:, tail]
     torch.testing.assert_close(metric.diagonal[0, tail].T, expected, rtol=1e-9, atol=1e-12)
@@ -412,15 +412,15 @@ def test_empty_columns_are_left_out(n_classes, solver, never_dense, monkeypatch)
     settings = {"solver": solver, "tol": 1e-9, "max_iter": 500}
     few, all_ = TorchSoftmaxClassifier(**settings).fit(X, y), TorchSoftmaxClassifier(**settings)
     seen = []
-    original = Filled.of
+    original = NonEmptyColumns.of
 
     def filled(*arguments, **options):
         seen.append(original(*arguments, **options))
         return seen[-1]
 
-    monkeypatch.setattr(Filled, "of", filled)
+    monkeypatch.setattr(NonEmptyColumns, "of", filled)
     all_.fit(wide, y)
-    assert seen[0].rows.n_features <= p
+    assert seen[0].design.n_features <= p
     assert seen[0].columns[-1] == 50 + 2 * p
     np.testing.assert_allclose(all_.coef_[:, 50 : 50 + p], few.coef_, atol=1e-6)
     assert not all_.coef_[:, :50].any()
@@ -460,7 +460,7 @@ def test_sparse_coefficients(estimator):
 def test_few_rows(length, wide, never_dense):
     """They are seen by their inner products, unless these are many more than the numbers in X."""
     X, y = text(150, 5000, length)
-    assert is_wide(rows_of(X, 1)[0]) == wide
+    assert is_wide(design_of(X, 1)[0]) == wide
     ours, dense = (TorchLogisticRegression(tol=1e-10, max_iter=1000).fit(A, y) for A in (X, X.toarray()))
     np.testing.assert_allclose(ours.coef_, dense.coef_, atol=1e-8)
 
@@ -536,12 +536,12 @@ def test_text_takes_few_reads_and_little_memory():
 def test_float32_is_lifted_in_shares():
     X, y = text(8000, 20_000, 200)
     X = X.astype(np.float32)
-    rows = SparseRows(Sparse.of(X), torch.from_numpy(y), torch.ones(8000, 1, dtype=F64), intercept=True).exact()
+    rows = SparseDesign(CSRTensor.of(X), torch.from_numpy(y), torch.ones(8000, 1, dtype=F64), intercept=True).exact()
     assert rows.X.csr.data is X.data or np.shares_memory(rows.X.csr.data, X.data)
     blocks = list(rows.blocks())
     assert all(block.X.dtype == F64 for block in blocks)
     assert max(block.n_numbers for block in blocks) < X.nnz
     W = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 20_001, 1)))
-    eta = torch.cat([block.predict(W) for block in blocks])[:, 0, 0]
+    eta = torch.cat([block.matvec(W) for block in blocks])[:, 0, 0]
     expected = X.astype(np.float64) @ W[0, :-1, 0].numpy() + float(W[0, -1, 0])
     np.testing.assert_allclose(eta.numpy(), expected, rtol=1e-12, atol=1e-12)

@@ -22,10 +22,10 @@ from torchlogreg import (
     TorchSoftmaxClassifier,
 )
 from torchlogreg._data import stream_statistics, streamed, training_data
-from torchlogreg._data.dense import Rows
+from torchlogreg._data.dense import DenseDesign
 from torchlogreg._data.targets import encoded
 from torchlogreg._objective.losses import Binomial, Multinomial, loss_of
-from torchlogreg._objective.objective import Problem
+from torchlogreg._objective.objective import Objective
 from torchlogreg._objective.penalties import Ridge
 
 SOLVERS = ["auto", "lbfgs", "newton-cholesky"]
@@ -132,8 +132,10 @@ def test_value_gradient_and_hessian_are_those_of_memory(loss, monkeypatch):
     estimator = TorchSoftmaxClassifier()
     problems = []
     for arguments in ((X, y, weight), (Blocks(X, y, weight, size=90), None, None)):
-        rows = training_data.rows_of(training_data.fit_data(estimator, *arguments), loss, intercept=True)
-        problems.append(Problem.of(rows, loss, Ridge.of(0.3, X.shape[1], intercept=True, home=rows.home)))
+        rows = training_data.design_of(training_data.fit_data(estimator, *arguments), loss, intercept=True)
+        problems.append(
+            Objective.of(rows, loss, Ridge.of(0.3, X.shape[1], intercept=True, accumulation=rows.accumulation))
+        )
     W = random_problem(loss, p=X.shape[1]).penalty.l2 + torch.randn(
         1, X.shape[1] + 1, loss.n_logits, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
     )
@@ -215,7 +217,7 @@ def test_a_stream_that_changes_between_reads(change, solver):
 
 def fingerprint(X, y, weight=None, size=None):
     """What a read leaves behind, of blocks of `size` rows."""
-    tally, size = stream_statistics.Tally(), size or len(X)
+    tally, size = stream_statistics.StreamStatistics(), size or len(X)
     for start in range(0, len(X), size):
         part = slice(start, start + size)
         tally.add(streamed.Block(X[part], *encoded(y[part]), None if weight is None else weight[part]))
@@ -241,8 +243,8 @@ def test_the_checksum_depends_on_the_rows_alone(p, dtype, monkeypatch):
     shifted = torch.empty(n * p + 1, dtype=dtype)[1:].view(n, p).copy_(X)
     for same in (X.T.contiguous().T, apart[::2, 1::3], shifted):
         assert fingerprint(same, y, weight) == expected
-    alike = torch.zeros(1, p, dtype=dtype)
-    assert fingerprint(alike.expand(n, p), y, weight) == fingerprint(alike.repeat(n, 1), y, weight)
+    same_rows = torch.zeros(1, p, dtype=dtype)
+    assert fingerprint(same_rows.expand(n, p), y, weight) == fingerprint(same_rows.repeat(n, 1), y, weight)
     keys = stream_statistics._keys(-(-p * X.element_size() // 8)).view(np.int64)
     products = stream_statistics._products(shifted, keys)
     for chunk in (1, 100, 2**20):
@@ -580,8 +582,8 @@ def test_a_sample_too_small_for_a_hessian_is_not_relied_upon(monkeypatch):
         monkeypatch.setattr(streamed, "SMALL_BLOCK", 1)
         model = make(tol=1e-10).fit(Blocks(X, y, size=20))
         np.testing.assert_allclose(model.coef_, expected.coef_, rtol=0, atol=1e-8)
-        rows = training_data.fit_data(make(), stream, None, None).X.rows(loss_of(n_classes), intercept=True)
-        assert rows.n_drawable == 6  # 1000 bytes hold thrice as many
+        rows = training_data.fit_data(make(), stream, None, None).X.design(loss_of(n_classes), intercept=True)
+        assert rows.n_samplable == 6  # 1000 bytes hold thrice as many
 
 
 def test_the_sample_is_a_fair_one():
@@ -596,7 +598,7 @@ def test_the_sample_is_a_fair_one():
             part = slice(start, start + 10)
             codes = np.zeros(10, dtype=int)
             sample.add(streamed.Block(torch.from_numpy(X[part]), np.array([0]), codes, weight[part]))
-        drawn, _, drawn_weight, whole = sample.drawn()
+        drawn, _, drawn_weight, whole = sample.sampled()
         index = drawn[:, 0].numpy().astype(int)
         assert len(set(index)) == most
         assert (drawn_weight == 1).all()
@@ -610,7 +612,7 @@ def test_the_sample_is_a_fair_one():
     assert abs(places[:200].sum() / counts[:200].sum() - (most - 1) / 2) < 1
     small = streamed._Sample(3 * 8 * most, 0, set())
     small.add(streamed.Block(torch.from_numpy(X[:30]), np.array([0]), np.zeros(30, dtype=int), None))
-    assert small.drawn()[-1]
+    assert small.sampled()[-1]
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -802,7 +804,7 @@ def test_predictions_part_by_part_are_those_at_once(method, n_classes, monkeypat
         model.predict(X)
 
 
-def run_out(monkeypatch, name, error, n_times, target=Rows):
+def run_out(monkeypatch, name, error, n_times, target=DenseDesign):
     """Make a method of Rows fail the first n_times."""
     original, calls = getattr(target, name), []
 
@@ -870,7 +872,7 @@ def test_the_host_without_memory_says_what_was_asked_for(monkeypatch):
 def test_the_allocator_itself(monkeypatch):
     """torch's own message, for more memory than any machine has."""
     X, _, _ = data(2, n=100)
-    monkeypatch.setattr(Rows, "blocks", lambda *_: torch.empty(2**56, dtype=torch.float64))
+    monkeypatch.setattr(DenseDesign, "blocks", lambda *_: torch.empty(2**56, dtype=torch.float64))
     model = TorchLogisticRegression()
     model.classes_, model.coef_, model.intercept_, model.n_features_in_ = np.arange(2), np.zeros((1, 6)), np.zeros(1), 6
     with pytest.raises(MemoryError, match=re.escape(f"{8 * 2**56} bytes were asked for on the host")):

@@ -22,7 +22,7 @@ from torchlogreg import (
     TorchSoftmaxClassifier,
     TorchSoftmaxClassifierCV,
 )
-from torchlogreg._data.dense import FACTORS, Rows
+from torchlogreg._data.dense import FACTORS, DenseDesign
 
 strict = pytest.importorskip("array_api_strict")
 TIGHT = {"lbfgs": {"tol": 1e-9}, "newton-cholesky": {"tol": 1e-9}, "auto": {"tol": 1e-9}}
@@ -169,7 +169,7 @@ def test_integers_and_booleans_are_lifted_to_float64(dtype):
 @pytest.mark.parametrize("dtype", [*HALF, torch.uint8, torch.int32])
 def test_what_rows_store_is_lifted_in_blocks_only(dtype):
     X = (torch.rand(20_000, 50) * 100).to(dtype)
-    rows = Rows(X, torch.zeros(20_000), torch.ones(20_000, 1), intercept=True)
+    rows = DenseDesign(X, torch.zeros(20_000), torch.ones(20_000, 1), intercept=True)
     assert rows.X.data_ptr() == X.data_ptr()
     for block in rows.blocks():
         assert block.X.dtype in FACTORS
@@ -178,7 +178,7 @@ def test_what_rows_store_is_lifted_in_blocks_only(dtype):
     W = torch.rand(2, 51, 3, dtype=torch.float64)
     exact = torch.cat([X.double(), torch.ones(20_000, 1)], dim=1)
     expected = torch.einsum("nd,bdk->nbk", exact, W)
-    actual = torch.cat([block.predict(W) for block in rows.blocks()]).double()
+    actual = torch.cat([block.matvec(W) for block in rows.blocks()]).double()
     assert torch.allclose(actual, expected, rtol=1e-5)
 
 

@@ -10,9 +10,9 @@ from scipy.sparse import csr_array
 from sklearn.exceptions import ConvergenceWarning
 
 from torchlogreg import TorchGridSearchCV, TorchLogisticRegression, TorchSoftmaxClassifier, TorchSoftmaxClassifierCV
-from torchlogreg._data.dense import CPU_BLOCK, PARTIAL_SUMS, PRODUCTS, Rows
+from torchlogreg._data.dense import CPU_BLOCK, PARTIAL_SUMS, PRODUCTS, DenseDesign
 from torchlogreg._objective.losses import Binomial, Loss, Multinomial
-from torchlogreg._objective.objective import Problem
+from torchlogreg._objective.objective import Objective
 from torchlogreg._objective.penalties import Ridge
 from torchlogreg._runtime.threads import fit_arithmetic, n_readers
 from torchlogreg._solvers import SOLVERS, newton_numpy
@@ -33,12 +33,12 @@ def random_rows(n=50, p=4, B=2, intercept=True, n_classes=3, loss=None, order="C
     codes = torch.randint(n_classes, (n,), generator=g)
     weight = torch.rand(n, B, generator=g, dtype=F64)
     y = codes if loss is None else loss.targets(codes, F64)
-    return Rows(X, y, weight, intercept=intercept)
+    return DenseDesign(X, y, weight, intercept=intercept)
 
 
 def random_problem(loss, B=1, l2=0.3, n=50, p=4, intercept=True):
     rows = random_rows(n, p, B, intercept, max(2, loss.n_logits), loss)
-    return Problem.of(rows, loss, Ridge.of(l2, p, intercept=intercept, home=rows.home))
+    return Objective.of(rows, loss, Ridge.of(l2, p, intercept=intercept, accumulation=rows.accumulation))
 
 
 LOSSES = [Binomial(), Multinomial(3)]
@@ -53,8 +53,8 @@ def test_pull_is_the_adjoint_of_predict(n, intercept, order):
     R = torch.randn(n, 2, 3, generator=generator(2), dtype=F64)
     blocks = list(rows.blocks())
     assert (len(blocks) > 1) == (n > 30)
-    eta = torch.cat([block.predict(W) for block in blocks])
-    pulled = sum(block.pull(r) for block, r in zip(blocks, R.split([len(b.X) for b in blocks]), strict=True))
+    eta = torch.cat([block.matvec(W) for block in blocks])
+    pulled = sum(block.rmatvec(r) for block, r in zip(blocks, R.split([len(b.X) for b in blocks]), strict=True))
     torch.testing.assert_close((eta * R).sum(), (pulled * W).sum(), rtol=1e-12, atol=0)
 
 
@@ -70,7 +70,7 @@ def test_gram_is_the_weighted_second_moment(n_weights, intercept):
     assert rows._column_products_pay(n_weights) == (n_weights == 40)
     with fit_arithmetic(rows.X):
         torch.testing.assert_close(rows.gram(weight), expected, rtol=1e-11, atol=1e-11)
-        again = rows.of_models(slice(None)).whole.gram(weight)  # with the products that are there
+        again = rows.select(slice(None)).whole.gram(weight)  # with the products that are there
     torch.testing.assert_close(again, expected, rtol=1e-11, atol=1e-11)
     diagonal = expected.diagonal(dim1=1, dim2=2).contiguous()
     torch.testing.assert_close(rows.gram_diagonal(weight), diagonal, rtol=1e-11, atol=1e-11)
@@ -94,14 +94,14 @@ def test_a_block_of_many_keeps_no_products_of_columns():
     rows = random_rows(3 * CPU_BLOCK // 40, 40)
     assert len(rows.blocks()) > 1
     first = rows.blocks()[0]._part(slice(4000))
-    alone = Rows(first.X, first.y, first.columns, intercept=True)
+    alone = DenseDesign(first.X, first.y, first.sample_weights, intercept=True)
     weight = torch.rand(4000, 50, generator=generator(3), dtype=F64)
     assert alone._column_products_pay(50)
     for part in (first, *rows.blocks(), *rows.parts(2)):
         assert not part._column_products_pay(50)
     torch.testing.assert_close(first.gram(weight), alone.gram(weight), rtol=1e-11, atol=1e-11)
-    assert first.kept is None
-    assert "column products" in alone.kept
+    assert first.cache is None
+    assert "column products" in alone.cache
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
@@ -109,7 +109,7 @@ def test_a_block_of_many_keeps_no_products_of_columns():
 @pytest.mark.usefixtures("two_threads")
 def test_inner_products_are_made_of_tiles(order, dtype):
     rows = random_rows(150, 1000, order=order)
-    rows = Rows(rows.X.to(dtype), rows.y, rows.weight, intercept=True)
+    rows = DenseDesign(rows.X.to(dtype), rows.y, rows.weight, intercept=True)
     expected = rows.X.to(F64) @ rows.X.to(F64).T
     torch.testing.assert_close(rows.inner_products(), expected, rtol=1e-12, atol=1e-10)
     with fit_arithmetic(rows.X):
@@ -135,7 +135,7 @@ def test_closed_forms_equal_autograd(loss):
     curvature = torch.diag_embed(a) - (0.0 if b is None else b[..., None] * b[..., None, :])
     torch.testing.assert_close(curvature, second, rtol=1e-9, atol=1e-12)
     weight = torch.rand(20, 2, generator=generator(2), dtype=F64)
-    mean = loss.mean_curvature(eta.detach(), weight)
+    mean = loss.summed_curvature(eta.detach(), weight)
     torch.testing.assert_close(mean, (weight[..., None, None] * second).sum(dim=0), rtol=1e-9, atol=1e-12)
     directions = torch.randn(2, K, 4, generator=generator(3), dtype=F64)
     along = torch.einsum("bkm,nbkl,blm->nbm", directions, second, directions)
@@ -170,11 +170,11 @@ def test_extreme_logits_stay_finite(loss):
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
 def test_gradient_and_hessian_are_derivatives_of_the_value(loss, intercept):
     problem = random_problem(loss, intercept=intercept, l2=0.3)
-    d, K = problem.rows.shape[1], loss.n_logits
+    d, K = problem.design.shape[1], loss.n_logits
     W = torch.randn(1, d, K, generator=generator(4), dtype=F64)
 
     def value(W):
-        index = torch.arange(problem.rows.shape[0])
+        index = torch.arange(problem.design.shape[0])
         return problem.mini_batch(W, index).sum()
 
     point = problem.second_order(W)
@@ -198,15 +198,15 @@ def test_gradient_and_hessian_are_derivatives_of_the_value(loss, intercept):
 def test_a_batch_of_models_equals_one_fit_each(loss, name):
     B = 4
     problem = random_problem(loss, B=B, n=300, p=6)
-    problem.rows.weight[:, 1] *= torch.arange(300) % 2  # a fold
-    rows = problem.rows
-    problem = Problem.of(
+    problem.design.weight[:, 1] *= torch.arange(300) % 2  # a fold
+    rows = problem.design
+    problem = Objective.of(
         rows, loss, Ridge(torch.tensor([0.1, 1.0, 10.0, 100.0], dtype=F64)[:, None, None] * torch.ones(7, 1))
     )
     W = torch.zeros(B, 7, loss.n_logits, dtype=F64)
     together = minimise(problem, SOLVERS[name](), W, tol=1e-9, max_iter=300).point
     for b in range(B):
-        alone = Problem.of(
+        alone = Objective.of(
             rows.reweighted(rows.weight[:, b : b + 1]), loss, Ridge(torch.full((1, 7, 1), 10.0**b / 10, dtype=F64))
         )
         single = minimise(alone, SOLVERS[name](), W[:1], tol=1e-9, max_iter=300).point
@@ -234,7 +234,7 @@ def test_a_fused_epoch_an_autograd_epoch_and_torch_optim_take_the_same_steps(los
     n, p = 50, 4
     problem = random_problem(loss, n=n, p=p, intercept=intercept, l2=2.0)
     solver = SGD(learning_rate=0.1, momentum=0.8, nesterov=nesterov, batch_size=16)
-    d, K = problem.rows.shape[1], loss.n_logits
+    d, K = problem.design.shape[1], loss.n_logits
     W0 = torch.randn(1, d, K, generator=generator(5), dtype=F64).mT.contiguous().mT
     ends, values = [], []
     for epoch in (_fused_epoch, _autograd_epoch):
@@ -259,7 +259,7 @@ def test_the_mean_of_the_mini_batches_is_the_objective():
     W = torch.randn(1, 5, 3, generator=generator(7), dtype=F64)
     batches = torch.arange(60).split(16)
     mean = sum(problem.mini_batch(W, index) * len(index) / 60 for index in batches)
-    torch.testing.assert_close(mean, problem.smooth(W).value, rtol=1e-12, atol=0)
+    torch.testing.assert_close(mean, problem.value_and_gradient(W).value, rtol=1e-12, atol=0)
 
 
 SECOND_ORDER = ["auto", "lbfgs", "newton-cholesky"]
@@ -396,10 +396,12 @@ def test_two_softmax_rows_at_C_are_one_logit_at_2C():
     # At the optimum w1 = -w0, so the two penalties add up to that of the one logit 2 w1 at 2 C.
     X, y = table("breast_cancer", True)
     logit = TorchLogisticRegression(C=2.0, tol=1e-10).fit(X, y)
-    two_rows = Problem.of(
-        Rows(torch.from_numpy(X.copy()), torch.from_numpy(y.copy()), torch.ones(len(y), 1, dtype=F64), intercept=True),
+    two_rows = Objective.of(
+        DenseDesign(
+            torch.from_numpy(X.copy()), torch.from_numpy(y.copy()), torch.ones(len(y), 1, dtype=F64), intercept=True
+        ),
         Multinomial(2),
-        Ridge.of(1.0, X.shape[1], intercept=True, home=random_rows().home),
+        Ridge.of(1.0, X.shape[1], intercept=True, accumulation=random_rows().accumulation),
     )
     W = minimise(
         two_rows, SOLVERS["newton-cholesky"](), torch.zeros(1, 31, 2, dtype=F64), tol=1e-10, max_iter=100

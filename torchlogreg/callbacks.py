@@ -242,8 +242,8 @@ class Checkpoint(_Callback):
                     "the best model alone, and fit that."
                 )
 
-    def _resume(self, mark):
-        mark = mark()
+    def _resume(self, fingerprint):
+        fingerprint = fingerprint()
         try:
             content = Path(self.path).read_bytes()
         except FileNotFoundError:
@@ -255,7 +255,7 @@ class Checkpoint(_Callback):
         if hashlib.sha256(content).digest() != digest:
             raise ValueError(f"The checkpoint {self.path} is damaged: its content does not match its SHA-256. {remedy}")
         header, payload = content.split(b"\n", 1)
-        before, now = json.loads(header), json.loads(json.dumps(mark))
+        before, now = json.loads(header), json.loads(json.dumps(fingerprint))
         differences = [
             f"other {name}" if name in CHECKSUMS else f"{name} was {before.get(name)} and is {now.get(name)}"
             for name in sorted(before.keys() | now.keys())
@@ -285,7 +285,7 @@ class Checkpoint(_Callback):
             return
         payload = io.BytesIO()
         torch.save(progress.state(), payload)
-        header = json.dumps(progress.mark()).encode() + b"\n"
+        header = json.dumps(progress.fingerprint()).encode() + b"\n"
         digest = hashlib.sha256(header)
         with payload.getbuffer() as numbers:
             digest.update(numbers)

@@ -1,6 +1,6 @@
 """Rows of data on a device, and the three linear maps that a fit needs from them.
 
-`predict` takes coefficients to logits, `pull` is its adjoint, `gram` gives weighted second moments. X is stored
+`matvec` takes coefficients to logits, `rmatvec` is its adjoint, `gram` gives weighted second moments. X is stored
 without the intercept; its column of ones is written out in blocks only.
 Shapes: X (n, p), d = p + intercept, W (B, d, K) with the intercept as last row, eta (n, B, K).
 """
@@ -13,12 +13,12 @@ from zlib import crc32
 import numpy as np
 import torch
 
-from torchlogreg._data.device import Home
+from torchlogreg._data.device import Placement
 from torchlogreg._runtime.out_of_memory import divisor
 from torchlogreg._runtime.threads import in_threads, n_readers
 
-# Numbers of X that are read at a time, but at least 64 rows. On a CPU a block stays in cache between `predict` and
-# `pull`; accelerators want few, large kernels instead.
+# Numbers of X that are read at a time, but at least 64 rows. On a CPU a block stays in cache between `matvec` and
+# `rmatvec`; accelerators want few, large kernels instead.
 CPU_BLOCK = 440_000
 ACCELERATOR_BLOCK = 2**26
 LOGIT = 4
@@ -49,14 +49,14 @@ def product_dtype(X):
     return torch.float32 if X.is_floating_point() or X.device.type == "mps" else torch.float64
 
 
-def marked(arrays):
+def checksum(arrays):
     """A checksum of tensors and of NumPy's arrays."""
-    mark = 0
+    fingerprint = 0
     for array in arrays:
         if isinstance(array, torch.Tensor):
             array = array.cpu().contiguous().view(-1).view(torch.uint8).numpy()
-        mark = crc32(np.ascontiguousarray(array), mark)
-    return mark
+        fingerprint = crc32(np.ascontiguousarray(array), fingerprint)
+    return fingerprint
 
 
 class MiniBatch(NamedTuple):
@@ -73,7 +73,7 @@ class MiniBatch(NamedTuple):
         out.addmm_(residual, self.X, beta=beta, alpha=alpha)
 
 
-class Rows:
+class DenseDesign:
     """n rows with their labels `y` (n,) and columns of weights (n, V).
 
     Model b weighs the rows by column `of[b]`; by column b without `of`, or by the only one there is.
@@ -81,38 +81,40 @@ class Rows:
     lifts them to float64. Everything around them is float64.
     """
 
-    in_memory = True  # `Stream` is not
-    n_scanned = 0  # reads before the first one of the fit
+    in_memory = True  # `StreamedDesign` is not
+    n_passes_before = 0  # reads before the first one of the fit
 
     def __init__(self, X, y, columns, *, intercept, products=None, of=None):
-        self.X, self.y, self.columns, self.intercept, self.of = X, y, columns, intercept, of
-        self.home = Home.beside(X.device)
-        self.products = products or Home(X.device, product_dtype(X))
+        self.X, self.y, self.sample_weights, self.intercept, self.of = X, y, columns, intercept, of
+        self.accumulation = Placement.beside(X.device)
+        self.compute = products or Placement(X.device, product_dtype(X))
         self._views, self._parts = (0, ()), ()
-        self.kept = {}  # what serves all models over these rows, by name; None for a part of others
+        self.cache = {}  # what serves all models over these rows, by name; None for a part of others
 
     @property
     def weight(self):
         """(n, B), or (n, 1) if all models weigh the rows alike."""
-        return self.columns if self.of is None else self.columns.T[self.of].T  # laid out as the logits are
+        return (
+            self.sample_weights if self.of is None else self.sample_weights.T[self.of].T
+        )  # laid out as the logits are
 
     @cached_property
     def trained(self):
         """Index of the models that weigh some of these rows; a slice of all, if most do or none."""
         if self.of is None:
             return ALL
-        used = self.columns.any(dim=0)[self.of]
+        used = self.sample_weights.any(dim=0)[self.of]
         none_or_most = not used.any() or float(used.double().mean()) > MOST
         return ALL if none_or_most else torch.nonzero(used).flatten()
 
-    def of_models(self, index):
+    def select(self, index):
         """The same rows for the models at `index` alone."""
         if self.of is not None:
             index = self.of[index]
-        elif self.columns.shape[1] == 1:
+        elif self.sample_weights.shape[1] == 1:
             return self
-        out = type(self)(self.X, self.y, self.columns, intercept=self.intercept, products=self.products, of=index)
-        out.kept = self.kept
+        out = type(self)(self.X, self.y, self.sample_weights, intercept=self.intercept, products=self.compute, of=index)
+        out.cache = self.cache
         return out
 
     @property
@@ -135,11 +137,11 @@ class Rows:
         """How many bytes they take."""
         return self.X.element_size() * self.X.numel()
 
-    def mark(self):
+    def fingerprint(self):
         """A checksum of all that the rows are."""
-        return marked([*self.X.split(max(1, CPU_BLOCK // self.n_features)), self.y, self.columns])
+        return checksum([*self.X.split(max(1, CPU_BLOCK // self.n_features)), self.y, self.sample_weights])
 
-    def n_head(self, n_logits):  # noqa: ARG002 - a table has none
+    def n_frequent_columns(self, n_logits):  # noqa: ARG002 - a table has none
         """How many columns hold most of the numbers, where the others are nearly empty."""
         return 0
 
@@ -150,18 +152,20 @@ class Rows:
 
     @property
     def is_exact(self):
-        return self.products.dtype == self.home.dtype
+        return self.compute.dtype == self.accumulation.dtype
 
     def exact(self):
         """The same rows, with products in float64; X itself is not copied."""
         if self.is_exact:
             return self
-        return type(self)(self.X, self.y, self.columns, intercept=self.intercept, products=self.home, of=self.of)
+        return type(self)(
+            self.X, self.y, self.sample_weights, intercept=self.intercept, products=self.accumulation, of=self.of
+        )
 
     def in_float64(self):
         """The same rows with X in float64: a copy."""
-        X = self.X.to(device=self.home.device, dtype=self.home.dtype)
-        y, columns = self.y.to(X.device), self.columns.to(X.device)
+        X = self.X.to(device=self.accumulation.device, dtype=self.accumulation.dtype)
+        y, columns = self.y.to(X.device), self.sample_weights.to(X.device)
         return type(self)(X, y, columns, intercept=self.intercept, of=self.of)
 
     def reweighted(self, columns):
@@ -170,24 +174,24 @@ class Rows:
 
     def largest_weight(self):
         """The largest weight of each column, (V,)."""
-        return self.columns.amax(dim=0)
+        return self.sample_weights.amax(dim=0)
 
     def total_weight(self):
         """The sum of each column, (V,)."""
-        return self.columns.sum(dim=0)
+        return self.sample_weights.sum(dim=0)
 
     def divided(self, by):
         """The same rows with their weights divided by `by` (V,)."""
-        return self.reweighted(self.columns / by)
+        return self.reweighted(self.sample_weights / by)
 
     @property
-    def n_drawable(self):
-        """How many rows `draw` can find."""
+    def n_samplable(self):
+        """How many rows `sample_rows` can find."""
         return self.shape[0]
 
-    def draw(self, size, generator):
+    def sample_rows(self, size, generator):
         """Index of `size` random rows that have a weight; with replacement, which is cheaper than a permutation."""
-        weight = self.columns.amax(dim=1)
+        weight = self.sample_weights.amax(dim=1)
         if bool(weight.all()):
             return torch.randint(len(weight), (size,), generator=generator, device="cpu").to(weight.device)
         present = torch.nonzero(weight).flatten()
@@ -198,7 +202,7 @@ class Rows:
         """Of each column, (d,), weighted; where models have weights of their own, by the largest of a row's."""
 
         def moments(part):
-            return sum(block.gram_diagonal(block.columns.amax(dim=1, keepdim=True)) for block in part.blocks())
+            return sum(block.gram_diagonal(block.sample_weights.amax(dim=1, keepdim=True)) for block in part.blocks())
 
         return sum(in_threads(moments, self.parts(n_readers())))[0]
 
@@ -209,18 +213,20 @@ class Rows:
         def norms(part):
             return torch.cat([block.squared_norms(scale) for block in part.blocks()])
 
-        return torch.cat(in_threads(norms, self.parts(n_readers()))).to(self.columns)
+        return torch.cat(in_threads(norms, self.parts(n_readers()))).to(self.sample_weights)
 
-    def support(self):
+    def effective_row_count(self):
         """How many rows, as good as, are unlike most in each column, (d,): of an indicator the rarer kind."""
-        weight = self.columns.amax(dim=1)
-        some, squares = self._off_the_bulk(torch.stack([weight, weight.square()]).to(self.X.dtype))  # (d,) each
-        support = (some.square() / squares).nan_to_num(0.0)  # that of a constant column is 0 / 0
+        weight = self.sample_weights.amax(dim=1)
+        some, squares = self._weight_off_the_mode(torch.stack([weight, weight.square()]).to(self.X.dtype))  # (d,) each
+        effective_row_count = (some.square() / squares).nan_to_num(0.0)  # that of a constant column is 0 / 0
         if self.intercept:
-            support = torch.cat([support, (weight.sum().square() / weight.square().sum())[None].to(support)])
-        return self.bring_home(support)
+            effective_row_count = torch.cat(
+                [effective_row_count, (weight.sum().square() / weight.square().sum())[None].to(effective_row_count)]
+            )
+        return self.to_accumulation(effective_row_count)
 
-    def _off_the_bulk(self, weights):
+    def _weight_off_the_mode(self, weights):
         """The weight (2, n) of the rows whose number in a column is not that of most, (2, p)."""
         best = None
         for row in self.X[[0, len(self.X) // 2]]:  # hardly both are among the few in a column where these are few
@@ -234,20 +240,20 @@ class Rows:
 
     def take(self, index):
         """The rows at `index`, copied and ready for products."""
-        return self._with(self.X[index], self.y[index], self.columns[index]).lifted()
+        return self._with(self.X[index], self.y[index], self.sample_weights[index]).upcast()
 
-    def lifted(self):
+    def upcast(self):
         """The same rows, with X in a dtype that is multiplied as it is."""
         if self.X.dtype in FACTORS:
             return self
-        return self._with(self.X.to(self.products.dtype), self.y, self.columns)
+        return self._with(self.X.to(self.compute.dtype), self.y, self.sample_weights)
 
     def gathered(self, order, size):
         """Mini-batches of the rows in `order`, several at a time, the column of ones written out.
 
         Gathering is bound by memory and gains from threads, unlike the arithmetic of a small batch.
         """
-        n_gathered, dtype = size * max(1, GATHERED // size), self.products.dtype
+        n_gathered, dtype = size * max(1, GATHERED // size), self.compute.dtype
         buffer = torch.ones(min(n_gathered, len(order)), self.shape[1], dtype=dtype, device=self.device)
         for index in order.split(n_gathered):
             rows = buffer[: len(index)]
@@ -267,7 +273,7 @@ class Rows:
         if n <= size:
             return (self.whole,)
         blocks = (self._cast(slice(start, start + size)) for start in range(0, n, size))
-        if self.X.dtype != self.products.dtype or self.X.device != self.products.device:
+        if self.X.dtype != self.compute.dtype or self.X.device != self.compute.device:
             return blocks
         # Views cost nothing to keep, and a third of the time between two products to make.
         if self._views[0] != size:
@@ -292,40 +298,40 @@ class Rows:
     @cached_property
     def whole(self):
         """All rows as one block, kept between passes: column-major, the column of ones written out."""
-        kept = {} if self.kept is None else self.kept
+        kept = {} if self.cache is None else self.cache
         if "whole" not in kept:
             X = self._cast(slice(None)).X.T
             if self.intercept:
                 X = torch.cat([X, X.new_ones(1, X.shape[1])])
             kept["whole"] = X.contiguous().T
         X = kept["whole"]
-        y, columns = self.y.to(X.device), self.columns.to(X.device)
-        out = Rows(X, y, columns, intercept=False, products=self.products, of=self.of)
-        out.kept = self.kept
+        y, columns = self.y.to(X.device), self.sample_weights.to(X.device)
+        out = DenseDesign(X, y, columns, intercept=False, products=self.compute, of=self.of)
+        out.cache = self.cache
         return out
 
     def _cast(self, rows):
-        X = self.X[rows].to(device=self.products.device, dtype=self.products.dtype)
-        out = self._with(X, self.y[rows].to(X.device), self.columns[rows].to(X.device))
-        out.kept = None
+        X = self.X[rows].to(device=self.compute.device, dtype=self.compute.dtype)
+        out = self._with(X, self.y[rows].to(X.device), self.sample_weights[rows].to(X.device))
+        out.cache = None
         return out
 
     @property
     def _block(self):
-        return (CPU_BLOCK if self.products.device.type == "cpu" else ACCELERATOR_BLOCK) // divisor.get()
+        return (CPU_BLOCK if self.compute.device.type == "cpu" else ACCELERATOR_BLOCK) // divisor.get()
 
     def _with(self, X, y, columns):
-        return type(self)(X, y, columns, intercept=self.intercept, products=self.products, of=self.of)
+        return type(self)(X, y, columns, intercept=self.intercept, products=self.compute, of=self.of)
 
-    def predict(self, W):
+    def matvec(self, W):
         """Logits (n, B, K) in X's dtype."""
         n_models, _, n_logits = W.shape
-        return self._predict(self.flat(W)).T.view(-1, n_models, n_logits)
+        return self._matvec(self.flat(W)).T.view(-1, n_models, n_logits)
 
-    def pull(self, residual):
-        """Sums of x_i residual_i over the rows, (B, d, K): the adjoint of `predict`."""
+    def rmatvec(self, residual):
+        """Sums of x_i residual_i over the rows, (B, d, K): the adjoint of `matvec`."""
         n, n_models, n_logits = residual.shape
-        return self._unflat(self._pull(residual.reshape(n, -1).T), n_models, n_logits)
+        return self._unflat(self._rmatvec(residual.reshape(n, -1).T), n_models, n_logits)
 
     def sweep(self, W, visit, of=None):
         """Sums of x_i residual_i, (B, d, K), with residual (n, B, K) = visit(block, logits, models) for each block.
@@ -336,19 +342,21 @@ class Rows:
         """
         n_models, n_logits = len(W) if of is None else len(of), W.shape[2]
         flat = self.flat(W)
-        total = torch.zeros(n_models, n_logits, W.shape[1], dtype=self._wide(self.home.dtype), device=flat.device)
+        total = torch.zeros(
+            n_models, n_logits, W.shape[1], dtype=self._wide(self.accumulation.dtype), device=flat.device
+        )
         for block in self.blocks(n_models * n_logits):
             models = block.trained
             whole = of is not None or models is ALL
             some = flat if whole else flat.view(n_models, n_logits, -1)[models].flatten(0, 1)
-            residual = visit(block, block._predict(some).T.view(len(block.X), -1, n_logits), models)
-            total[models] += block._pull(residual.reshape(len(residual), -1).T).view(-1, n_logits, W.shape[1])
+            residual = visit(block, block._matvec(some).T.view(len(block.X), -1, n_logits), models)
+            total[models] += block._rmatvec(residual.reshape(len(residual), -1).T).view(-1, n_logits, W.shape[1])
         return self._unflat(total, n_models, n_logits)
 
     def is_column(self, W):
         """Whether `sweep_column` reads these rows for W."""
         n, p = self.X.shape
-        as_they_are = self.X.dtype == self.products.dtype and self.X.device.type == "cpu"
+        as_they_are = self.X.dtype == self.compute.dtype and self.X.device.type == "cpu"
         return as_they_are and self.intercept and W.shape[::2] == (1, 1) and n * p > self._block
 
     def sweep_column(self, W, visit, eta):
@@ -374,12 +382,12 @@ class Rows:
 
     def flat(self, W):
         """(B, d, K) -> (B K, d) as products want it."""
-        return W.mT.reshape(-1, W.shape[1]).to(device=self.products.device, dtype=self.products.dtype)
+        return W.mT.reshape(-1, W.shape[1]).to(device=self.compute.device, dtype=self.compute.dtype)
 
     def _unflat(self, flat, n_models, n_logits):
-        return self.bring_home(flat.view(n_models, n_logits, -1).mT)
+        return self.to_accumulation(flat.view(n_models, n_logits, -1).mT)
 
-    def _predict(self, flat):
+    def _matvec(self, flat):
         """Logits (B K, n): class-major products are up to twice as fast as row-major ones for a few logits."""
         flat = flat.to(self.X)
         p = self.X.shape[1]
@@ -388,14 +396,14 @@ class Rows:
             return eta.add_(flat[0, p]) if self.intercept else eta
         return torch.addmm(flat[:, p:], flat[:, :p], self.X.T) if self.intercept else flat @ self.X.T
 
-    def _pull(self, flat):
+    def _rmatvec(self, flat):
         """Sums of x_i flat_i, (B K, n) -> (B K, d)."""
         narrow = flat.to(self.X.dtype)
         if self._on_numpy(flat):
             out = torch.from_numpy(_dot(narrow[0].numpy(), self.X.numpy()))[None]
         else:
             out = narrow @ self.X
-        wide = self._wide(self.home.dtype)
+        wide = self._wide(self.accumulation.dtype)
         out = out.to(wide)
         return torch.cat([out, flat.sum(dim=1, keepdim=True, dtype=wide)], dim=1) if self.intercept else out
 
@@ -409,7 +417,7 @@ class Rows:
         if n_columns == 1:
             return self.gram_of_copies(weight.sqrt()[..., None])
         if self._column_products_pay(n_columns):
-            return self.bring_home(self._gram_of_column_products(weight))
+            return self.to_accumulation(self._gram_of_column_products(weight))
 
         def product(part):
             return sum(
@@ -417,7 +425,7 @@ class Rows:
                 for piece, copies in self._part(part)._copies(weight[part])
             )
 
-        return self.bring_home(self._summed(product, n_columns * d**2))
+        return self.to_accumulation(self._summed(product, n_columns * d**2))
 
     def gram_of_copies(self, factor):
         """Sums of (factor_i x x_i) (factor_i x x_i)', Kronecker products: (n, B, K) -> (B, K d, K d)."""
@@ -431,9 +439,9 @@ class Rows:
         _, n_models, n_copies = factor.shape
         size = (n_copies * self.shape[1]) ** 2
         if n_models * n_readers() * size <= PARTIAL_SUMS:
-            return self.bring_home(self._summed(product, n_models * size))
+            return self.to_accumulation(self._summed(product, n_models * size))
         groups = factor.tensor_split(min(n_models, n_readers()), dim=1)  # sums of their own, none of them partial
-        return self.bring_home(torch.cat(in_threads(lambda group: product(slice(None), group), groups)))
+        return self.to_accumulation(torch.cat(in_threads(lambda group: product(slice(None), group), groups)))
 
     def _column_products_pay(self, n_columns):
         """Whether products of pairs of columns, which serve any weights, are there or soon repay their cost.
@@ -441,19 +449,19 @@ class Rows:
         A block of many would keep more of them than X has numbers.
         """
         n, d = self.shape
-        if self.kept is None:
+        if self.cache is None:
             return False
-        return "column products" in self.kept or (n * d**2 <= COLUMN_PRODUCTS and n_columns >= d / 4)
+        return "column products" in self.cache or (n * d**2 <= COLUMN_PRODUCTS and n_columns >= d / 4)
 
     def _gram_of_column_products(self, weight):
         d = self.shape[1]
-        if "column products" not in self.kept:
+        if "column products" not in self.cache:
             X = self._ones_written_out()
             first, second = torch.triu_indices(d, d, device=X.device)
             index = torch.empty(d, d, dtype=torch.long, device=X.device)
             index[first, second] = index[second, first] = torch.arange(len(first), device=X.device)
-            self.kept["column products"] = X[:, first] * X[:, second], index.flatten()
-        products, index = self.kept["column products"]
+            self.cache["column products"] = X[:, first] * X[:, second], index.flatten()
+        products, index = self.cache["column products"]
         weight = weight.to(products.dtype)
         out = self._summed(lambda part: weight[part].T @ products[part], weight.shape[1] * products.shape[1])
         return out.index_select(1, index).view(-1, d, d)
@@ -469,8 +477,8 @@ class Rows:
 
     def _part(self, rows):
         """The rows at a slice."""
-        out = self._with(self.X[rows], self.y[rows], self.columns[rows])
-        out.kept = None
+        out = self._with(self.X[rows], self.y[rows], self.sample_weights[rows])
+        out.cache = None
         return out
 
     def _copies(self, factor):
@@ -494,17 +502,17 @@ class Rows:
 
     def features(self):
         """All columns of X and that of ones, dense and in float64, (n, d)."""
-        return self.bring_home(self._ones_written_out())
+        return self.to_accumulation(self._ones_written_out())
 
     def inner_products(self):
         """X X' (n, n) in float64, the intercept left out; one read."""
         n, p = self.X.shape
-        size = p if self.X.dtype == self.home.dtype else max(n, self._block // n)
+        size = p if self.X.dtype == self.accumulation.dtype else max(n, self._block // n)
         n_threads = min(n_readers(), max(1, n * n * p // PRODUCTS))
         tiles = list(combinations_with_replacement(self._slices(2 * n_threads if n_threads > 1 else 1), 2))
-        out = torch.zeros(n, n, dtype=self.home.dtype, device=self.home.device)
+        out = torch.zeros(n, n, dtype=self.accumulation.dtype, device=self.accumulation.device)
         for panel in self.X.split(size, dim=1):
-            panel = self.bring_home(panel)
+            panel = self.to_accumulation(panel)
 
             def add(tiles, panel=panel):
                 for i, j in tiles:
@@ -520,13 +528,13 @@ class Rows:
         out = (weight.T.to(self.X.dtype) @ self.X.square()).to(weight.dtype)
         if self.intercept:
             out = torch.cat([out, weight.sum(dim=0)[:, None]], dim=1)
-        return self.bring_home(out)
+        return self.to_accumulation(out)
 
     def scatter(self):
-        """See `Problem.scatter`; of rows whose weights sum to one."""
+        """See `Objective.scatter`; of rows whose weights sum to one."""
         square = self.gram_diagonal(self.weight)
         if self.intercept:
-            mean = self.pull(self.weight[..., None])[..., 0]  # (B, d)
+            mean = self.rmatvec(self.weight[..., None])[..., 0]  # (B, d)
             square[:, :-1] -= mean[:, :-1].square()
         return square.clamp(min=0.0)
 
@@ -540,6 +548,6 @@ class Rows:
         """The widest dtype up to `dtype` that the device of X computes in."""
         return torch.float32 if self.X.device.type == "mps" else dtype
 
-    def bring_home(self, tensor):
+    def to_accumulation(self, tensor):
         """`tensor` where coefficients live."""
-        return tensor.to(self.home.device).to(self.home.dtype)
+        return tensor.to(self.accumulation.device).to(self.accumulation.dtype)

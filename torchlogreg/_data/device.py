@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 
-class Home(NamedTuple):
+class Placement(NamedTuple):
     """Where coefficients and all small algebra live: float64, on the device of X if it has float64."""
 
     device: torch.device

@@ -7,8 +7,8 @@ import torch
 from sklearn import get_config
 
 from torchlogreg._data.dense import product_dtype
-from torchlogreg._data.sparse import Sparse
-from torchlogreg._data.streamed import Opened
+from torchlogreg._data.sparse import CSRTensor
+from torchlogreg._data.streamed import ScannedStream
 from torchlogreg._runtime.threads import mapped
 
 CHECKED = 2**22  # numbers that are looked at together
@@ -46,6 +46,6 @@ def explained(X):
 
 def _tables(X):
     """The numbers of X as tensors (n, p)."""
-    if isinstance(X, Opened):
+    if isinstance(X, ScannedStream):
         return (block for block, *_ in X.blocks())
-    return (torch.from_numpy(X.csr.data)[:, None],) if isinstance(X, Sparse) else (X,)
+    return (torch.from_numpy(X.csr.data)[:, None],) if isinstance(X, CSRTensor) else (X,)

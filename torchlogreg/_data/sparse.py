@@ -1,4 +1,4 @@
-"""Sparse X: compressed rows on the host, and the products of `Rows` with them.
+"""Sparse X: compressed rows on the host, and the products of `DenseDesign` with them.
 
 Products are scipy's, which need no second copy of X by columns (X' r scatters as quickly as X w gathers) and let other
 threads run, so parts of the rows are read at the same time. For 100,000 x 50,000 with 6.7 million numbers, float64, on
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from scipy.sparse import csc_array, csr_array, diags_array, hstack
 
-from torchlogreg._data.dense import CPU_BLOCK, FACTORS, LOGIT, Rows, marked
+from torchlogreg._data.dense import CPU_BLOCK, FACTORS, LOGIT, DenseDesign, checksum
 
 DENSE = 2**19  # numbers up to which X is small, and is stored as a dense array
 # Share of a dense array that may be other than zero for it to be read faster as a sparse one, which then takes at most
@@ -35,7 +35,7 @@ def pays_dense(csr):
     return n_numbers <= DENSE or csr.nnz >= FULL * n_numbers
 
 
-def thinned(X):
+def sparsify_if_mostly_zero(X):
     """The dense X for a fit: a sparse copy where nearly all of it is zero, as indicators and counts of words are."""
     if X.device.type != "cpu" or X.dtype not in FACTORS or X.numel() <= DENSE:
         return X
@@ -57,7 +57,7 @@ def thinned(X):
         indices.append((where % p).astype(dtype))
         counts.append(np.count_nonzero(is_filled, axis=1).astype(dtype))
     indptr = np.concatenate(counts).cumsum(dtype=dtype)
-    return Sparse(_compressed(csr_array, np.concatenate(data), np.concatenate(indices), indptr, (n, p)))
+    return CSRTensor(_compressed(csr_array, np.concatenate(data), np.concatenate(indices), indptr, (n, p)))
 
 
 def _compressed(kind, data, indices, indptr, shape):
@@ -67,7 +67,7 @@ def _compressed(kind, data, indices, indptr, shape):
     return out
 
 
-class Sparse:
+class CSRTensor:
     """A CSR array that answers what is asked of a tensor; its numbers are those that are stored."""
 
     device = torch.device("cpu")
@@ -90,12 +90,12 @@ class Sparse:
     def __getitem__(self, rows):
         """The rows at a slice, without a copy, or at an index."""
         if not isinstance(rows, slice):
-            return Sparse(self.csr[np.asarray(rows)])
+            return CSRTensor(self.csr[np.asarray(rows)])
         start, stop, _ = rows.indices(len(self))
         indptr = self.csr.indptr[start : stop + 1]
         part = slice(indptr[0], indptr[-1])
         shape = stop - start, self.shape[1]
-        return Sparse(_compressed(csr_array, self.csr.data[part], self.csr.indices[part], indptr - indptr[0], shape))
+        return CSRTensor(_compressed(csr_array, self.csr.data[part], self.csr.indices[part], indptr - indptr[0], shape))
 
     @property
     def transposed(self):
@@ -109,7 +109,7 @@ class Sparse:
     def square(self):
         """The squares of the numbers; indices are shared."""
         csr = self.csr
-        return Sparse(_compressed(csr_array, np.square(csr.data), csr.indices, csr.indptr, csr.shape))
+        return CSRTensor(_compressed(csr_array, np.square(csr.data), csr.indices, csr.indptr, csr.shape))
 
     def numel(self):
         return self.csr.nnz
@@ -122,7 +122,7 @@ class Sparse:
             raise ValueError(f"Sparse X is read on the CPU; device={str(device)!r} takes X.toarray() or device='cpu'.")
         if dtype in (None, self.dtype):
             return self
-        return Sparse(self.csr.astype(np.float32 if dtype == torch.float32 else np.float64))
+        return CSRTensor(self.csr.astype(np.float32 if dtype == torch.float32 else np.float64))
 
     def dense(self, columns=None):
         """The tensor of all columns, or of those at an index."""
@@ -153,12 +153,12 @@ class SparseMiniBatch(NamedTuple):
         out.mul_(beta).index_add_(1, self.columns, products, alpha=alpha)
 
 
-class SparseRows(Rows):
-    """Rows whose X is `Sparse`. Flat coefficients and logits are class-minor in memory, as scipy wants them."""
+class SparseDesign(DenseDesign):
+    """Rows whose X is `CSRTensor`. Flat coefficients and logits are class-minor in memory, as scipy wants them."""
 
-    def mark(self):
+    def fingerprint(self):
         csr = self.X.csr
-        return marked([csr.indptr, csr.indices, csr.data, self.y, self.columns])
+        return checksum([csr.indptr, csr.indices, csr.data, self.y, self.sample_weights])
 
     def gathered(self, order, size):
         for index in order.split(size):
@@ -168,7 +168,7 @@ class SparseRows(Rows):
         n = len(self.X)
         size = self._rows_in(self._block, n_columns)
         starts = range(0, n, size)
-        if self.X.dtype != self.products.dtype:
+        if self.X.dtype != self.compute.dtype:
             return (self._cast(slice(start, start + size)) for start in starts)
         if self._views[0] != size:
             self._views = size, tuple(self._cast(slice(start, start + size)) for start in starts)
@@ -193,14 +193,14 @@ class SparseRows(Rows):
     def dense(self, columns=None):
         """Dense rows of all columns of X, or of those at an index."""
         X = self.X.dense(columns)
-        out = Rows(X, self.y, self.columns, intercept=self.intercept, products=self.products, of=self.of)
-        out.kept = None if self.kept is None else {}
+        out = DenseDesign(X, self.y, self.sample_weights, intercept=self.intercept, products=self.compute, of=self.of)
+        out.cache = None if self.cache is None else {}
         return out
 
     def features(self):
         return self.dense().features()
 
-    def n_head(self, n_logits):
+    def n_frequent_columns(self, n_logits):
         """As many columns as have their second moments, from twenty rows for each, in the time of some three reads."""
         return int(min(self.n_features, MOST, max(FEWEST, (HEAD * n_logits * self.n_numbers) ** (1 / 3))))
 
@@ -209,9 +209,9 @@ class SparseRows(Rows):
 
     def flat(self, W):
         n_models, d, n_logits = W.shape
-        return W.to(self.products.dtype).permute(1, 0, 2).reshape(d, n_models * n_logits).T
+        return W.to(self.compute.dtype).permute(1, 0, 2).reshape(d, n_models * n_logits).T
 
-    def _predict(self, flat):
+    def _matvec(self, flat):
         p = self.n_features
         flat = flat.to(self.X.dtype)
         eta = torch.from_numpy(_times(self.X.csr, flat[:, :p].T.numpy()))  # (n, B K)
@@ -219,7 +219,7 @@ class SparseRows(Rows):
             eta += flat[:, p]
         return eta.T
 
-    def _pull(self, flat):
+    def _rmatvec(self, flat):
         out = torch.from_numpy(_times(self.X.transposed, flat.to(self.X.dtype).T.numpy())).double()
         return torch.cat([out, flat.sum(dim=1, dtype=out.dtype)[None]]).T if self.intercept else out.T
 
@@ -268,7 +268,7 @@ class SparseRows(Rows):
 
     def inner_products(self):
         n = len(self.X)
-        size = n if self.X.dtype == self.home.dtype else -(-n // SHARES)
+        size = n if self.X.dtype == self.accumulation.dtype else -(-n // SHARES)
         pieces = [slice(start, start + size) for start in range(0, n, size)]
         out = np.zeros((n, n))
         for i in pieces:
@@ -281,7 +281,7 @@ class SparseRows(Rows):
         out = torch.from_numpy(_times(self.X.square().transposed, weight.to(self.X.dtype).numpy())).double()
         return torch.cat([out, weight.sum(dim=0, dtype=out.dtype)[None]]).T if self.intercept else out.T
 
-    def _off_the_bulk(self, weights):
+    def _weight_off_the_mode(self, weights):
         csr = self.X.csr
         stored = weights.double().numpy()[:, np.repeat(np.arange(len(self.X)), np.diff(csr.indptr))] * (csr.data != 0)
         off = [np.bincount(csr.indices, w, minlength=self.n_features) for w in stored]
@@ -299,18 +299,18 @@ class SparseRows(Rows):
     @property
     def _block(self):
         size = PER_COLUMN * self.n_features
-        if self.X.dtype != self.products.dtype:
+        if self.X.dtype != self.compute.dtype:
             size = min(size, self.n_numbers // SHARES)
         return max(CPU_BLOCK, size)
 
 
-class Filled(NamedTuple):
+class NonEmptyColumns(NamedTuple):
     """Rows without the columns of X that hold no number, as most of a hashed vocabulary's do.
 
     Such columns have no say in the losses, so where they start from zero they stay there.
     """
 
-    rows: Rows
+    design: DenseDesign
     columns: torch.Tensor | None  # (u,) index among the d coefficients; None if none are left out
     d: int
 
@@ -318,7 +318,7 @@ class Filled(NamedTuple):
     def of(cls, rows, W, *, wanted=True):
         """The rows where enough columns are empty, and start from zero in W (B, d, K); otherwise as they are."""
         p, d = rows.n_features, rows.shape[1]
-        if not (wanted and isinstance(rows, SparseRows)):
+        if not (wanted and isinstance(rows, SparseDesign)):
             return cls(rows, None, d)
         csr = rows.X.csr
         is_filled = _filled_columns(csr)
@@ -326,9 +326,9 @@ class Filled(NamedTuple):
         if not 0 < n_filled < FILLED * p or W[:, :p][:, torch.from_numpy(~is_filled)].any():
             return cls(rows, None, d)
         indices = (is_filled.cumsum(dtype=csr.indices.dtype) - 1)[csr.indices]
-        X = Sparse(_compressed(csr_array, csr.data, indices, csr.indptr, (csr.shape[0], n_filled)))
+        X = CSRTensor(_compressed(csr_array, csr.data, indices, csr.indptr, (csr.shape[0], n_filled)))
         columns = torch.from_numpy(np.append(np.flatnonzero(is_filled), np.arange(p, d)))
-        filled = SparseRows(X, rows.y, rows.columns, intercept=rows.intercept, products=rows.products, of=rows.of)
+        filled = SparseDesign(X, rows.y, rows.sample_weights, intercept=rows.intercept, products=rows.compute, of=rows.of)
         return cls(filled, columns, d)
 
     def enter(self, W):

@@ -23,7 +23,7 @@ SHIFT = 40  # bits; what is shifted are bytes
 _PATTERNS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-class Tally:
+class StreamStatistics:
     """What a read has brought so far."""
 
     def __init__(self):

@@ -1,8 +1,8 @@
 """Rows that come block by block from a source that can be read again: more of them than fit in memory.
 
 The opening scan, the first read, finds the classes, the number of rows, their weights and a random sample. In each
-further read the next block is prepared in a thread while the present one is worked on, as `Rows` of its own; so what is
-held at a time are two blocks, a copy of one of them in the dtype of the fit, and the sample.
+further pass the next block is prepared in a thread while the present one is worked on, as a `DenseDesign`. So two
+blocks, a copy of one of them in the dtype of the fit, and the sample are in memory at a time.
 The order of the rows may change between reads, for nothing is kept row by row; the rows themselves may not.
 """
 
@@ -16,10 +16,10 @@ from zlib import crc32
 import numpy as np
 import torch
 
-from torchlogreg._data.dense import Rows, product_dtype
-from torchlogreg._data.device import Home
-from torchlogreg._data.stream_statistics import Tally
-from torchlogreg._runtime.threads import ahead, of_caller
+from torchlogreg._data.dense import DenseDesign, product_dtype
+from torchlogreg._data.device import Placement
+from torchlogreg._data.stream_statistics import StreamStatistics
+from torchlogreg._runtime.threads import ahead, under_caller_settings
 
 SAMPLE_BYTES = 2**25  # that the sample of rows may take, or as much as a block if that is more
 SMALL_BLOCK = 2**19  # numbers up to which blocks are joined: each costs a fifth of a millisecond
@@ -85,7 +85,7 @@ class _Sample:
         keys, X, labels, weight = zip(*self.parts, strict=True)
         return np.concatenate(keys), torch.cat(X), np.concatenate(labels), np.concatenate(weight)
 
-    def drawn(self):
+    def sampled(self):
         """X, labels and weights in random order, and whether there are no other rows that weigh something."""
         if not self.parts:
             return None
@@ -96,7 +96,7 @@ class _Sample:
         return (*self.parts[0][1:], self.bound > 1)
 
 
-class Opened:
+class ScannedStream:
     """A stream after its opening scan; stands for X in `TrainingData`.
 
     `source` yields blocks in each of its iterations, which `read(block, checked)` turns into a `Block`, or None if it
@@ -105,7 +105,7 @@ class Opened:
 
     def __init__(self, source: Iterable, read: Callable, *, n_sampled_bytes, seed, weightless=()):
         self.source, self.read = source, read
-        tally, sample = Tally(), _Sample(n_sampled_bytes, seed, set(weightless))
+        tally, sample = StreamStatistics(), _Sample(n_sampled_bytes, seed, set(weightless))
         labels, dtypes, self.n_block_bytes, self._fingerprint = [], set(), 0, None
         self._reuses, before = False, None  # whether the source writes each block where the last one was
         for block in self._read(tally):  # not ahead of time, for that reason
@@ -127,25 +127,25 @@ class Opened:
         self.mass, self.peak = (np.array([of[c] for c in self.classes.tolist()]) for of in (tally.mass, tally.peak))
         self.factor = np.ones(len(self.classes))  # the classes' weights
         self.is_weighted = tally.is_weighted  # whether any block brought weights
-        self._fingerprint, self._drawn = tally.fingerprint, sample.drawn()
+        self._fingerprint, self._sampled = tally.fingerprint, sample.sampled()
 
     def numel(self):
         return self.shape[0] * self.shape[1]
 
-    def rows(self, loss, *, intercept):
+    def design(self, loss, *, intercept):
         """The rows for the solvers."""
-        return Stream(self, loss, intercept=intercept)
+        return StreamedDesign(self, loss, intercept=intercept)
 
     def sample(self, loss, *, intercept):
-        """`Rows` drawn at random in random order, and whether these are all that weigh something."""
-        X, labels, weight, whole = self._drawn
+        """`DenseDesign` drawn at random in random order, and whether these are all that weigh something."""
+        X, labels, weight, whole = self._sampled
         codes = np.searchsorted(self.classes, labels)
         columns = torch.from_numpy(weight * self.factor[codes])
-        return self._rows(X.to(self.device, self.dtype), codes, columns, loss, intercept=intercept), whole
+        return self._design(X.to(self.device, self.dtype), codes, columns, loss, intercept=intercept), whole
 
     def blocks(self, size=1):
         """X, codes and weights (None if all are one) block by block; of a multiple of `size` rows, but the last."""
-        tally, waiting, n_waiting = Tally(), [], 0
+        tally, waiting, n_waiting = StreamStatistics(), [], 0
         for block in self._read(tally):
             n_waiting += len(block.codes)
             enough = n_waiting * self.shape[1] >= SMALL_BLOCK and n_waiting >= size
@@ -172,7 +172,7 @@ class Opened:
         """The blocks of one read."""
         number, checked = 0, self._fingerprint is not None
         try:
-            for block in of_caller(self.source):
+            for block in under_caller_settings(self.source):
                 block = self.read(block, checked)
                 if block is not None:
                     tally.add(block)
@@ -197,11 +197,11 @@ class Opened:
             X = X.pin_memory()
         return X, codes, weight
 
-    def _rows(self, X, codes, columns, loss, *, intercept, products=None):
+    def _design(self, X, codes, columns, loss, *, intercept, products=None):
         wide = torch.float32 if self.device.type == "mps" else torch.float64
         X = X.to(self.device, non_blocking=True)
         y = loss.targets(torch.from_numpy(codes).to(X.device), wide)
-        return Rows(X, y, columns.to(X.device, wide)[:, None], intercept=intercept, products=products)
+        return DenseDesign(X, y, columns.to(X.device, wide)[:, None], intercept=intercept, products=products)
 
 
 def _changed(what):
@@ -231,27 +231,27 @@ def _joined(blocks):
     return torch.cat(X), np.concatenate(codes), weight
 
 
-class Stream:
-    """What a fit needs of `Rows`, from an opened stream, for one model: its reads go block by block through `chunks`.
+class StreamedDesign:
+    """The design of a scanned stream, for one model: a pass goes block by block through `chunks`.
 
     Samples of rows are drawn from the one that the opening scan has kept.
     """
 
     in_memory = False
-    n_scanned = 1
+    n_passes_before = 1
     of = None
 
     def __init__(self, data, loss, *, intercept, products=None, divisors=()):
         self.data, self.loss, self.intercept, self.divisors = data, loss, intercept, divisors
-        self.home = Home.beside(data.device)
-        self.products = products or Home(data.device, data.dtype)
+        self.accumulation = Placement.beside(data.device)
+        self.compute = products or Placement(data.device, data.dtype)
 
     @property
     def shape(self):
         """(n, d)"""
         return self.data.shape[0], self.n_features + self.intercept
 
-    def n_head(self, n_logits):  # noqa: ARG002 - see `Rows.n_head`
+    def n_frequent_columns(self, n_logits):  # noqa: ARG002 - see `DenseDesign.n_frequent_columns`
         return 0
 
     @property
@@ -274,26 +274,28 @@ class Stream:
 
     @property
     def is_exact(self):
-        return self.products.dtype == self.home.dtype
+        return self.compute.dtype == self.accumulation.dtype
 
     def exact(self):
         """The same rows, with products in float64."""
-        return self if self.is_exact else self._with(products=self.home)
+        return self if self.is_exact else self._with(products=self.accumulation)
 
     def in_float64(self):
         """The same rows, each block a copy in float64."""
         data = copy(self.data)
         data.dtype = torch.float64
-        return Stream(data, self.loss, intercept=self.intercept, products=self.home, divisors=self.divisors)
+        return StreamedDesign(
+            data, self.loss, intercept=self.intercept, products=self.accumulation, divisors=self.divisors
+        )
 
-    def lifted(self):
-        """See `Rows`; blocks are cast as they come."""
+    def upcast(self):
+        """See `DenseDesign`; blocks are cast as they come."""
         return self
 
-    def of_models(self, index):  # noqa: ARG002 - there is one model
+    def select(self, index):  # noqa: ARG002 - there is one model
         return self
 
-    def mark(self):
+    def fingerprint(self):
         """A checksum of all rows, whatever their order."""
         known = self.data._fingerprint
         return crc32(repr([sorted(v.items()) if isinstance(v, dict) else v for v in known.values()]).encode())
@@ -312,17 +314,17 @@ class Stream:
         return self._with(divisors=(*self.divisors, by.cpu().double()))
 
     def chunks(self, size=1):
-        """The blocks of one read as `Rows`; of a multiple of `size` rows, but the last."""
+        """The blocks of one read as `DenseDesign`; of a multiple of `size` rows, but the last."""
         for X, codes, weight in ahead(self.data.blocks(size)):
             if weight is None:
                 weight = torch.ones(1, dtype=torch.float64, device="cpu").expand(len(codes))
             else:
                 weight = torch.tensor(weight, device="cpu")
-            yield self._rows(X, codes, self._divided(weight))
+            yield self._design(X, codes, self._divided(weight))
             del X, codes, weight
 
     def blocks(self, n_columns=1):
-        """See `Rows.blocks`; one read."""
+        """See `DenseDesign.blocks`; one read."""
         for chunk in self.chunks():
             yield from chunk.blocks(n_columns)
 
@@ -331,14 +333,14 @@ class Stream:
         return self.data.sample(self.loss, intercept=self.intercept)
 
     @property
-    def n_drawable(self):
+    def n_samplable(self):
         """How many rows can be drawn, or that of all if they are all at hand; 0 if the opening scan has kept none."""
-        if self.data._drawn is None:
+        if self.data._sampled is None:
             return 0
         rows, whole = self._sample
         return self.shape[0] if whole else rows.shape[0]
 
-    def draw(self, size, generator):
+    def sample_rows(self, size, generator):
         """Index for `take` of `size` random rows that have a weight, or of as many as there are."""
         return torch.randperm(self._sample[0].shape[0], generator=generator, device="cpu")[:size].to(self.device)
 
@@ -346,9 +348,9 @@ class Stream:
         """The rows that were drawn."""
         return self._sample[0].take(index)
 
-    def bring_home(self, tensor):
+    def to_accumulation(self, tensor):
         """`tensor` where coefficients live."""
-        return tensor.to(self.home.device).to(self.home.dtype)
+        return tensor.to(self.accumulation.device).to(self.accumulation.dtype)
 
     def _divided(self, weight):
         """`weight` divided by all that it is to be divided by; views of a single number stay such."""
@@ -358,15 +360,15 @@ class Stream:
             weight = weight / by
         return weight.expand(n) if one_number else weight
 
-    def _rows(self, X, codes, weight):
-        return self.data._rows(X, codes, weight, self.loss, intercept=self.intercept, products=self.products)
+    def _design(self, X, codes, weight):
+        return self.data._design(X, codes, weight, self.loss, intercept=self.intercept, products=self.compute)
 
     def _with(self, **changes):
-        options = {"intercept": self.intercept, "products": self.products, "divisors": self.divisors, **changes}
-        return Stream(self.data, self.loss, **options)
+        options = {"intercept": self.intercept, "products": self.compute, "divisors": self.divisors, **changes}
+        return StreamedDesign(self.data, self.loss, **options)
 
 
-class Slices:
+class ArrayBlocks:
     """Blocks of arrays: a stream of rows that lie somewhere else than where they are computed with.
 
     Pages of a memory-mapped file are given back to the system when the block after them has been read.

@@ -16,8 +16,8 @@ from sklearn.utils.validation import check_consistent_length
 from torchlogreg._data.array_api import Space, numpy_of
 from torchlogreg._data.design import Access, is_wide_table
 from torchlogreg._data.device import resolve_device
-from torchlogreg._data.sparse import Sparse, thinned
-from torchlogreg._data.streamed import SAMPLE_BYTES, Block, Opened, Slices
+from torchlogreg._data.sparse import CSRTensor, sparsify_if_mostly_zero
+from torchlogreg._data.streamed import SAMPLE_BYTES, ArrayBlocks, Block, ScannedStream
 from torchlogreg._data.targets import (
     WEIGHTLESS,
     as_column,
@@ -43,7 +43,7 @@ STREAMED = (
 class TrainingData(NamedTuple):
     """What `fit` was given, checked and encoded."""
 
-    X: torch.Tensor | Sparse | Opened  # (n, p) on the device
+    X: torch.Tensor | CSRTensor | ScannedStream  # (n, p) on the device
     codes: np.ndarray | None  # (n,) index of each row's class; None for a stream
     weight: np.ndarray | None  # (n,) sample weight times class weight; None for a stream
     classes: np.ndarray
@@ -71,7 +71,7 @@ def fit_data(estimator, X, y, sample_weight, access=Access(), *, validated=False
         return _streamed(estimator, X, access, validated)
     scattered = access.in_random_order  # a page of a file for each row
     if y is not None and _is_large_file(X) and not scattered and not is_wide_table(*X.shape):
-        return _streamed(estimator, Slices(X, *_slicable(X, y, sample_weight)), access)
+        return _streamed(estimator, ArrayBlocks(X, *_slicable(X, y, sample_weight)), access)
     try:
         return training_data(estimator, X, y, sample_weight, access)
     except (torch.OutOfMemoryError, RuntimeError) as error:
@@ -82,7 +82,7 @@ def fit_data(estimator, X, y, sample_weight, access=Access(), *, validated=False
     )
     stand_in = copy.copy(estimator)
     checked = _checked_rows(stand_in, X, reset=True)
-    data = _streamed(estimator, Slices(checked, *_slicable(checked, y, sample_weight)), access)
+    data = _streamed(estimator, ArrayBlocks(checked, *_slicable(checked, y, sample_weight)), access)
     return data._replace(schema={**data.schema, **_schema(stand_in)})
 
 
@@ -113,7 +113,7 @@ def _streamed(estimator, source, access, validated=False):
     stand_in = copy.copy(estimator)
     read = _BlockReader(stand_in)
     given = estimator.class_weight
-    opened = Opened(
+    opened = ScannedStream(
         source,
         read,
         n_sampled_bytes=SAMPLE_BYTES if access.by_products else 0,
@@ -196,7 +196,11 @@ def training_data(estimator, X, y, sample_weight, access=Access()):  # noqa: B00
     check_presence(classes, mass)
     data = _on_device(estimator, X, codes, weight, classes, schema, space)
     data = data._replace(mass=mass, own=own, factor=factor)
-    return data._replace(X=thinned(data.X)) if access.by_products and not isinstance(data.X, Sparse) else data
+    return (
+        data._replace(X=sparsify_if_mostly_zero(data.X))
+        if access.by_products and not isinstance(data.X, CSRTensor)
+        else data
+    )
 
 
 def block_data(estimator, X, y, classes, sample_weight):
@@ -248,15 +252,15 @@ def _on_device(estimator, X, codes, weight, classes, schema, space):
     """The data where the fit runs."""
     n_logits = n_logits_of(classes)
     dtype = np.dtype(np.float32 if X.dtype.is_floating_point and X.dtype != torch.float64 else np.float64)
-    work = 0 if isinstance(X, Sparse) else X.numel() * n_logits  # products with sparse X are made on the host
+    work = 0 if isinstance(X, CSRTensor) else X.numel() * n_logits  # products with sparse X are made on the host
     device = resolve_device(estimator.device, X, work)
     return TrainingData(_moved(X, device), codes, weight, classes, schema, dtype, space)
 
 
-def rows_of(data, loss, index=None, *, intercept):
+def design_of(data, loss, index=None, *, intercept):
     """Rows for a loss, of all data or of those at `index`."""
     if data.codes is None:
-        return data.X.rows(loss, intercept=intercept)
+        return data.X.design(loss, intercept=intercept)
     X, codes, weight = data.X, _as_tensor(data.codes), _as_tensor(data.weight)
     if index is not None:
         index = torch.from_numpy(index)
@@ -269,7 +273,7 @@ def rows_of(data, loss, index=None, *, intercept):
 def bytes_of_rows(X, index):
     """What the rows of X at an index are told from others by."""
     rows = X[torch.from_numpy(index).to(X.device)]
-    csr = rows.csr.copy() if isinstance(rows, Sparse) else csr_array(rows.to("cpu", torch.float64).numpy())
+    csr = rows.csr.copy() if isinstance(rows, CSRTensor) else csr_array(rows.to("cpu", torch.float64).numpy())
     csr.eliminate_zeros()  # so that they are the same however X is stored
     return b"".join(
         array.astype(dtype).tobytes()

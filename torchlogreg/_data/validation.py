@@ -14,9 +14,9 @@ from sklearn import get_config
 from sklearn.utils.validation import validate_data
 
 from torchlogreg._data.array_api import numpy_of, tensor_of
-from torchlogreg._data.dense import Rows, product_dtype
+from torchlogreg._data.dense import DenseDesign, product_dtype
 from torchlogreg._data.finite import check_finite
-from torchlogreg._data.sparse import Sparse, SparseRows, pays_dense
+from torchlogreg._data.sparse import CSRTensor, SparseDesign, pays_dense
 
 LARGE = 2**23  # numbers from which a memory-mapped array is fitted, and any array predicted, part by part
 TABLES = ("shape", "__array__", "__array_interface__", "__dataframe__", "__dlpack__")  # what has one of them is one
@@ -45,7 +45,7 @@ def plain(model):
 
 def _kind(X):
     """The class of rows that reads X."""
-    return SparseRows if isinstance(X, Sparse) else Rows
+    return SparseDesign if isinstance(X, CSRTensor) else DenseDesign
 
 
 def dense_coefficients(coef):
@@ -54,7 +54,7 @@ def dense_coefficients(coef):
 
 
 def _checked_rows(estimator, X, *, reset):
-    """X as a finite (n, p) tensor, or `Sparse`; sets or checks feature names and their number."""
+    """X as a finite (n, p) tensor, or `CSRTensor`; sets or checks feature names and their number."""
     tensor = tensor_of(X)
     if tensor is not None:
         return _checked_tensor(estimator, tensor, reset=reset)
@@ -65,7 +65,7 @@ def _checked_rows(estimator, X, *, reset):
     X = validate_data(estimator, X, reset=reset, dtype=dtype, accept_sparse="csr")
     if not issparse(X):
         return _as_tensor(X)
-    return torch.from_numpy(X.toarray()) if pays_dense(X) else Sparse.of(X)
+    return torch.from_numpy(X.toarray()) if pays_dense(X) else CSRTensor.of(X)
 
 
 def _dtypes(X):
@@ -97,8 +97,7 @@ def _check_columns(X):
 def _checked_tensor(estimator, X, *, reset):
     """The checks of validate_data for a tensor, made where it is.
 
-    What is narrower than the dtype of products with it, half precision and small integers, stays as it is, for `Rows`
-    lifts it block by block.
+    Half precision and small integers stay as they are: `DenseDesign` casts them block by block.
     """
     if X.layout != torch.strided or X.is_quantized:
         raise TypeError(

@@ -14,22 +14,22 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from torchlogreg._data.array_api import Space, numpy_of
-from torchlogreg._data.dense import marked
+from torchlogreg._data.dense import checksum
 from torchlogreg._data.finite import explained
 from torchlogreg._data.prediction import prediction_parts
-from torchlogreg._data.sparse import Filled
+from torchlogreg._data.sparse import NonEmptyColumns
 from torchlogreg._data.targets import known
-from torchlogreg._data.training_data import block_data, fit_data, rows_of
+from torchlogreg._data.training_data import block_data, design_of, fit_data
 from torchlogreg._data.validation import dense_coefficients
 from torchlogreg._estimators.keywords import Suggesting, suggesting
-from torchlogreg._estimators.partial_fit import Seen, advance
-from torchlogreg._export.conversion import of_sklearn
+from torchlogreg._estimators.partial_fit import PartialFitState, partial_fit_step
+from torchlogreg._export.conversion import from_sklearn_model
 from torchlogreg._export.mixin import Portable
-from torchlogreg._monitoring.callback_context import Hooks, forget
-from torchlogreg._monitoring.history import Watch
+from torchlogreg._monitoring.callback_context import CallbackRunner, forget
+from torchlogreg._monitoring.history import FitHistory
 from torchlogreg._monitoring.monitors import held_out_data, training_monitor, validation_data
 from torchlogreg._objective.losses import loss_of
-from torchlogreg._objective.objective import Problem
+from torchlogreg._objective.objective import Objective
 from torchlogreg._objective.penalties import Ridge, strengths
 from torchlogreg._runtime.out_of_memory import translated, with_room
 from torchlogreg._runtime.sklearn_private import (
@@ -39,7 +39,7 @@ from torchlogreg._runtime.sklearn_private import (
     check_same_namespace,
     fit_context,
 )
-from torchlogreg._runtime.threads import fit_arithmetic, mapped, own_settings, plain_arithmetic
+from torchlogreg._runtime.threads import fit_arithmetic, mapped, package_settings, plain_arithmetic
 from torchlogreg._solvers import SOLVERS, access_of, choose
 from torchlogreg._solvers.driver import minimise
 from torchlogreg._solvers.sgd import SGD
@@ -137,7 +137,7 @@ class LinearPredictor(Portable, Suggesting, CallbackSupportMixin, SparseCoefMixi
         loss, labels = loss_of(len(classes)), classes if indices else None
         seen, eta = vars(self).get("_known", (None, None))  # a model in cross-validation has its logits already
         if seen is not None and X is seen:
-            with own_settings():
+            with package_settings():
                 return space.joined([transform(loss, eta)[:, 0]], len(eta), labels)
         coef = np.column_stack([dense_coefficients(self.coef_), numpy_of(self.intercept_)])  # (K, p + 1)
         W = torch.from_numpy(coef.T[None].copy())
@@ -147,7 +147,7 @@ class LinearPredictor(Portable, Suggesting, CallbackSupportMixin, SparseCoefMixi
             return space.joined(_pieces(parts, W, partial(transform, loss)), n_rows, labels)
 
         # A tensor that is an answer may meet autograd later.
-        with own_settings(), torch.inference_mode(False), torch.no_grad():
+        with package_settings(), torch.inference_mode(False), torch.no_grad():
             return with_room(work)
 
     def __sklearn_tags__(self):
@@ -160,13 +160,13 @@ class LinearPredictor(Portable, Suggesting, CallbackSupportMixin, SparseCoefMixi
 def _pieces(parts, W, transform):
     """transform(logits) of several rows, block by block."""
     for rows in parts:
-        V = W.to(rows.products.device, rows.products.dtype)
+        V = W.to(rows.compute.device, rows.compute.dtype)
 
         def piece(block, X=rows.X, V=V):
             with plain_arithmetic(X):  # not while the piece is taken, which may raise
-                return transform(block.predict(V))[:, 0]
+                return transform(block.matvec(V))[:, 0]
 
-        yield from mapped(piece, rows.blocks(W.shape[2]), rows.products.device)
+        yield from mapped(piece, rows.blocks(W.shape[2]), rows.compute.device)
 
 
 class LinearClassifier(LinearPredictor):
@@ -317,15 +317,15 @@ class LinearClassifier(LinearPredictor):
         context = self._init_callback_context(max_subtasks=self.max_iter or None)
         context.call_on_fit_task_begin(estimator=self, X=X, y=y, metadata=metadata)
 
-        with own_settings(), torch.inference_mode(False), torch.no_grad():
+        with package_settings(), torch.inference_mode(False), torch.no_grad():
             with translated(device=True):
                 data = fit_data(self, X, y, sample_weight, access_of(self.solver), validated=X_val is not None)
                 validation = validation_data(self, data, X_val, y_val, sample_weight_val)
             W = self._start(data, loss_of(len(data.classes)), coef_init, intercept_init, go_on=self.warm_start)
-            callbacks = partial(Hooks, self, context, {"X": X, "y": y, "metadata": metadata})
+            callbacks = partial(CallbackRunner, self, context, {"X": X, "y": y, "metadata": metadata})
             with explained(data.X):
                 fitted = with_room(partial(self._fitted, data, validation, W, callbacks, began))
-        fitted["_seen"] = Seen.after(data)._asdict()
+        fitted["_seen"] = PartialFitState.after(data)._asdict()
         before = dict(vars(self))
         self.__dict__.pop("feature_names_in_", None)
         vars(self).update(fitted)
@@ -344,19 +344,21 @@ class LinearClassifier(LinearPredictor):
             train, held_out = self._split(data) if validation is None else (None, None)
             if held_out is not None:
                 validation = held_out_data(data, loss, held_out, intercept=self.fit_intercept)
-            rows = rows_of(data, loss, train, intercept=self.fit_intercept)
-            filled = Filled.of(rows, W, wanted=self.solver != "sgd")
-            rows = filled.rows
+            rows = design_of(data, loss, train, intercept=self.fit_intercept)
+            filled = NonEmptyColumns.of(rows, W, wanted=self.solver != "sgd")
+            rows = filled.design
             strength = strengths(self.C, self.l1_ratio)
-            penalty = Ridge.of(strength.l2, rows.n_features, intercept=self.fit_intercept, home=rows.home)
-            problem = Problem.of(rows, loss, penalty)
+            penalty = Ridge.of(
+                strength.l2, rows.n_features, intercept=self.fit_intercept, accumulation=rows.accumulation
+            )
+            objective = Objective.of(rows, loss, penalty)
             keeps_best = self.early_stopping and validation is not None
-            solver = self._solver(problem, keeps_best)
+            solver = self._solver(objective, keeps_best)
             attributes = partial(model_attributes, data=data, intercept=self.fit_intercept)
-            mark = partial(self._mark, data, rows, solver, W, validation, held_out)
-            callbacks = callbacks(solver, attributes, mark, training_monitor(data, train), validation)
-            watch = Watch(
-                problem,
+            fingerprint = partial(self._fingerprint, data, rows, solver, W, validation, held_out)
+            callbacks = callbacks(solver, attributes, fingerprint, training_monitor(data, train), validation)
+            history = FitHistory(
+                objective,
                 solver,
                 self.max_iter,
                 monitors=callbacks.monitors,
@@ -367,16 +369,16 @@ class LinearClassifier(LinearPredictor):
                 began=began,
             )
             result = minimise(
-                problem,
+                objective,
                 solver,
-                filled.enter(W).to(rows.home.device),
+                filled.enter(W).to(rows.accumulation.device),
                 tol=self.tol,
                 max_iter=self.max_iter,
                 store=to_float32 if data.dtype == np.float32 else None,
-                watch=watch,
+                history=history,
                 patience=self.n_iter_no_change if keeps_best else None,
             )
-            bound = problem.optimality_bound(result.point)
+            bound = objective.optimality_bound(result.point)
         return {
             **attributes(filled.leave(result.point.W)),
             "solver_": solver.name,
@@ -386,12 +388,12 @@ class LinearClassifier(LinearPredictor):
             "objective_": float(result.point.value),
             "gradient_norm_": float(result.point.gradient_norm),
             "optimality_gap_": float(bound),
-            "n_passes_": problem.passes.total,
+            "n_passes_": objective.passes.total,
             "loss_curve_": data.space.array(result.loss_curve[:, 0]),
-            "history_": watch.history(),
+            "history_": history.history(),
         }
 
-    def _mark(self, data, rows, solver, W, validation, held_out):
+    def _fingerprint(self, data, rows, solver, W, validation, held_out):
         """What this fit is recognised by: plain values, by what messages call them."""
         if held_out is not None and self.random_state is None:
             raise ValueError("Other rows would be held out when the fit is resumed: set random_state, or pass X_val.")
@@ -409,9 +411,9 @@ class LinearClassifier(LinearPredictor):
             "shape of X": tuple(data.X.shape),
             "dtype of coef_": str(data.dtype),
             "classes": repr(data.classes.tolist()),
-            "data or weights": rows.mark(),  # before S divides them: the penalty depends on it
-            "start": marked([W]),
-            "validation data": None if validation is None else validation.mark(),
+            "data or weights": rows.fingerprint(),  # before S divides them: the penalty depends on it
+            "start": checksum([W]),
+            "validation data": None if validation is None else validation.fingerprint(),
         }
 
     @fit_context(prefer_skip_nested_validation=True)
@@ -460,18 +462,18 @@ class LinearClassifier(LinearPredictor):
         self._check_combination()
         if self.early_stopping:
             raise ValueError("partial_fit holds out no rows: set early_stopping=False.")
-        before = Seen(**self._seen) if hasattr(self, "_seen") else None
-        with own_settings(), torch.inference_mode(False), torch.no_grad(), translated(device=True):
+        before = PartialFitState(**self._seen) if hasattr(self, "_seen") else None
+        with package_settings(), torch.inference_mode(False), torch.no_grad(), translated(device=True):
             data = block_data(self, X, y, classes, sample_weight)
         arithmetic = fit_arithmetic(data.X)
         with torch.inference_mode(False), torch.no_grad(), translated(device=True), explained(data.X), arithmetic:
             loss = loss_of(len(data.classes))
-            rows = rows_of(data, loss, intercept=self.fit_intercept)
+            rows = design_of(data, loss, intercept=self.fit_intercept)
             n_iter = 1 + (0 if before is None else int(np.max(numpy_of(self.n_iter_))))
             seed = check_random_state(self.random_state).randint(2**31 - 1) + n_iter  # another order in every call
-            W = rows.bring_home(self._start(data, loss, go_on=True))
+            W = rows.to_accumulation(self._start(data, loss, go_on=True))
             l2 = strengths(self.C, self.l1_ratio).l2
-            step = advance(self._sgd(seed), rows, loss, l2, W, Seen.after(data, before))
+            step = partial_fit_step(self._sgd(seed), rows, loss, l2, W, PartialFitState.after(data, before))
             found = model_attributes(step.W, data, self.fit_intercept)
         curve = np.append([] if before is None else numpy_of(self.loss_curve_), step.value)
         if self.verbose:
@@ -514,7 +516,7 @@ class LinearClassifier(LinearPredictor):
         ValueError
             If it has more classes than the estimator can have, or one model for each class against the rest.
         """
-        return of_sklearn(cls, model)
+        return from_sklearn_model(cls, model)
 
     def _check_combination(self):
         """Raise for parameters that do not go together."""
@@ -540,7 +542,10 @@ class LinearClassifier(LinearPredictor):
                 )
         if self.fit_intercept and data.mass is not None and np.count_nonzero(data.mass) == 1:
             # The probability of that class tends to one: the optimum is at infinity, and this is as good.
-            coef, intercept = np.zeros(shape), loss.certain(torch.tensor([data.mass.argmax()], device="cpu"))[0].numpy()
+            coef, intercept = (
+                np.zeros(shape),
+                loss.certain_logits(torch.tensor([data.mass.argmax()], device="cpu"))[0].numpy(),
+            )
         if coef_init is not None:
             coef = _checked_start(coef_init, shape, "coef_init")
         if intercept_init is not None:
@@ -562,9 +567,9 @@ class LinearClassifier(LinearPredictor):
         train, held_out = next(splitter.split(usable, data.codes[usable]))
         return np.concatenate([usable[train], kept]), usable[held_out]
 
-    def _solver(self, problem, validated):
+    def _solver(self, objective, validated):
         """The solver with its settings; `validated` if other rows say when to stop."""
-        name = choose(problem.rows, problem.loss.n_logits) if self.solver == "auto" else self.solver
+        name = choose(objective.design, objective.loss.n_logits) if self.solver == "auto" else self.solver
         if name == "newton-cholesky":
             return SOLVERS[name]()
         # Samples of rows are the same in every fit unless asked otherwise; an order of rows is not.

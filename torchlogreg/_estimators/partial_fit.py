@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from torchlogreg._data.training_data import bytes_of_rows, total_weight
-from torchlogreg._objective.objective import Problem
+from torchlogreg._objective.objective import Objective
 from torchlogreg._objective.penalties import Ridge
 from torchlogreg._solvers.learning_rates import stable_rate
 from torchlogreg._solvers.sgd import class_major
@@ -21,7 +21,7 @@ SHARE, FLAT = 0.5, 100
 MOST_HALVINGS = 60  # of that rate in one call
 
 
-class Seen(NamedTuple):
+class PartialFitState(NamedTuple):
     """What a model remembers of the blocks that it has seen: NumPy's and Python's values only.
 
     S, the total weight by which the objective divides, is that of a pass: blocks count until the first of them comes
@@ -29,7 +29,7 @@ class Seen(NamedTuple):
     the same blocks keep that of `fit` on those.
     """
 
-    mark: int | None  # of the first block
+    fingerprint: int | None  # of the first block
     n_rows: int = 0  # in the present pass
     weight: float = 0.0  # their total
     n_rows_before: int = 0  # in the longest pass before it
@@ -46,10 +46,12 @@ class Seen(NamedTuple):
     def after(cls, data, before=None):
         """The stream with one more block; a fit is a first block, that of a stream one that does not come again."""
         n, weight = data.X.shape[0], total_weight(data)
-        mark = None if data.codes is None or n < MARKED else _mark(data)  # a few rows may be alike by chance
+        fingerprint = (
+            None if data.codes is None or n < MARKED else _fingerprint(data)
+        )  # a few rows may be alike by chance
         if before is None:
-            return cls(mark, n, weight)
-        if mark is None or mark != before.mark:
+            return cls(fingerprint, n, weight)
+        if fingerprint is None or fingerprint != before.fingerprint:
             return before._replace(n_rows=before.n_rows + n, weight=before.weight + weight)
         return before._replace(
             n_rows=n,
@@ -69,25 +71,25 @@ class Seen(NamedTuple):
         return self.S / max(self.n_rows, self.n_rows_before)
 
 
-def _mark(data):
+def _fingerprint(data):
     """What a block of data is recognised by: its length, and some of its rows and labels."""
     index = np.linspace(0, len(data.codes) - 1, min(len(data.codes), MARKED)).astype(np.int64)
     return crc32(bytes_of_rows(data.X, index), crc32(data.codes[index].tobytes(), len(data.codes)))
 
 
-class Advance(NamedTuple):
+class PartialFitStep(NamedTuple):
     """Where an epoch over a block led."""
 
     W: torch.Tensor  # (1, d, K) in float64
     value: float  # mean over its mini-batches of F as each update found it
     rate: float
-    seen: Seen
+    seen: PartialFitState
 
 
-def advance(solver, rows, loss, l2, W, seen):
+def partial_fit_step(solver, rows, loss, l2, W, seen):
     """One epoch of SGD over `rows` from W (1, d, K); `seen` has counted them already."""
-    problem = _block_problem(rows, loss, l2, seen)
-    rows, n = problem.rows, problem.rows.shape[0]
+    objective = _block_problem(rows, loss, l2, seen)
+    rows, n = objective.design, objective.design.shape[0]
     d, automatic = W.shape[1], solver.learning_rate == "auto"
     generator = torch.Generator(rows.device).manual_seed(solver.seed)
     W = class_major(W, rows)
@@ -95,13 +97,13 @@ def advance(solver, rows, loss, l2, W, seen):
     if seen.velocity is not None:
         velocity.copy_(torch.from_numpy(np.array(seen.velocity))[:d])
     if automatic:
-        seen = _with_bounds(problem, seen)
+        seen = _with_bounds(objective, seen)
     size = n if solver.batch_size is None else min(solver.batch_size, n)
     for _ in range(MOST_HALVINGS):
         start = W.clone()
-        rate = _rate(solver, problem, seen, size) if automatic else solver.learning_rate
-        value = float(solver.epoch(problem, W, velocity, rate, generator))
-        if not automatic or _is_sound(problem, start, W, value):
+        rate = _rate(solver, objective, seen, size) if automatic else solver.learning_rate
+        value = float(solver.epoch(objective, W, velocity, rate, generator))
+        if not automatic or _is_sound(objective, start, W, value):
             break
         # The bounds hold in expectation, not in every order of the rows.
         W.copy_(start)
@@ -112,32 +114,34 @@ def advance(solver, rows, loss, l2, W, seen):
     kept = np.zeros((rows.n_features + 1, W.shape[2]))
     kept[:d] = velocity[0].numpy(force=True)
     seen = seen._replace(velocity=kept, n_steps=seen.n_steps + math.ceil(n / size))
-    return Advance(rows.bring_home(W), value, rate, seen)
+    return PartialFitStep(rows.to_accumulation(W), value, rate, seen)
 
 
 def _block_problem(rows, loss, l2, seen):
     """The objective on a block: its rows as a sample of the stream, the penalty over the S of the stream."""
     if not math.isfinite(seen.S):
         raise ValueError("The sum of the sample weights so far overflows. Scale them down, and C up.")
-    weight = float(rows.columns.sum())
-    penalty = Ridge.of(l2 * (weight / seen.S), rows.n_features, intercept=rows.intercept, home=rows.home)
-    problem = Problem.of(rows, loss, penalty)
+    weight = float(rows.sample_weights.sum())
+    penalty = Ridge.of(
+        l2 * (weight / seen.S), rows.n_features, intercept=rows.intercept, accumulation=rows.accumulation
+    )
+    objective = Objective.of(rows, loss, penalty)
     # Rows that weigh more than others in the stream do so in the block, too.
     share = weight / rows.shape[0] / seen.mean_weight
-    return problem if share == 1.0 else problem.reweighted(problem.rows.columns * share)
+    return objective if share == 1.0 else objective.reweighted(objective.design.sample_weights * share)
 
 
-def _with_bounds(problem, seen):
+def _with_bounds(objective, seen):
     """The stream with bounds that hold for the block, too.
 
     Its largest eigenvalue is looked for in the first block, in longer ones, and in those whose rows are longer than
     any before, by their mean or the longest; of blocks that are all alike, that is every doubling of their number.
     """
-    n = problem.rows.shape[0]
-    mean_square, longest = problem.row_moments()
+    n = objective.design.shape[0]
+    mean_square, longest = objective.row_moments()
     record = mean_square > seen.mean_square or longest > seen.longest
     if record or n >= 2 * seen.n_curvature:
-        curvature = problem.largest_moment()
+        curvature = objective.largest_moment()
         larger = n >= 2 * seen.n_curvature and not mean_square < 0.5 * seen.mean_square
         seen = seen._replace(
             curvature=curvature if larger else max(curvature, seen.curvature),
@@ -146,18 +150,18 @@ def _with_bounds(problem, seen):
     return seen._replace(longest=max(longest, seen.longest), mean_square=max(mean_square, seen.mean_square))
 
 
-def _rate(solver, problem, seen, size):
+def _rate(solver, objective, seen, size):
     """The rate for an endless number of rows, which falls as the square root of the steps grows."""
-    smoothness = ((size - 1) * seen.curvature + seen.longest) / size * problem.loss.smoothness
-    rate = stable_rate(solver, smoothness + float(problem.penalty.l2.max()))
+    smoothness = ((size - 1) * seen.curvature + seen.longest) / size * objective.loss.smoothness
+    rate = stable_rate(solver, smoothness + float(objective.penalty.l2.max()))
     return SHARE * rate * seen.caution / math.sqrt(1.0 + seen.n_steps / FLAT)
 
 
-def _is_sound(problem, start, W, value):
+def _is_sound(objective, start, W, value):
     """Whether an epoch from `start` to W ended no higher than it began, or than zero coefficients."""
-    at_zero = problem.loss.at_zero * float(problem.rows.columns.sum())
+    at_zero = objective.loss.at_zero * float(objective.design.sample_weights.sum())
     if value <= at_zero:
         return True  # a read less
-    home = problem.rows.bring_home
-    after = float(problem.smooth(home(W)).value)
-    return after <= at_zero or after <= float(problem.smooth(home(start)).value)
+    accumulation = objective.design.to_accumulation
+    after = float(objective.value_and_gradient(accumulation(W)).value)
+    return after <= at_zero or after <= float(objective.value_and_gradient(accumulation(start)).value)

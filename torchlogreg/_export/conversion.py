@@ -228,7 +228,7 @@ def as_sklearn(model):
     return converted
 
 
-def of_sklearn(cls, model):
+def from_sklearn_model(cls, model):
     """The estimator of class `cls` that a fitted LogisticRegression is."""
     if not isinstance(model, LogisticRegression):
         raise TypeError(

@@ -12,14 +12,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from torchlogreg._data.sparse import Filled
-from torchlogreg._objective.objective import Passes, Problem, normalised
+from torchlogreg._data.sparse import NonEmptyColumns
+from torchlogreg._objective.objective import Objective, PassCounter, normalised
 from torchlogreg._objective.penalties import Ridge
 from torchlogreg._objective.reparametrisation import is_wide
 from torchlogreg._solvers import SOLVERS, choose
 from torchlogreg._solvers.driver import Results, minimise_all
 from torchlogreg._solvers.line_search import per_model
-from torchlogreg._solvers.preconditioners.policy import Centre, Metrics
+from torchlogreg._solvers.preconditioners.policy import Centre, PreconditionerPolicy
 
 # Bytes that a batch may take, or those of X if they are more; and how many arrays of the size of its coefficients, and
 # matrices of the size of their second moments where the solver needs them, it takes.
@@ -62,27 +62,27 @@ class Grid:
     """Candidates on all rows and on every fold."""
 
     def __init__(self, rows, loss, weights, candidates, settings, left=None):
-        columns, self.mass = weights.columns.to(rows.columns), weights.mass  # NumPy's, (F + 1, V, n_classes)
+        columns, self.mass = weights.columns.to(rows.sample_weights), weights.mass  # NumPy's, (F + 1, V, n_classes)
         self.n_folds, self.n_columns = columns.shape[0] - 1, columns.shape[1]
         self.loss, self.candidates, self.settings, self.left = loss, candidates, settings, left
         # The models start at zero, or where a solution without the empty columns was.
-        self.filled = Filled.of(rows, torch.zeros(1, rows.shape[1], 1, dtype=torch.float64, device="cpu"))
-        rows = self.filled.rows
-        d, home = rows.shape[1], rows.home
+        self.filled = NonEmptyColumns.of(rows, torch.zeros(1, rows.shape[1], 1, dtype=torch.float64, device="cpu"))
+        rows = self.filled.design
+        d, accumulation = rows.shape[1], rows.accumulation
         auto = settings.solver == "auto"
         self.solver = choose(rows, loss.n_logits) if auto else settings.solver
-        self.rows, self.factors = normalised(rows.reweighted(columns.flatten(0, 1).T))
+        self.design, self.factors = normalised(rows.reweighted(columns.flatten(0, 1).T))
         # A model for each column, without a penalty: the others differ by theirs.
-        none = Ridge(torch.zeros(columns[..., 0].numel(), d, 1, dtype=home.dtype, device=home.device))
-        self.base = Problem(self.rows, loss, none, Passes(rows.shape[0]))
+        none = Ridge(torch.zeros(columns[..., 0].numel(), d, 1, dtype=accumulation.dtype, device=accumulation.device))
+        self.base = Objective(self.design, loss, none, PassCounter(rows.shape[0]))
         # Which class has all the weight of each column; -1 if several have some.
-        present = torch.from_numpy(self.mass > 0).flatten(0, 1).to(home.device)
+        present = torch.from_numpy(self.mass > 0).flatten(0, 1).to(accumulation.device)
         self.only = torch.where(present.sum(dim=1) == 1, present.int().argmax(dim=1), -1)
         self.l2 = candidates.l2[:, None, None].expand(-1, d, 1).clone()  # (Q, d, 1)
         if rows.intercept:
             self.l2[:, -1] = 0.0
         self.followed = torch.zeros_like(candidates.free)  # (Q,) whether candidates were solved along a path
-        self.start = torch.zeros(len(self.l2), d, loss.n_logits, dtype=home.dtype, device=home.device)
+        self.start = torch.zeros(len(self.l2), d, loss.n_logits, dtype=accumulation.dtype, device=accumulation.device)
         self.paths = self._paths()
         self.before = torch.full_like(candidates.column, -1)  # (Q,) the candidate before on the path; -1 for the first
         # (Q,) the objective on all rows below which the folds start a candidate from the one before.
@@ -98,7 +98,7 @@ class Grid:
         if loosely:
             # The optimum of a fold is about d K / n above that of all rows, relative to the objective, so a smaller gap
             # (the tolerance to the power of 1.5, for L-BFGS) at the centre brings the folds no nearer to theirs.
-            n, d = self.rows.shape
+            n, d = self.design.shape
             tol = max(tol, min(FARTHEST, (d * self.loss.n_logits / n) ** (2 / 3)))
         start = self.start[q] if W is None else self.filled.enter(W)
         # Folds that follow a path will not start from here.
@@ -119,7 +119,7 @@ class Grid:
                 start, options = W[q[part]], {}
                 if follows and not alone:
                     start = self._next(found.W, fold[part] * Q, q[part])
-                elif self.solver == "lbfgs" and not alone and not is_wide(self.rows):  # else in other coordinates
+                elif self.solver == "lbfgs" and not alone and not is_wide(self.design):  # else in other coordinates
                     options = {"centre": Centre(around, W, q[part])}
                 results = self._solve(column[part], q[part], start, self.settings.tol, **options)
                 if found is None:
@@ -138,7 +138,7 @@ class Grid:
 
     def _paths(self):
         """Index of the candidates that differ by strength only, the strongest first; none if samples serve them all."""
-        if self.solver != "lbfgs" or Metrics(self.base, self.loss.n_logits, 0).is_whole:
+        if self.solver != "lbfgs" or PreconditionerPolicy(self.base, self.loss.n_logits, 0).is_whole:
             return []
         kinds = torch.stack([self.candidates.column, self.candidates.free.to(self.candidates.column)], dim=1)
         paths = (torch.nonzero((kinds == kind).all(dim=1)).flatten() for kind in kinds.unique(dim=0))
@@ -155,7 +155,7 @@ class Grid:
     def _without_features(self):
         """The least objective of each candidate whose coefficients are all zero, (Q,)."""
         share = torch.from_numpy(self.mass[0] / self.mass[0].sum(axis=1, keepdims=True))  # (V, n_classes)
-        entropy = self.rows.bring_home(torch.special.entr(share).sum(dim=1))
+        entropy = self.design.to_accumulation(torch.special.entr(share).sum(dim=1))
         return torch.where(self.candidates.free, entropy[self.candidates.column], self.loss.at_zero)
 
     def _alone(self, column, q):
@@ -166,7 +166,7 @@ class Grid:
         """Index of models that are solved at a time, and whether they are those in which a class is alone."""
         alone = self._alone(column, q)
         for kind in alone.unique().tolist():
-            for part in torch.nonzero(alone == kind).flatten().split(_affordable(self.rows, self.loss, self.solver)):
+            for part in torch.nonzero(alone == kind).flatten().split(_affordable(self.design, self.loss, self.solver)):
                 yield part, kind
 
     def _next(self, W, first, q):
@@ -180,22 +180,22 @@ class Grid:
 
     def _problem(self, column, q):
         penalty = Ridge(self.l2[q]).divided([factor[column] for factor in self.factors])
-        if self.rows.intercept:
+        if self.design.intercept:
             penalty.l2[:, -1, 0] = torch.where(self.candidates.free[q], 0.0, ABSENT)
-        return Problem(self.rows.of_models(column), self.loss, penalty, self.base.passes)
+        return Objective(self.design.select(column), self.loss, penalty, self.base.passes)
 
     def _solve(self, column, q, W, tol, *, floor=None, **options):
         """The Results of the candidates q with the weights `column`, from W."""
-        settings, problem = self.settings, self._problem(column, q)
+        settings, objective = self.settings, self._problem(column, q)
         alone = self._alone(column, q)
         if alone.any():  # near enough, as in a single fit
             W = torch.where(per_model(alone), 0.0, W)
-            W[alone, -1] = self.loss.certain(self.only[column][alone]).to(W)
+            W[alone, -1] = self.loss.certain_logits(self.only[column][alone]).to(W)
         if self.solver == "lbfgs":
             options["seed"] = settings.seed
         solver = SOLVERS[self.solver](**options)
         results = minimise_all(
-            problem, solver, W, tol=tol, max_iter=settings.max_iter, store=settings.store, left=self.left, floor=floor
+            objective, solver, W, tol=tol, max_iter=settings.max_iter, store=settings.store, left=self.left, floor=floor
         )
         return results._replace(W=self.filled.leave(results.W))
 

@@ -12,16 +12,16 @@ from sklearn.utils import check_random_state
 
 from torchlogreg._data.array_api import Space, numpy_of
 from torchlogreg._data.finite import explained
-from torchlogreg._data.prediction import prediction_rows
+from torchlogreg._data.prediction import prediction_design
 from torchlogreg._data.targets import class_weighted, class_weights
-from torchlogreg._data.training_data import TrainingData, rows_of, training_data
+from torchlogreg._data.training_data import TrainingData, design_of, training_data
 from torchlogreg._estimators.base import model_attributes, to_float32
 from torchlogreg._model_selection.batched_fits import Candidates, Grid, Settings, Weights
 from torchlogreg._monitoring.monitors import summable
 from torchlogreg._objective.losses import loss_of
 from torchlogreg._objective.penalties import strengths
 from torchlogreg._runtime.out_of_memory import translated
-from torchlogreg._runtime.threads import callers_settings, fit_arithmetic, mapped, own_settings, plain_arithmetic
+from torchlogreg._runtime.threads import caller_settings, fit_arithmetic, mapped, package_settings, plain_arithmetic
 from torchlogreg._solvers import access_of
 from torchlogreg._solvers.driver import Results
 
@@ -46,7 +46,7 @@ class Fitted(NamedTuple):
     @property
     def intercept(self):
         """Whether the coefficients have the intercept as last row."""
-        return self.grid.rows.intercept
+        return self.grid.design.intercept
 
     @property
     def n_models(self):
@@ -61,21 +61,21 @@ class Fitted(NamedTuple):
 
     def held_out(self, index, fold=None):
         """Logits (m, Q, K) of some rows of the data."""
-        with own_settings():
-            return self._logits(self.found(fold).W, rows_of(self.data, self.loss, index, intercept=self.intercept))
+        with package_settings():
+            return self._logits(self.found(fold).W, design_of(self.data, self.loss, index, intercept=self.intercept))
 
     def logits(self, X):
         """Logits (m, Q, K) of any rows X, by the models on all rows."""
         W = self.on_all.W
         if not self.intercept:
             W = torch.cat([W, torch.zeros_like(W[:, :1])], dim=1)
-        with own_settings():
-            return self._logits(W, prediction_rows(self.model(0), X, self.data.X.dtype))
+        with package_settings():
+            return self._logits(W, prediction_design(self.model(0), X, self.data.X.dtype))
 
     def _logits(self, W, rows):
         with torch.inference_mode(), plain_arithmetic(rows.X):
             blocks = rows.blocks(W.shape[0] * W.shape[2])
-            return torch.cat([*mapped(lambda block: block.predict(W), blocks, rows.products.device)])
+            return torch.cat([*mapped(lambda block: block.matvec(W), blocks, rows.compute.device)])
 
     def model(self, q, fold=None, known=None):
         """Candidate q as a fitted estimator; `known` are an X and its logits (m, 1, K), for predictions of that X.
@@ -125,7 +125,7 @@ def unweighted_data(estimator, X, y, sample_weight):
     """The checked data, without class weights, which depend on the fold."""
     estimator = copy.copy(estimator)
     estimator.class_weight = None
-    with own_settings():
+    with package_settings():
         return training_data(estimator, X, y, sample_weight, access_of(estimator.solver))
 
 
@@ -153,14 +153,16 @@ def fit_all(estimator, data, candidates, trains, left=None):
         explained(data.X),
         fit_arithmetic(data.X),
     ):
-        rows = rows_of(data, loss, intercept=any(s["fit_intercept"] for s in settings))
-        home = rows.home
+        rows = design_of(data, loss, intercept=any(s["fit_intercept"] for s in settings))
+        accumulation = rows.accumulation
         kinds, column = _distinct([s["class_weight"] for s in settings])
         weights = _weights(data, kinds, trains)
         values = Candidates(
-            l2=torch.tensor([strengths(s["C"], 0.0).l2 for s in settings], dtype=home.dtype, device=home.device),
-            free=torch.tensor([bool(s["fit_intercept"]) for s in settings], device=home.device),
-            column=torch.tensor(column, device=home.device),
+            l2=torch.tensor(
+                [strengths(s["C"], 0.0).l2 for s in settings], dtype=accumulation.dtype, device=accumulation.device
+            ),
+            free=torch.tensor([bool(s["fit_intercept"]) for s in settings], device=accumulation.device),
+            column=torch.tensor(column, device=accumulation.device),
         )
         seed = check_random_state(0 if estimator.random_state is None else estimator.random_state)
         how = Settings(
@@ -176,7 +178,7 @@ def fit_all(estimator, data, candidates, trains, left=None):
     return Fitted(estimator, data, candidates, grid, on_all, on_folds, time.perf_counter() - start)
 
 
-@own_settings()
+@package_settings()
 def neg_log_loss(loss, eta, codes, weight):
     """`sklearn.metrics.log_loss`, negative, for each of Q models: (Q,)."""
     log_proba = loss.log_proba(eta)
@@ -187,7 +189,7 @@ def neg_log_loss(loss, eta, codes, weight):
     return _averaged(own, weight)
 
 
-@own_settings()
+@package_settings()
 def accuracy(loss, eta, codes, weight):
     """`sklearn.metrics.accuracy_score` for each of Q models: (Q,)."""
     return _averaged((loss.choice(eta) == torch.from_numpy(codes).to(eta.device)[:, None]).double(), weight)
@@ -259,7 +261,7 @@ class Progress:
             print(f"{self.done} of {self.n_models} models done")
         if not self.active:
             return
-        with callers_settings():
+        with caller_settings():
             for _ in range(k):
                 task = self.context.subcontext(task_name="model")
                 task.call_on_fit_task_begin(**self.arguments)

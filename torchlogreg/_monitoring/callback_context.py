@@ -6,7 +6,7 @@ from functools import cache
 from typing import NamedTuple
 
 from torchlogreg._monitoring.history import MONITORS
-from torchlogreg._runtime.threads import callers_settings, own_settings
+from torchlogreg._runtime.threads import caller_settings, package_settings
 
 
 class OwnCallback:
@@ -17,8 +17,8 @@ class OwnCallback:
 
     _monitors = frozenset()  # entries of the history that have to be there
 
-    def _resume(self, mark):
-        """The state of the interrupted fit that is recognised by `mark()`, None if there is none."""
+    def _resume(self, fingerprint):
+        """The state of the interrupted fit that is recognised by `fingerprint()`, None if there is none."""
 
     def _forget(self):
         """Nothing is left to resume: the fit has ended, and no callback may undo that, or it can only fail again."""
@@ -30,22 +30,24 @@ class FitProgress(NamedTuple):
     history: dict  # lists by name
     attributes: Callable | None  # those of the model after the iteration, once it has ended
     state: Callable | None  # what the iteration goes on from, before it begins
-    mark: Callable  # what the fit is recognised by
+    fingerprint: Callable  # what the fit is recognised by
 
 
-class Hooks:
+class CallbackRunner:
     """What runs scikit-learn's callbacks, one task an iteration.
 
     Those of `torchlogreg.callbacks` are told more, see `OwnCallback`.
     """
 
-    def __init__(self, estimator, context, arguments, solver, attributes, mark, training, validation):
+    def __init__(self, estimator, context, arguments, solver, attributes, fingerprint, training, validation):
         self.active, self.own = hasattr(estimator, "_skl_callbacks"), own_callbacks(estimator)
         self.context, self.arguments = context, {"estimator": estimator, **arguments}
         self.task_name = "epoch" if solver.stochastic else "iteration"
         self.attributes, self.task = attributes, None
         self.monitors = self._monitors_of(training, validation)
-        self.mark = cache(own_settings()(lambda: {**mark(), "train_loss in history_": "train" in self.monitors}))
+        self.fingerprint = cache(
+            package_settings()(lambda: {**fingerprint(), "train_loss in history_": "train" in self.monitors})
+        )
 
     def _monitors_of(self, training, validation):
         """The monitors that are asked for, by name; both if there are rows to validate on."""
@@ -60,7 +62,7 @@ class Hooks:
 
     def resume(self):
         """What the first checkpoint says, None without."""
-        found = (callback._resume(self.mark) for callback in self.own)
+        found = (callback._resume(self.fingerprint) for callback in self.own)
         return next((saved for saved in found if saved is not None), None)
 
     def forget(self):
@@ -68,7 +70,7 @@ class Hooks:
         forget(self.arguments["estimator"])
 
     def begin(self, history, state):
-        """Before an iteration; see `Watch`."""
+        """Before an iteration; see `FitHistory`."""
         self.task = self.context.subcontext(task_name=self.task_name)
         with self._progress(history, None, state and (lambda: ours(state))) as ours:
             self.task.call_on_fit_task_begin(**self.arguments)
@@ -87,11 +89,11 @@ class Hooks:
     def _progress(self, *known):
         """While hooks run, the task has a `FitProgress`; scikit-learn keeps the tasks of a whole search to its end.
 
-        They run under the caller's settings; yields what `callers_settings` does.
+        They run under the caller's settings; yields what `caller_settings` does.
         """
-        self.task.progress = FitProgress(*known, self.mark)
+        self.task.progress = FitProgress(*known, self.fingerprint)
         try:
-            with callers_settings() as ours:
+            with caller_settings() as ours:
                 yield ours
         finally:
             del self.task.progress

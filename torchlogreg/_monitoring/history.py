@@ -17,8 +17,8 @@ class Iterate:
     `coefficients` turns its W into that of the problem of the fit, and `leave` that into the one of all features.
     """
 
-    def __init__(self, problem, point, coefficients, leave):
-        self.problem, self.point, self._coefficients, self._leave = problem, point, coefficients, leave
+    def __init__(self, objective, point, coefficients, leave):
+        self.objective, self.point, self._coefficients, self._leave = objective, point, coefficients, leave
 
     @cached_property
     def W(self):
@@ -36,7 +36,7 @@ class _Best(NamedTuple):
     W: torch.Tensor
 
 
-class Watch:
+class FitHistory:
     """The history of a fit, so far.
 
     `monitors` gives for "train" and "validation" a function from an Iterate to the mean loss and the accuracy there.
@@ -45,7 +45,7 @@ class Watch:
 
     def __init__(
         self,
-        problem,
+        objective,
         solver,
         max_iter=0,
         *,
@@ -56,7 +56,7 @@ class Watch:
         verbose=0,
         began=None,
     ):
-        self.problem, self.solver, self.max_iter, self.verbose = problem, solver, max_iter, verbose
+        self.objective, self.solver, self.max_iter, self.verbose = objective, solver, max_iter, verbose
         self.monitors, self.keeps_best, self.callbacks = monitors or {}, keeps_best, callbacks
         self.leave = leave
         self.began = perf_counter() if began is None else began
@@ -76,7 +76,7 @@ class Watch:
             )
         self.values, self.columns = saved["values"], saved["columns"]
         self.began = perf_counter() - self.columns["seconds"][-1]
-        self.problem.passes.n_read += saved["n_read"]
+        self.objective.passes.n_visited += saved["n_read"]
         self.best = saved["best"] and _Best(*saved["best"])
         return saved["solver"]
 
@@ -99,13 +99,13 @@ class Watch:
             "solver": state(),
             "values": self.values,
             "columns": self.columns,
-            "n_read": self.problem.passes.n_read,
+            "n_read": self.objective.passes.n_visited,
             "best": self.best and tuple(self.best),
         }
 
-    def end(self, problem, point, coefficients):
+    def end(self, objective, point, coefficients):
         """An iteration has ended. The accuracy that early stopping goes by, and whether a callback asks to stop."""
-        iterate = Iterate(problem, point, coefficients, self.leave)
+        iterate = Iterate(objective, point, coefficients, self.leave)
         self.values.append(point.value.tolist())
         noted = {"objective": self.values[-1][0]}
         if point.gradient is not None:
@@ -129,7 +129,7 @@ class Watch:
         line = f"{self.solver.name} {len(self.values):>{width}}/{self.max_iter}  objective {noted['objective']:<#12.8g}"
         if "gradient_norm" in noted:
             line += f"  max|gradient| {noted['gradient_norm']:.1e}"
-        line += f"  reads {self.problem.passes.total:<6.1f}"
+        line += f"  reads {self.objective.passes.total:<6.1f}"
         if "validation_accuracy" in noted:
             line += f"  validation accuracy {noted['validation_accuracy']:.4f}"
         return f"{line}  {noted['seconds']:.2f} s"

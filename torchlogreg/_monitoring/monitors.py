@@ -9,7 +9,7 @@ from zlib import crc32
 import torch
 from sklearn import config_context
 
-from torchlogreg._data.dense import marked
+from torchlogreg._data.dense import checksum
 from torchlogreg._data.prediction import prediction_parts
 from torchlogreg._data.targets import (
     checked_labels,
@@ -18,7 +18,7 @@ from torchlogreg._data.targets import (
     codes_among,
     encoded,
 )
-from torchlogreg._data.training_data import rows_of
+from torchlogreg._data.training_data import design_of
 from torchlogreg._data.validation import _as_tensors, is_no_table
 from torchlogreg._objective.losses import loss_of
 from torchlogreg._runtime.sklearn_private import feature_names
@@ -83,7 +83,7 @@ def _read_again(stand_in, X, dtype):
 
 def held_out_data(data, loss, index, *, intercept):
     """The monitor of the rows at an index of the training data."""
-    rows = rows_of(data, loss, index, intercept=intercept)
+    rows = design_of(data, loss, index, intercept=intercept)
     own = None if data.own is None else data.own[index]
     return Validation(lambda: (rows,), loss, *_as_tensors(data.codes[index], data.weight[index], own), data.torch_dtype)
 
@@ -110,20 +110,20 @@ class Training:
         self.own, self.factor = own if own is None else summable(own), factor
 
     def __call__(self, iterate):
-        return _means(iterate.problem.loss, self._pieces(iterate.problem, iterate.point))
+        return _means(iterate.objective.loss, self._pieces(iterate.objective, iterate.point))
 
-    def _pieces(self, problem, point):
+    def _pieces(self, objective, point):
         if point.eta is not None:
-            logits = [(point.eta.permute(2, 0, 1), problem.rows)]
+            logits = [(point.eta.permute(2, 0, 1), objective.design)]
         else:
-            logits = ((rows.predict(point.W), rows) for rows in problem._blocks())
+            logits = ((rows.matvec(point.W), rows) for rows in objective._blocks())
         start = 0
         for eta, rows in logits:
             weight, own = rows.weight[:, 0].cpu(), self.own
             if own is not None:
                 own = own[start : start + len(eta)]
             elif self.factor is not None:
-                own = (weight / self.factor[problem.loss.codes(rows.y).cpu()]).nan_to_num(0.0)
+                own = (weight / self.factor[objective.loss.codes(rows.y).cpu()]).nan_to_num(0.0)
             yield eta, rows.y, weight, own
             start += len(eta)
 
@@ -142,20 +142,20 @@ class Validation:
     def __call__(self, iterate):
         return _means(self.loss, self._pieces(iterate.of_features.to(self.dtype)))
 
-    def mark(self):
+    def fingerprint(self):
         """What the rows are recognised by."""
-        mark = marked([self.codes, self.weight])
+        fingerprint = checksum([self.codes, self.weight])
         for rows in self.parts():
-            mark = crc32(repr(rows.mark()).encode(), mark)
-        return mark
+            fingerprint = crc32(repr(rows.fingerprint()).encode(), fingerprint)
+        return fingerprint
 
     def _pieces(self, W):
         start = 0
         for rows in self.parts():
             missing = rows.shape[1] - W.shape[1]  # rows to predict have an intercept, whether or not the model has
-            V = torch.nn.functional.pad(W, (0, 0, 0, missing)).to(rows.products.device, rows.products.dtype)
+            V = torch.nn.functional.pad(W, (0, 0, 0, missing)).to(rows.compute.device, rows.compute.dtype)
             blocks = rows.blocks(W.shape[2])
-            for eta in mapped(lambda block, V=V: block.predict(V), blocks, rows.products.device):
+            for eta in mapped(lambda block, V=V: block.matvec(V), blocks, rows.compute.device):
                 at = slice(start, start + len(eta))
                 start = at.stop
                 y = self.loss.targets(self.codes[at].to(eta.device), eta.dtype)

@@ -47,15 +47,15 @@ class Loss(ABC):
         """A root of the second derivative in the logits, r r', as r (n, B, K, M), without cancellation."""
 
     @abstractmethod
-    def certain(self, codes):
+    def certain_logits(self, codes):
         """Logits (m, K) in float64 by which each of the classes `codes` (m,) is certain, nearly."""
 
-    def own_curvature(self, eta):
+    def logit_curvature(self, eta):
         """The second derivative by each logit alone, (n, B, K)."""
         a, b = self.curvature(eta)
         return a if b is None else a - b.square()
 
-    def mean_curvature(self, eta, weight):
+    def summed_curvature(self, eta, weight):
         """Sum of the second derivative over the rows, weight (n, B) -> (B, K, K)."""
         a, b = self.curvature(eta)
         weighted = weight[..., None] * a
@@ -107,7 +107,7 @@ class Binomial(Loss):
     def codes(self, y):
         return (y > 0).long()
 
-    def certain(self, codes):
+    def certain_logits(self, codes):
         return CERTAIN * self.targets(codes, torch.float64)[:, None]
 
     def value(self, eta, y):
@@ -167,7 +167,7 @@ class Multinomial(Loss):
     def codes(self, y):
         return y
 
-    def certain(self, codes):
+    def certain_logits(self, codes):
         return CERTAIN * (F.one_hot(codes, self.n_logits).double() - 1.0 / self.n_logits)
 
     def value(self, eta, y):
@@ -176,8 +176,8 @@ class Multinomial(Loss):
         return flat.view(-1, n_models)
 
     def value_and_residual(self, eta, y):
-        # Class-major, as `Rows.predict` lays logits out, is up to twice as fast. log_softmax shifts by the largest
-        # logit before it takes the logarithm, so the loss of a row that is predicted well keeps its digits.
+        # Class-major, as `DenseDesign.matvec` lays logits out, is up to twice as fast. log_softmax shifts by the
+        # largest logit before it takes the logarithm, so the loss of a row that is predicted well keeps its digits.
         log_proba = torch.log_softmax(eta.permute(1, 2, 0), dim=1)  # (B, K, n)
         index = y.view(1, 1, -1).expand(log_proba.shape[0], 1, -1)
         value = -log_proba.gather(1, index).squeeze(1).T

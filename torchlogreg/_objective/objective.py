@@ -46,9 +46,9 @@ class Point(NamedTuple):
 class OutOfRange(ValueError):
     """Squares of the numbers of X overflow or underflow, in the dtype of products with it."""
 
-    def __init__(self, problem):
+    def __init__(self, what):
         super().__init__(
-            f"Squares of the numbers of X {problem} in float64. Standardise X (sklearn.preprocessing.StandardScaler)."
+            f"Squares of the numbers of X {what} in float64. Standardise X (sklearn.preprocessing.StandardScaler)."
         )
 
 
@@ -64,59 +64,59 @@ def normalised(rows):
     largest = rows.largest_weight()
     rows = rows.divided(largest)
     total = rows.total_weight()
-    return rows.divided(total), (rows.bring_home(largest), rows.bring_home(total))
+    return rows.divided(total), (rows.to_accumulation(largest), rows.to_accumulation(total))
 
 
-class Passes:
+class PassCounter:
     """How often the rows were read, in full reads: a read of a tenth of them counts 0.1."""
 
     def __init__(self, n_rows, n_before=0):
-        self.n_rows, self.n_read = n_rows, n_before * n_rows
+        self.n_rows, self.n_visited = n_rows, n_before * n_rows
 
     @property
     def total(self):
-        return self.n_read / self.n_rows
+        return self.n_visited / self.n_rows
 
 
-class Problem:
+class Objective:
     """A loss over rows plus a penalty, both divided by S. `passes` counts the reads, those of samples included."""
 
     def __init__(self, rows, loss, penalty, passes):
-        self.rows, self.loss, self.penalty, self.passes = rows, loss, penalty, passes
+        self.design, self.loss, self.penalty, self.passes = rows, loss, penalty, passes
 
     @classmethod
     def of(cls, rows, loss, penalty):
         """The problem for raw weights and strengths."""
         rows, factors = normalised(rows)
         penalty = penalty.divided([factor if rows.of is None else factor[rows.of] for factor in factors])
-        return cls(rows, loss, penalty, Passes(rows.shape[0], rows.n_scanned))
+        return cls(rows, loss, penalty, PassCounter(rows.shape[0], rows.n_passes_before))
 
-    def of_models(self, index):
+    def select(self, index):
         """The problem of the models at `index` alone."""
-        return Problem(self.rows.of_models(index), self.loss, self.penalty.of_models(index), self.passes)
+        return Objective(self.design.select(index), self.loss, self.penalty.select(index), self.passes)
 
     def of_columns(self, columns):
         """The problem of the columns at an index alone, the intercept's as last, over dense rows."""
-        p = self.rows.n_features
-        rows = self.rows.dense(columns[columns < p])
-        return Problem(rows, self.loss, Ridge(self.penalty.l2[:, columns]), self.passes)
+        p = self.design.n_features
+        rows = self.design.dense(columns[columns < p])
+        return Objective(rows, self.loss, Ridge(self.penalty.l2[:, columns]), self.passes)
 
     def exact(self):
         """The same problem, with every product in float64."""
-        if self.rows.is_exact:
+        if self.design.is_exact:
             return self
-        return Problem(self.rows.exact(), self.loss, self.penalty, self.passes)
+        return Objective(self.design.exact(), self.loss, self.penalty, self.passes)
 
     def in_float64(self):
         """The same problem with X itself in float64, so that samples of its rows are, too."""
-        return Problem(self.rows.in_float64(), self.loss, self.penalty, self.passes)
+        return Objective(self.design.in_float64(), self.loss, self.penalty, self.passes)
 
-    def lifted(self):
+    def upcast(self):
         """The same problem, with X in a dtype that is multiplied as it is."""
-        rows = self.rows.lifted()
-        return self if rows is self.rows else Problem(rows, self.loss, self.penalty, self.passes)
+        rows = self.design.upcast()
+        return self if rows is self.design else Objective(rows, self.loss, self.penalty, self.passes)
 
-    def smooth(self, W, of=None):
+    def value_and_gradient(self, W, of=None):
         """Value and gradient at W, in one read; at W[of] if `of` (B,) is given, where models share coefficients."""
         return self._read(W, of=of)
 
@@ -124,9 +124,9 @@ class Problem:
         """The objective at start + t (end - start), t (B,), from the logits of the two points: no read of X."""
         W = start.W + t[:, None, None] * (end.W - start.W)
         eta = torch.lerp(start.eta, end.eta, t[:, None, None].to(start.eta))  # (B, K, n)
-        y, weight = self.rows.y.to(eta.device), self.rows.weight.to(eta.device)
+        y, weight = self.design.y.to(eta.device), self.design.weight.to(eta.device)
         losses = self.loss.value(eta.permute(2, 0, 1), y)
-        return self.penalty.value(W) + self.rows.bring_home((weight * losses).sum(dim=0))
+        return self.penalty.value(W) + self.design.to_accumulation((weight * losses).sum(dim=0))
 
     def second_order(self, W):
         """Value, gradient and Hessian at W, in one read."""
@@ -138,7 +138,7 @@ class Problem:
 
         The sum over the rows is made for the models at `index` only; model b takes number kind[b] of those sums.
         """
-        data = self._data_hessian(self.rows.of_models(index), eta[:, index])
+        data = self._data_hessian(self.design.select(index), eta[:, index])
         return self._completed(data[kind], eta.shape[2])
 
     def root(self, W):
@@ -151,8 +151,8 @@ class Problem:
         l2 = self.penalty.l2[0, :, 0]
         R = torch.diag(l2.repeat(n_logits).sqrt())
         for block in self.exact()._blocks():
-            factor = self.rows.bring_home(self.loss.curvature_root(block.predict(W))[:, 0])  # (m, K, M)
-            factor = factor * self.rows.bring_home(block.weight[:, :1]).sqrt()[..., None]
+            factor = self.design.to_accumulation(self.loss.curvature_root(block.matvec(W))[:, 0])  # (m, K, M)
+            factor = factor * self.design.to_accumulation(block.weight[:, :1]).sqrt()[..., None]
             X, size = block.features(), max(64, min(2 * n_logits * d, ROOT_NUMBERS // (n_logits**2 * d)))
             for rows, f in zip(X.split(size), factor.split(size), strict=True):
                 J = torch.einsum("nkm,nj->nmkj", f, rows).reshape(-1, n_logits * d)
@@ -185,17 +185,17 @@ class Problem:
     def diagonal(self, W):
         """The Hessian's diagonal at W in one read, (B, K d, 1, 1)."""
         n_models, d, n_logits = W.shape
-        self.passes.n_read += self.rows.shape[0]
+        self.passes.n_visited += self.design.shape[0]
 
         def read(part):
             out = 0.0
             for rows in part.blocks(n_models * n_logits):
-                own = self.loss.own_curvature(rows.predict(W))
+                own = self.loss.logit_curvature(rows.matvec(W))
                 out = out + rows.gram_diagonal((rows.weight[..., None] * own).flatten(1))
             return out
 
         out = 0.0
-        for chunk in self.rows.chunks():
+        for chunk in self.design.chunks():
             out = out + sum(in_threads(read, chunk.parts(n_readers(), n_models * n_logits)))
         out = out.view(n_models, n_logits, d) + self.penalty.l2.mT
         return out.reshape(n_models, n_logits * d, 1, 1)
@@ -205,12 +205,12 @@ class Problem:
 
         It is the whole problem if those rows weigh nothing in one of the models.
         """
-        rows = self.rows.take(index)
-        rows = rows.reweighted(rows.columns * factor)
-        total = rows.columns.sum(dim=0)
+        rows = self.design.take(index)
+        rows = rows.reweighted(rows.sample_weights * factor)
+        total = rows.sample_weights.sum(dim=0)
         if not total.all():
-            return self.lifted()
-        return Problem(rows.reweighted(rows.columns / total), self.loss, self.penalty, self.passes)
+            return self.upcast()
+        return Objective(rows.reweighted(rows.sample_weights / total), self.loss, self.penalty, self.passes)
 
     def check_squares(self, point):
         """Raise OutOfRange if the curvature of a coefficient without penalty underflows at `point`.
@@ -219,7 +219,7 @@ class Problem:
         """
         if point.gradient is None:
             return
-        p, smallest = self.rows.n_features, SMALLEST[self.rows.products.dtype]
+        p, smallest = self.design.n_features, SMALLEST[self.design.compute.dtype]
         free = self.penalty.l2[:, :p] < smallest
         if not free.any():
             return
@@ -231,8 +231,8 @@ class Problem:
                 raise OutOfRange("underflow")
 
     def second_moments(self):
-        """See `Rows`; one read, once."""
-        return self._once("moments", self.rows.second_moments)
+        """See `DenseDesign`; one read, once."""
+        return self._cached("moments", self.design.second_moments)
 
     def leverages(self, W=None):
         """What each row adds, as shares, to the second moments, or how much it adds to the curvature at W, (n,).
@@ -240,49 +240,49 @@ class Problem:
         The former takes two reads once, the latter one more.
         """
         moments = self.second_moments()
-        norms = self._once("norms", lambda: self.rows.norms(moments))
-        return norms * (self.rows.columns.amax(dim=1) if W is None else self._row_curvatures(W))
+        norms = self._cached("norms", lambda: self.design.norms(moments))
+        return norms * (self.design.sample_weights.amax(dim=1) if W is None else self._row_curvatures(W))
 
     def _row_curvatures(self, W):
         """The trace of each row's second derivative in the logits at W, weighted, summed over the models, (n,)."""
-        self.passes.n_read += self.rows.shape[0]
+        self.passes.n_visited += self.design.shape[0]
 
         def read(part):
             out = []
             for rows in part.blocks(W.shape[0] * W.shape[2]):
-                own = self.loss.own_curvature(rows.predict(W)).sum(dim=2)
+                own = self.loss.logit_curvature(rows.matvec(W)).sum(dim=2)
                 out.append((rows.weight * own).sum(dim=1))
             return torch.cat(out)
 
-        parts = self.rows.parts(n_readers(), W.shape[0] * W.shape[2])
-        return torch.cat(in_threads(read, parts)).to(self.rows.columns)
+        parts = self.design.parts(n_readers(), W.shape[0] * W.shape[2])
+        return torch.cat(in_threads(read, parts)).to(self.design.sample_weights)
 
-    def _once(self, name, compute):
-        kept = self.rows.kept
+    def _cached(self, name, compute):
+        kept = self.design.cache
         if name not in kept:
-            self.passes.n_read += self.rows.shape[0]
+            self.passes.n_visited += self.design.shape[0]
             kept[name] = compute()
         return kept[name]
 
     def scatter(self):
         """Weighted variance of each column, (B, d), or its mean square without an intercept, whose own entry is 1."""
-        self.passes.n_read += self.rows.shape[0]
-        return self.rows.scatter()
+        self.passes.n_visited += self.design.shape[0]
+        return self.design.scatter()
 
     def shrunk(self, floor):
         """The problem with penalties of at least `floor` (B, d)."""
-        return Problem(self.rows, self.loss, Ridge(torch.maximum(self.penalty.l2, floor[..., None])), self.passes)
+        return Objective(self.design, self.loss, Ridge(torch.maximum(self.penalty.l2, floor[..., None])), self.passes)
 
     def mini_batch(self, W, index):
         """The objective (B,) estimated on the rows at `index`, differentiable; its mean over the batches is F."""
-        rows = self.rows.take(index)
-        value = self.loss.value(rows.predict(W), rows.y)
-        scale = self.rows.shape[0] / rows.shape[0]
+        rows = self.design.take(index)
+        value = self.loss.value(rows.matvec(W), rows.y)
+        scale = self.design.shape[0] / rows.shape[0]
         return scale * (rows.weight * value).sum(dim=0) + self.penalty.value(W)
 
     def reweighted(self, columns):
         """The same losses and penalty with other weights, already divided by S."""
-        return Problem(self.rows.reweighted(columns), self.loss, self.penalty, self.passes)
+        return Objective(self.design.reweighted(columns), self.loss, self.penalty, self.passes)
 
     def loss_bounds(self):
         """Smoothness of the data term: of its mean over all rows, and of the worst single row."""
@@ -290,25 +290,25 @@ class Problem:
 
     def largest_moment(self, n_reads=12):
         """The largest eigenvalue of the weighted second moments, by power iteration."""
-        rows = self.rows
+        rows = self.design
         generator = torch.Generator("cpu").manual_seed(0)
         v = torch.randn(1, rows.shape[1], 1, generator=generator, dtype=torch.float64, device="cpu")
-        v = v.to(rows.home.device)
+        v = v.to(rows.accumulation.device)
         top = v.new_zeros(())
         for _ in range(n_reads):
             v = v / v.norm().clamp(min=torch.finfo(v.dtype).tiny)
-            v = sum(b.pull((b.weight * b.predict(v)[..., 0])[..., None]) for b in self._blocks())
+            v = sum(b.rmatvec((b.weight * b.matvec(v)[..., 0])[..., None]) for b in self._blocks())
             top = v.norm()
         return float(top)
 
     def row_moments(self):
         """The mean of the rows' squared norms, and n times the largest, both weighted; one read."""
         mean = longest = 0.0
-        ones = self.penalty.l2.new_ones(self.rows.shape[1])
+        ones = self.penalty.l2.new_ones(self.design.shape[1])
         for block in self._blocks():
             norms = block.weight[:, 0] * block.squared_norms(ones)
             mean, longest = mean + float(norms.sum()), max(longest, float(norms.max()))
-        return mean, self.rows.shape[0] * longest
+        return mean, self.design.shape[0] * longest
 
     def optimality_bound(self, point):
         """A bound on value - optimum at `point`, (B,), by strong convexity.
@@ -317,14 +317,14 @@ class Problem:
         logits tell the best intercepts, and one more read the gradient there. Infinite without a penalty, where that
         read would be more than a twentieth of all, and where the best intercepts were not found.
         """
-        p = self.rows.n_features
+        p = self.design.n_features
         weakest = self.penalty.l2[:, :p, 0].amin(dim=1)  # (B,)
         nothing = torch.full_like(point.value, math.inf)
         if not weakest.all():
             return nothing
         value, gradient = point.value, point.gradient
-        if self.rows.intercept:
-            if point.eta is None or (self.passes.total < DEAR_READ and self.rows.n_numbers > CHEAP_READ):
+        if self.design.intercept:
+            if point.eta is None or (self.passes.total < DEAR_READ and self.design.n_numbers > CHEAP_READ):
                 return nothing
             best = self.best_intercepts(point)
             if best is None:
@@ -335,13 +335,13 @@ class Problem:
 
     def best_intercepts(self, point, most_steps=20):
         """Value and gradient where the intercepts are best for the coefficients, by Newton; None if it fails."""
-        p, exact = self.rows.n_features, self.exact()
-        eta = self.rows.bring_home(point.eta).permute(2, 0, 1)  # (n, B, K)
-        y, weight = self.rows.y.to(eta.device), self.rows.bring_home(self.rows.weight)
+        p, exact = self.design.n_features, self.exact()
+        eta = self.design.to_accumulation(point.eta).permute(2, 0, 1)  # (n, B, K)
+        y, weight = self.design.y.to(eta.device), self.design.to_accumulation(self.design.weight)
         shift, slope = torch.zeros_like(point.gradient[:, p]), point.gradient[:, p]  # (B, K)
         held = self.penalty.l2[:, p]  # (B, 1) not zero where a grid holds an intercept at zero
         for _ in range(most_steps):
-            curvature = self.loss.mean_curvature(eta + shift, weight)
+            curvature = self.loss.summed_curvature(eta + shift, weight)
             if shift.shape[1] > 1:  # lift the direction in which the softmax is flat, as `_pin` does
                 curvature += curvature.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None]
             curvature = curvature + torch.diag_embed(held.expand_as(shift))
@@ -361,7 +361,7 @@ class Problem:
         gradient, start = self.penalty.gradient(W), 0
         for rows in exact._blocks():
             part = residual[start : start + rows.shape[0]]
-            gradient = gradient + rows.pull(part.to(rows.device))
+            gradient = gradient + rows.rmatvec(part.to(rows.device))
             start += rows.shape[0]
         return self.penalty.value(W) + (weight * losses).sum(dim=0), gradient
 
@@ -372,24 +372,24 @@ class Problem:
         return direction - (self.penalty.l2 == 0) * direction.mean(dim=2, keepdim=True)
 
     def _blocks(self):
-        self.passes.n_read += self.rows.shape[0]
-        return self.rows.blocks()
+        self.passes.n_visited += self.design.shape[0]
+        return self.design.blocks()
 
     def _read(self, W, with_hessian=False, of=None):
         """One pass over the rows: the point at W or W[of], with the Hessian of the losses if asked for."""
-        self.passes.n_read += self.rows.shape[0]
+        self.passes.n_visited += self.design.shape[0]
         kept = self._room_for_logits(W) if of is None else None
 
         def read(part):
             rows, start = part
             if not with_hessian and of is None and rows.is_column(W):
                 return self._read_column(W, rows, None if kept is None else kept[0, 0, start : start + rows.shape[0]])
-            value = rows.columns.new_zeros(len(W) if of is None else len(of))
+            value = rows.sample_weights.new_zeros(len(W) if of is None else len(of))
             hessian = W.new_zeros(len(W), *2 * [W.shape[1] * W.shape[2]]) if with_hessian else 0.0
 
             def visit(block, eta, models):
                 nonlocal start
-                block = block if models is ALL else block.of_models(models)
+                block = block if models is ALL else block.select(models)
                 losses, residual = self.loss.value_and_residual(eta, block.y)
                 if of is not None:
                     own = of[models]
@@ -404,12 +404,12 @@ class Problem:
                 return residual.mul_(weight[..., None])
 
             gradient = rows.sweep(W, visit, of)
-            return rows.bring_home(value), gradient, hessian
+            return rows.to_accumulation(value), gradient, hessian
 
         n_columns = (len(W) if of is None else len(of)) * W.shape[2]
         n_hessian = len(W) * (W.shape[1] * W.shape[2]) ** 2 if with_hessian else 0
         total = [0.0, 0.0, 0.0]
-        for chunk in self.rows.chunks():
+        for chunk in self.design.chunks():
             # Every part makes Hessians of its own; where those are large, sums over one part have threads instead.
             together = n_readers() * n_hessian > HESSIANS_SHARE * chunk.n_numbers
             parts = chunk.parts(1 if together else n_readers(), n_columns)
@@ -436,12 +436,14 @@ class Problem:
 
     def _room_for_logits(self, W):
         n_models, _, n_logits = W.shape
-        n, dtype = self.rows.shape[0], self.rows.products.dtype
+        n, dtype = self.design.shape[0], self.design.compute.dtype
         n_bytes = dtype.itemsize * n_models * n_logits * n
-        if not self.rows.in_memory or n_bytes > max(LOGITS_BYTES, LOGITS_SHARE * self.rows.n_bytes):
+        if not self.design.in_memory or n_bytes > max(LOGITS_BYTES, LOGITS_SHARE * self.design.n_bytes):
             return None
-        new = torch.empty if self.rows.of is None else torch.zeros  # a model that holds out a block leaves it as it is
-        return new(n_models, n_logits, n, dtype=dtype, device=self.rows.products.device)
+        new = (
+            torch.empty if self.design.of is None else torch.zeros
+        )  # a model that holds out a block leaves it as it is
+        return new(n_models, n_logits, n, dtype=dtype, device=self.design.compute.device)
 
     def _pin(self, hessian, diagonal):
         """Lift the directions in which the softmax is flat, in place: hessian (B, K d, K d), diagonal (B, K, d).

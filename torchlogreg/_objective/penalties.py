@@ -27,8 +27,10 @@ class Ridge(NamedTuple):
     l2: torch.Tensor
 
     @classmethod
-    def of(cls, l2, n_features, *, intercept, home):
-        row = torch.full((1, n_features + intercept, 1), float(l2), dtype=home.dtype, device=home.device)
+    def of(cls, l2, n_features, *, intercept, accumulation):
+        row = torch.full(
+            (1, n_features + intercept, 1), float(l2), dtype=accumulation.dtype, device=accumulation.device
+        )
         if intercept:
             row[:, -1] = 0.0
         return cls(row)
@@ -42,7 +44,7 @@ class Ridge(NamedTuple):
             raise ValueError("The penalty, 1 / C over the sum of the weights, overflows. Raise C or the weights.")
         return Ridge(l2)
 
-    def of_models(self, index):
+    def select(self, index):
         """The penalties of the models at `index` alone."""
         return Ridge(self.l2[index] if len(self.l2) > 1 else self.l2)
 

@@ -8,9 +8,9 @@ gradient.
 
 import torch
 
-from torchlogreg._data.dense import Rows
+from torchlogreg._data.dense import DenseDesign
 from torchlogreg._data.design import is_wide_table
-from torchlogreg._objective.objective import Passes, Point, Problem, in_range
+from torchlogreg._objective.objective import Objective, PassCounter, Point, in_range
 from torchlogreg._objective.penalties import Ridge
 from torchlogreg._runtime.linalg import scaled_cholesky
 
@@ -22,31 +22,31 @@ def is_wide(rows):
     return rows.in_memory and is_wide_table(*rows.shape) and rows.shape[0] ** 2 <= FILLED * rows.n_numbers
 
 
-class Rotated:
-    """A wide problem (`original`), and the same one in the span of its rows (`problem`)."""
+class RowSpace:
+    """A wide problem (`original`), and the same one in the span of its rows (`objective`)."""
 
     def __init__(self, original):
         self.original = original.exact()
-        rows = self.original.rows
+        rows = self.original.design
         n, d = rows.shape
-        original.passes.n_read += n
+        original.passes.n_visited += n
         self.products = in_range(rows.inner_products())  # (n, n)
         scale, factor, _ = scaled_cholesky(self.products)
         self.factor = factor / scale[:, None]
         l2 = original.penalty.l2
         penalty = Ridge(torch.cat([l2[:, :1].expand(-1, n, -1), l2[:, d - rows.intercept :]], dim=1))
         y = rows.y.to(self.factor.device)
-        inside = Rows(self.factor, y, rows.bring_home(rows.weight), intercept=rows.intercept)
-        self.problem = Problem(inside, original.loss, penalty, Passes(n))
+        inside = DenseDesign(self.factor, y, rows.to_accumulation(rows.weight), intercept=rows.intercept)
+        self.objective = Objective(inside, original.loss, penalty, PassCounter(n))
 
     def enter(self, W):
         """The coefficients (B, n, K) that have the logits of W (B, d, K)."""
         n = len(self.factor)
         if not W.any():
-            return W.new_zeros(W.shape[0], self.problem.rows.shape[1], W.shape[2])
-        intercept = W[:, self.original.rows.n_features :]  # (B, 1 or 0, K)
-        eta = torch.cat([block.predict(W) for block in self.original._blocks()])  # (n, B, K)
-        eta = self.original.rows.bring_home(eta).permute(1, 0, 2) - intercept.sum(dim=1, keepdim=True)
+            return W.new_zeros(W.shape[0], self.objective.design.shape[1], W.shape[2])
+        intercept = W[:, self.original.design.n_features :]  # (B, 1 or 0, K)
+        eta = torch.cat([block.matvec(W) for block in self.original._blocks()])  # (n, B, K)
+        eta = self.original.design.to_accumulation(eta).permute(1, 0, 2) - intercept.sum(dim=1, keepdim=True)
         U = torch.linalg.solve_triangular(self.factor.expand(len(W), n, n), eta, upper=False)
         return torch.cat([U, intercept], dim=1)
 
@@ -58,15 +58,15 @@ class Rotated:
         a = torch.linalg.solve_triangular(self.factor.T.expand(n_models, n, n), U[:, :n], upper=True)  # (B, n, K)
         # The logits of W itself, which the factor's rounding does not touch.
         eta = (self.products @ a + intercept.sum(dim=1, keepdim=True)).permute(1, 0, 2)  # (n, B, K)
-        inside = self.problem.rows
+        inside = self.objective.design
         losses, residual = original.loss.value_and_residual(eta, inside.y)
         residual = inside.weight[..., None] * residual
         W, gradient, start = 0.0, 0.0, 0
         for rows in original._blocks():
             part = slice(start, start + rows.shape[0])
-            W = W + rows.pull(a[:, part].permute(1, 0, 2).to(rows.device))
-            gradient = gradient + rows.pull(residual[part].to(rows.device))
+            W = W + rows.rmatvec(a[:, part].permute(1, 0, 2).to(rows.device))
+            gradient = gradient + rows.rmatvec(residual[part].to(rows.device))
             start = part.stop
-        W[:, original.rows.n_features :] = intercept
+        W[:, original.design.n_features :] = intercept
         value = original.penalty.value(W) + (inside.weight * losses).sum(dim=0)
         return Point(W, value, gradient + original.penalty.gradient(W), eta.permute(1, 2, 0))

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from scipy.optimize import nnls
 
-from torchlogreg._data.sparse import Sparse
+from torchlogreg._data.sparse import CSRTensor
 from torchlogreg._objective.reparametrisation import is_wide
 
 AT_HAND = 2**22  # numbers of X up to which all rows are kept at hand
@@ -31,46 +31,46 @@ NOTHING = 1e-10  # size of a direction that is zero, where the sum's is one
 RANK = 1e-12  # least second moment, of the largest, in the span of the rows
 
 
-def is_separated(problem, W):
+def is_separated(objective, W):
     """Whether the problem of one model has no minimum, for want of a penalty; W (1, d, K) is where a fit has ended."""
-    p, l2 = problem.rows.n_features, problem.penalty.l2[0, :, 0].numpy(force=True)
+    p, l2 = objective.design.n_features, objective.penalty.l2[0, :, 0].numpy(force=True)
     if l2[:p].any():
         return False
-    problem = problem.exact()
-    n, d = problem.rows.shape
-    wide = is_wide(problem.rows)
+    objective = objective.exact()
+    n, d = objective.design.shape
+    wide = is_wide(objective.design)
     n_unknowns = (n + 1 if wide else d) * max(1, W.shape[2] - 1)
     if n_unknowns > MOST_UNKNOWNS:
-        return _ranks_first(problem, W)
+        return _ranks_first(objective, W)
     intercept = len(l2) > p and not l2[p]  # a grid has penalties that hold intercepts at zero
     if wide:
-        table = _in_span(problem, W, intercept)
+        table = _in_span(objective, W, intercept)
         return bool(_search(lambda: [table], n_unknowns))
     size = max(FEWEST, PER_UNKNOWN * n_unknowns)
-    all_of_them = problem.rows.in_memory and n <= size
-    sample = (problem.rows if all_of_them else _sample(problem.rows, size)).in_float64()
-    problem.passes.n_read += sample.shape[0]
+    all_of_them = objective.design.in_memory and n <= size
+    sample = (objective.design if all_of_them else _sample(objective.design, size)).in_float64()
+    objective.passes.n_visited += sample.shape[0]
     X = _numbers(sample, p)
     frame = Frame.of(X, intercept)
-    few = Table.of(sample, problem.loss, W, frame, X)
+    few = Table.of(sample, objective.loss, W, frame, X)
     found = _search(lambda: [few], n_unknowns)
     if all_of_them or (found is False and few.determines_all):
         return bool(found)
 
     def tables():
-        return (Table.of(rows, problem.loss, W, frame, _numbers(rows, p)) for rows in problem._blocks())
+        return (Table.of(rows, objective.loss, W, frame, _numbers(rows, p)) for rows in objective._blocks())
 
     at_hand = list(tables()) if n * d <= AT_HAND else None
     return bool(_search(lambda: at_hand or tables(), n_unknowns))
 
 
-def _ranks_first(problem, W):
+def _ranks_first(objective, W):
     """Whether W ranks the own class of every row clearly first, among two or more."""
     classes = set()
-    for rows in problem._blocks():
-        eta, weighs = rows.predict(W), rows.weight[:, 0] > 0
+    for rows in objective._blocks():
+        eta, weighs = rows.matvec(W), rows.weight[:, 0] > 0
         # Far out along W the loss of a row tends to 0 if its own class is first, and to log 2 or more if not.
-        far = problem.loss.value(eta / (CLEAR * eta.abs().amax().clamp(min=1e-300)), rows.y)
+        far = objective.loss.value(eta / (CLEAR * eta.abs().amax().clamp(min=1e-300)), rows.y)
         if not bool((far[weighs] < 0.5).all()):
             return False
         classes.update(rows.y[weighs].unique().tolist())
@@ -79,15 +79,15 @@ def _ranks_first(problem, W):
 
 def _sample(rows, size):
     """Rows in memory, at random; of a stream of which none were kept, the first."""
-    if rows.n_drawable:
-        return rows.take(rows.draw(size, torch.Generator("cpu").manual_seed(0)))
+    if rows.n_samplable:
+        return rows.take(rows.sample_rows(size, torch.Generator("cpu").manual_seed(0)))
     first = next(rows.chunks())
     return first.take(torch.arange(min(size, first.shape[0]), device=first.device))
 
 
 def _numbers(rows, p):
     """The p features of rows in memory, and in float64, that weigh something."""
-    X = rows.X.dense() if isinstance(rows.X, Sparse) else rows.X[:, :p]
+    X = rows.X.dense() if isinstance(rows.X, CSRTensor) else rows.X[:, :p]
     return X.numpy(force=True)[(rows.weight[:, 0] > 0).numpy(force=True)]
 
 
@@ -122,7 +122,7 @@ class Table(NamedTuple):
     @classmethod
     def of(cls, rows, loss, W, frame, X):
         """From rows in memory and in float64, and the features X of those that weigh, in whatever coordinates."""
-        eta = rows.predict(W)[:, 0].numpy(force=True)
+        eta = rows.matvec(W)[:, 0].numpy(force=True)
         if eta.shape[1] == 1:
             eta = np.column_stack([np.zeros(len(eta)), eta])
         weighs = (rows.weight[:, 0] > 0).numpy(force=True)
@@ -170,16 +170,16 @@ class Table(NamedTuple):
         return np.linalg.eigvalsh(Z.T @ Z)[0] > RANK * len(Z)
 
 
-def _in_span(problem, W, intercept):
+def _in_span(objective, W, intercept):
     """The Table of a wide problem, in coordinates of the span of its rows."""
-    rows = problem.rows.in_float64()
+    rows = objective.design.in_float64()
     weighs = (rows.weight[:, 0] > 0).numpy(force=True)
-    problem.passes.n_read += len(weighs)
+    objective.passes.n_visited += len(weighs)
     products = rows.inner_products().numpy(force=True)[weighs][:, weighs]
     moments, basis = np.linalg.eigh(products)
     kept = moments > RANK * moments[-1]
     X = basis[:, kept] * np.sqrt(moments[kept])
-    return Table.of(rows, problem.loss, W, Frame.of(X, intercept), X)
+    return Table.of(rows, objective.loss, W, Frame.of(X, intercept), X)
 
 
 def _search(tables: Callable[[], Iterator[Table]], n_unknowns):

@@ -103,7 +103,7 @@ _call = ContextVar("call", default=None)
 
 
 @contextmanager
-def own_settings():
+def package_settings():
     """torch on one thread and NumPy without complaints: overflow is reported where the objective is looked at.
 
     A call inside another one of ours finds these settings.
@@ -123,7 +123,7 @@ def own_settings():
 
 
 @contextmanager
-def callers_settings():
+def caller_settings():
     """The caller's settings, for code of his; yields what calls a function under those of the package again."""
     call, own = _call.get(), copy_context()
 
@@ -142,7 +142,7 @@ def callers_settings():
         _call.reset(token)
 
 
-def of_caller(iterable):
+def under_caller_settings(iterable):
     """The items of what the caller has passed, each of them made under his settings, in whatever thread it is."""
     call = _call.get()
     if call is None:
@@ -235,7 +235,7 @@ def _quietly(function, *args):
 @contextmanager
 def plain_arithmetic(X):
     """Products in the dtype of their factors, and divided among no threads where X is not on the host."""
-    with own_settings(), torch.autocast(X.device.type, enabled=False):
+    with package_settings(), torch.autocast(X.device.type, enabled=False):
         call = _call.get()
         token = _call.set(call if X.device.type == "cpu" else call.alone())
         try:

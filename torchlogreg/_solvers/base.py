@@ -15,7 +15,7 @@ class Solver(ABC):
     stochastic: bool = False  # whether its steps estimate the gradient from some of the rows
 
     @abstractmethod
-    def iterates(self, problem, W, state=None) -> Iterator[Step]:
+    def iterates(self, objective, W, state=None) -> Iterator[Step]:
         """The start W, then one Step an iteration; ends when arithmetic allows no further progress.
 
         With a `state`, that of a Step of an earlier run, it goes on from there, to the same iterates; the first Step is
@@ -23,11 +23,11 @@ class Solver(ABC):
         the batch.
         """
 
-    def of_models(self, index):  # noqa: ARG002 - most know nothing of single models
+    def select(self, index):  # noqa: ARG002 - most know nothing of single models
         """The solver for the models at `index` of the batch alone, wherever they are now."""
         return self
 
-    def finisher(self, problem):  # noqa: ARG002 - most need none
+    def finisher(self, objective):  # noqa: ARG002 - most need none
         """The solver that takes over where this one cannot tell how far it is from the optimum, if there is one."""
         return None  # noqa: RET501
 

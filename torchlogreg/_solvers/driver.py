@@ -16,7 +16,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from torchlogreg._objective.objective import OutOfRange, Point
-from torchlogreg._objective.reparametrisation import Rotated, is_wide
+from torchlogreg._objective.reparametrisation import RowSpace, is_wide
 from torchlogreg._objective.separation import is_separated
 
 # Of the objective at zero: what is below fell so far that curvature seen on the way says little of that at the end, and
@@ -127,60 +127,61 @@ class _Run(NamedTuple):
     gap: torch.Tensor | None = None  # see `Step`
 
 
-def minimise(problem, solver, W, *, tol, max_iter, store=None, watch=None, patience=None):
-    """Minimise `problem` from W.
+def minimise(objective, solver, W, *, tol, max_iter, store=None, history=None, patience=None):
+    """Minimise `objective` from W.
 
     `store` rounds coefficients to the precision in which they will be kept. The result, and whether it has
-    converged, is judged there, in float64. `watch` notes every iteration, and may know where an interrupted fit stood.
-    With a `patience` the rows that it validates on may end the fit, too, and the best iterate on them is the result.
+    converged, is judged there, in float64. `history` notes every iteration, and may know where an
+    interrupted fit stood. With a `patience` the validation data may end the fit, too, and the best iterate on them is
+    the result.
     """
-    watch = watch or Unwatched()
-    finisher = solver.finisher(problem)
+    history = history or Unwatched()
+    finisher = solver.finisher(objective)
     rules = Rules(
         solver.stopping(tol), patience and NoImprovement(tol, patience, validated=True), blind_ends=finisher is not None
     )
-    run, state, stage, given = None, None, "first", problem
-    if saved := watch.resume():
+    run, state, stage, given = None, None, "first", objective
+    if saved := history.resume():
         state, stage, states = saved
         for rule, state_of_rule in zip(rules.counting, states, strict=True):
             rule.state = state_of_rule
-    wide = is_wide(problem.rows) and not solver.stochastic
-    draw = _draw_rotated if wide else _draw
+    wide = is_wide(objective.design) and not solver.stochastic
+    sample_rows = _draw_in_row_space if wide else _draw
     if stage == "first":
         try:
-            run = draw(problem, solver, W, rules, max_iter, watch, state)
+            run = sample_rows(objective, solver, W, rules, max_iter, history, state)
         except OutOfRange:
-            if problem.rows.is_exact or solver.stochastic:
-                watch.forget()
+            if objective.design.is_exact or solver.stochastic:
+                history.forget()
                 raise
-            problem = problem.in_float64()
-            watch.restart()
+            objective = objective.in_float64()
+            history.restart()
             for rule in rules.counting:
                 rule.restart()
-            run = draw(problem, solver, W, rules, max_iter, watch, None)
-        point, state = _stored(problem, run, store), None
-    again = not problem.rows.is_exact or (wide and not solver.whole_hessian)
+            run = sample_rows(objective, solver, W, rules, max_iter, history, None)
+        point, state = _stored(objective, run, store), None
+    again = not objective.design.is_exact or (wide and not solver.whole_hessian)
     if stage == "exact" or (run and again and not solver.stochastic and _is_unfinished(run, point, tol)):
         # float32 products certify a float32 gradient, and inner products of rows hold little of what is small beside a
         # common offset. Where that is not enough, float64 products of the rows themselves finish the work.
         start = W if run is None else run.point.W
-        run = _draw(problem.exact(), solver, start, rules, max_iter, watch, state, stage="exact")
-        point, state = _stored(problem, run, store), None
-    if stage == "last" or (finisher and _is_in_doubt(problem, run, tol)):
+        run = _draw(objective.exact(), solver, start, rules, max_iter, history, state, stage="exact")
+        point, state = _stored(objective, run, store), None
+    if stage == "last" or (finisher and _is_in_doubt(objective, run, tol)):
         start, rules = W if run is None else run.point.W, rules._replace(own=finisher.stopping(tol), blind_ends=False)
-        run = draw(problem.exact(), finisher, start, rules, max_iter, watch, state, stage="last")
-        point = _stored(problem, run, store)
-    problem.exact().check_squares(point)
-    n_iter = len(watch.values)
+        run = sample_rows(objective.exact(), finisher, start, rules, max_iter, history, state, stage="last")
+        point = _stored(objective, run, store)
+    objective.exact().check_squares(point)
+    n_iter = len(history.values)
     if run.ended == "overflow" or not bool(torch.isfinite(point.value).all()):
-        watch.forget()  # other parameters, which the message advises, are those of another fit
+        history.forget()  # other parameters, which the message advises, are those of another fit
         raise ValueError(
             f"The objective overflowed after {n_iter} iterations of solver={solver.name!r}. "
             + ("Lower learning_rate, or standardise X." if solver.stochastic else "Standardise X, or use a larger C.")
         )
     judged = point
     if run.ended == "precision" and bool((run.gap <= rules.own.gap).all()):
-        judged = _at_best_intercepts(problem, point, tol)
+        judged = _at_best_intercepts(objective, point, tol)
         if bool((judged.gradient_norm <= tol).all()):
             run = run._replace(ended="converged")
     if run.ended == "converged" and not solver.stochastic and bool(_spoilt(run.point, point, tol).any()):
@@ -193,15 +194,15 @@ def minimise(problem, solver, W, *, tol, max_iter, store=None, watch=None, patie
             ConvergenceWarning,
             stacklevel=6,
         )
-    if watch.best is not None:
-        point = _stored(problem, run._replace(point=Point(watch.best.W, None, None)), store)
+    if history.best is not None:
+        point = _stored(objective, run._replace(point=Point(history.best.W, None, None)), store)
     if solver.stochastic:
         converged = not remedy and run.ended in ("converged", "validation")
     else:  # at the very point that is the result, whoever ended the fit
         near = run.gap is not None and bool((run.gap <= rules.own.gap).all() or (point.value <= ZERO).all())
-        kept = watch.best is None or torch.equal(watch.best.W.to(run.point.W), run.point.W)
+        kept = history.best is None or torch.equal(history.best.W.to(run.point.W), run.point.W)
         converged = not remedy and near and kept and float(judged.gradient_norm.max()) <= tol
-    return Result(point, n_iter, converged, np.array(watch.values).reshape(n_iter, len(W)))
+    return Result(point, n_iter, converged, np.array(history.values).reshape(n_iter, len(W)))
 
 
 def _is_unfinished(run, point, tol):
@@ -209,19 +210,19 @@ def _is_unfinished(run, point, tol):
     return run.ended == "precision" or (run.ended == "converged" and float(point.gradient_norm.max()) > tol)
 
 
-def _is_in_doubt(problem, run, tol):
+def _is_in_doubt(objective, run, tol):
     """Whether a fit that seems done may be far from it, and no bound says otherwise."""
     if run.ended != "converged":
         return run.ended == "blind"
     point = run.point
-    if not bool((point.value < DOUBT * problem.loss.at_zero).any()):
+    if not bool((point.value < DOUBT * objective.loss.at_zero).any()):
         return False
     if point.eta is None:
-        point = problem.exact().smooth(point.W)
-    return not bool((problem.optimality_bound(point) <= tol * point.value).all())
+        point = objective.exact().value_and_gradient(point.W)
+    return not bool((objective.optimality_bound(point) <= tol * point.value).all())
 
 
-def _at_best_intercepts(problem, point, tol):
+def _at_best_intercepts(objective, point, tol):
     """`point` with the gradient where the intercepts are best for its coefficients, less what is rounding there.
 
     A column whose mean is huge beside its spread, as that of times in seconds, has an intercept that no float64 can
@@ -229,14 +230,14 @@ def _at_best_intercepts(problem, point, tol):
     logits that are small differences of large numbers have errors in proportion to these. Where the value is more than
     tol above the one at the best intercepts, or they are not found, it is `point` itself.
     """
-    if not (problem.rows.intercept and problem.rows.in_memory):
+    if not (objective.design.intercept and objective.design.in_memory):
         return point
-    problem = problem.exact()
-    seen = point if point.eta is not None else problem.smooth(point.W)
-    best = None if seen.eta is None else problem.best_intercepts(seen)  # there may be no room for all logits
+    objective = objective.exact()
+    seen = point if point.eta is not None else objective.value_and_gradient(point.W)
+    best = None if seen.eta is None else objective.best_intercepts(seen)  # there may be no room for all logits
     if best is None or not bool((point.value - best[0] <= tol * point.value).all()):
         return point
-    size = problem.second_moments().sqrt()[:, None]  # (d, 1) of the columns
+    size = objective.second_moments().sqrt()[:, None]  # (d, 1) of the columns
     logits = (point.W.abs() * size).sum(dim=1, keepdim=True)  # (B, 1, K) what they are differences of
     rounding = torch.finfo(size.dtype).eps * size * logits
     return point._replace(gradient=(best[1].abs() - rounding).clamp(min=0.0))
@@ -272,7 +273,7 @@ class Unwatched:
     def begin(self, state):
         pass
 
-    def end(self, problem, point, coefficients):  # noqa: ARG002 - see `FitHistory`
+    def end(self, objective, point, coefficients):  # noqa: ARG002 - see `FitHistory`
         self.values.append(point.value.tolist())
         return None, False
 
@@ -287,32 +288,32 @@ class Results(NamedTuple):
     converged: torch.Tensor  # (B,)
 
 
-def minimise_all(problem, solver, W, *, tol, max_iter, store=None, left=None, floor=None):
+def minimise_all(objective, solver, W, *, tol, max_iter, store=None, left=None, floor=None):
     """Minimise B models over the same rows; each leaves the batch when it has converged, is stuck or out of iterations.
 
     `left(k)` is told that k models have. One whose value falls below `floor` (B,) has gone far enough, too.
     """
     left = left or _ignore
     floor = torch.full_like(W[:, 0, 0], -math.inf) if floor is None else floor
-    wide = is_wide(problem.rows)
+    wide = is_wide(objective.design)
     try:
-        ends = _draw_anywhere(problem, solver, W, tol, max_iter, left, floor, wide)
+        ends = _draw_anywhere(objective, solver, W, tol, max_iter, left, floor, wide)
     except OutOfRange:  # hardly ever after some models have left
-        if problem.rows.is_exact:
+        if objective.design.is_exact:
             raise
-        problem, solver = problem.in_float64(), solver.in_float64()
-        ends = _draw_anywhere(problem, solver, W, tol, max_iter, left, floor, wide)
+        objective, solver = objective.in_float64(), solver.in_float64()
+        ends = _draw_anywhere(objective, solver, W, tol, max_iter, left, floor, wide)
     before = ends.point
-    ends = ends._replace(point=_stored_all(problem, ends.point, store))
-    problem.exact().check_squares(ends.point)
-    again = not problem.rows.is_exact or (wide and not solver.whole_hessian)
+    ends = ends._replace(point=_stored_all(objective, ends.point, store))
+    objective.exact().check_squares(ends.point)
+    again = not objective.design.is_exact or (wide and not solver.whole_hessian)
     unfinished = ~ends.limited & (ends.stuck | (ends.point.gradient_norm > tol)) & (ends.point.value >= floor)
     if again and unfinished.any():
         index = torch.nonzero(unfinished).flatten()
-        exact = problem.exact().of_models(index)
+        exact = objective.exact().select(index)
         limit = max_iter - ends.n_iter[index]
         more = _draw_certainly(
-            exact, solver.of_models(index), ends.point.W[index], tol, limit, _ignore, floor[index], finished=not wide
+            exact, solver.select(index), ends.point.W[index], tol, limit, _ignore, floor[index], finished=not wide
         )
         _put(before.W, index, more.point.W)
         more = more._replace(point=_stored_all(exact, more.point, store), n_iter=ends.n_iter[index] + more.n_iter)
@@ -323,29 +324,29 @@ def minimise_all(problem, solver, W, *, tol, max_iter, store=None, left=None, fl
     small = point.gradient_norm <= tol
     for b in torch.nonzero(ends.stuck & ~small & (ends.gap <= solver.stopping(tol).gap)).flatten():
         alone = Point(*(t[b : b + 1] for t in point[:3]))
-        small[b] = (_at_best_intercepts(problem.of_models(b[None]), alone, tol).gradient_norm <= tol)[0]
+        small[b] = (_at_best_intercepts(objective.select(b[None]), alone, tol).gradient_norm <= tol)[0]
         ends.stuck[b] &= ~small[b]
     converged = small & ~ends.limited & ~ends.stuck & ~_spoilt(before, point, tol)
-    penalised = problem.penalty.l2[:, : problem.rows.n_features, 0].any(dim=1).expand(len(W))
+    penalised = objective.penalty.l2[:, : objective.design.n_features, 0].any(dim=1).expand(len(W))
     for b in torch.nonzero(~penalised & converged).flatten():
-        converged[b] &= not is_separated(problem.of_models(b[None]), point.W[b : b + 1])
+        converged[b] &= not is_separated(objective.select(b[None]), point.W[b : b + 1])
     return Results(point.W, ends.n_iter, point.value, point.gradient_norm, converged)
 
 
-def _draw_anywhere(problem, solver, W, tol, max_iter, left, floor, wide):
+def _draw_anywhere(objective, solver, W, tol, max_iter, left, floor, wide):
     """Where B models end, in the span of the rows if they are `wide`, and finished where that is not certain."""
     if not wide:
-        return _draw_certainly(problem, solver, W, tol, max_iter, left, floor)
-    rotated = Rotated(problem)
-    ends = _draw_certainly(rotated.problem, solver, rotated.enter(W), tol, max_iter, left, floor)
+        return _draw_certainly(objective, solver, W, tol, max_iter, left, floor)
+    rotated = RowSpace(objective)
+    ends = _draw_certainly(rotated.objective, solver, rotated.enter(W), tol, max_iter, left, floor)
     return ends._replace(point=rotated.leave(ends.point.W))
 
 
-def _draw_certainly(problem, solver, W, tol, max_iter, left, floor, *, finished=True):
+def _draw_certainly(objective, solver, W, tol, max_iter, left, floor, *, finished=True):
     """`_draw_all`; where it is not certain that models are done, they are `finished`."""
-    finisher = solver.finisher(problem) if finished else None
-    ends = _draw_all(problem, solver, W, solver.stopping(tol), max_iter, left, floor, blind_ends=finisher is not None)
-    return ends if finisher is None else _finish_all(problem.exact(), finisher, ends, tol, max_iter, floor)
+    finisher = solver.finisher(objective) if finished else None
+    ends = _draw_all(objective, solver, W, solver.stopping(tol), max_iter, left, floor, blind_ends=finisher is not None)
+    return ends if finisher is None else _finish_all(objective.exact(), finisher, ends, tol, max_iter, floor)
 
 
 def _ignore(k):
@@ -363,21 +364,21 @@ class _Ends(NamedTuple):
     gap: torch.Tensor  # (B,) see `Step`
 
 
-def _draw_all(problem, solver, W, stop, max_iter, left, floor, *, blind_ends=False):
+def _draw_all(objective, solver, W, stop, max_iter, left, floor, *, blind_ends=False):
     """Iterate until every model has left the batch; max_iter is a number or (B,), floor (B,)."""
-    B, home = len(W), problem.rows.home
+    B, accumulation = len(W), objective.design.accumulation
     ends = _Ends(
         Point(W.clone(), W.new_empty(B), torch.empty_like(W)),
-        torch.zeros(B, dtype=torch.long, device=home.device),
-        *(torch.zeros(B, dtype=torch.bool, device=home.device) for _ in range(3)),
-        torch.full((B,), math.inf, dtype=home.dtype, device=home.device),
+        torch.zeros(B, dtype=torch.long, device=accumulation.device),
+        *(torch.zeros(B, dtype=torch.bool, device=accumulation.device) for _ in range(3)),
+        torch.full((B,), math.inf, dtype=accumulation.dtype, device=accumulation.device),
     )
-    limit = torch.as_tensor(max_iter, device=home.device).expand(B)
-    active = torch.arange(B, device=home.device)
-    iterates = solver.iterates(problem, W)
+    limit = torch.as_tensor(max_iter, device=accumulation.device).expand(B)
+    active = torch.arange(B, device=accumulation.device)
+    iterates = solver.iterates(objective, W)
     step, n_iter = next(iterates), 0
-    if not problem.rows.is_exact:
-        problem.check_squares(step.point)
+    if not objective.design.is_exact:
+        objective.check_squares(step.point)
     while True:
         stuck = torch.zeros_like(ends.stuck[active]) if step.stuck is None else step.stuck
         done = stop.each(step) | (step.point.value < floor[active])
@@ -408,14 +409,14 @@ def _draw_all(problem, solver, W, stop, max_iter, left, floor, *, blind_ends=Fal
         n_iter += 1
 
 
-def _finish_all(problem, solver, ends, tol, max_iter, floor):
+def _finish_all(objective, solver, ends, tol, max_iter, floor):
     """The ends of models of which it is not certain that they are done, after more iterations by another solver."""
     done = ~ends.limited & ~ends.stuck & (ends.point.value >= floor)
-    doubtful = torch.nonzero(done & (ends.blind | (ends.point.value < DOUBT * problem.loss.at_zero))).flatten()
+    doubtful = torch.nonzero(done & (ends.blind | (ends.point.value < DOUBT * objective.loss.at_zero))).flatten()
     if not len(doubtful):
         return ends
-    some = problem.of_models(doubtful)
-    point = some.smooth(ends.point.W[doubtful])
+    some = objective.select(doubtful)
+    point = some.value_and_gradient(ends.point.W[doubtful])
     certain = (some.optimality_bound(point) <= tol * point.value) & (point.gradient_norm <= tol)
     doubtful = doubtful[~certain]
     n_together = max(1, HESSIANS // ends.point.W[0].numel() ** 2)
@@ -423,7 +424,7 @@ def _finish_all(problem, solver, ends, tol, max_iter, floor):
     for index in doubtful.split(n_together) if len(doubtful) else ():
         limit = most[index] - ends.n_iter[index]
         W, stop = ends.point.W[index], solver.stopping(tol)
-        more = _draw_all(problem.of_models(index), solver, W, stop, limit, _ignore, floor[index])
+        more = _draw_all(objective.select(index), solver, W, stop, limit, _ignore, floor[index])
         more = more._replace(n_iter=ends.n_iter[index] + more.n_iter)
         ends = _Ends(*(_put(old, index, new) for old, new in zip(ends, more, strict=True)))
     return ends
@@ -437,42 +438,42 @@ def _put(old, index, new):
     return old
 
 
-def _stored_all(problem, point, store):
+def _stored_all(objective, point, store):
     """`_stored` for the points of a batch."""
-    if store is None and problem.rows.is_exact:
+    if store is None and objective.design.is_exact:
         return point
-    return problem.exact().smooth(point.W if store is None else store(point.W))
+    return objective.exact().value_and_gradient(point.W if store is None else store(point.W))
 
 
-def _draw_rotated(problem, solver, W, rules, max_iter, watch, state, stage="first"):
+def _draw_in_row_space(objective, solver, W, rules, max_iter, history, state, stage="first"):
     """`_draw` in the span of the rows; the point that it ends at is back among the features."""
-    rotated = Rotated(problem)
+    rotated = RowSpace(objective)
     start = rotated.enter(W)
     leave = lambda U: rotated.leave(U).W  # noqa: E731
-    run = _draw(rotated.problem, solver, start, rules, max_iter, watch, state, leave, stage=stage)
+    run = _draw(rotated.objective, solver, start, rules, max_iter, history, state, leave, stage=stage)
     return run._replace(point=rotated.leave(run.point.W))
 
 
-def _draw(problem, solver, W, rules, max_iter, watch, state, coefficients=lambda W: W, *, stage="first"):
+def _draw(objective, solver, W, rules, max_iter, history, state, coefficients=lambda W: W, *, stage="first"):
     """Iterate until something ends it; `coefficients` turns the iterates' W into that of the features."""
-    iterates = solver.iterates(problem, W, state)
+    iterates = solver.iterates(objective, W, state)
     step = next(iterates)
-    if not problem.rows.is_exact:
-        problem.check_squares(step.point)
+    if not objective.design.is_exact:
+        objective.check_squares(step.point)
     while True:
         if met := rules.met(step):
             return _Run(step.point, met, step.gap)
-        if len(watch.values) >= max_iter:
+        if len(history.values) >= max_iter:
             return _Run(step.point, "limit", step.gap)
-        watch.begin(step.state and partial(_state, step, stage, rules))
+        history.begin(step.state and partial(_state, step, stage, rules))
         following = next(iterates, None)
         step = following or step
-        score, asked = watch.end(problem, step.point, coefficients)
+        score, asked = history.end(objective, step.point, coefficients)
         if asked:
             return _Run(step.point, "callback", step.gap)
         if following is None:
             return _Run(step.point, "precision", step.gap)
-        if not math.isfinite(sum(watch.values[-1])):
+        if not math.isfinite(sum(history.values[-1])):
             return _Run(step.point, "overflow")
         if score is not None:
             step = step._replace(score=score)
@@ -483,14 +484,14 @@ def _state(step, stage, rules):
     return step.state(), stage, [rule.state for rule in rules.counting]
 
 
-def _stored(problem, run, store):
+def _stored(objective, run, store):
     """The objective in float64 at the coefficients as they will be kept; no read where the solver was just there."""
-    home = problem.rows.home
-    W = run.point.W.to(home.device).to(home.dtype)
+    accumulation = objective.design.accumulation
+    W = run.point.W.to(accumulation.device).to(accumulation.dtype)
     kept = W if store is None else store(W)
-    if kept is W and run.point.gradient is not None and problem.rows.is_exact:
+    if kept is W and run.point.gradient is not None and objective.design.is_exact:
         return run.point
-    return problem.exact().smooth(kept)
+    return objective.exact().value_and_gradient(kept)
 
 
 def _tested(rule, run, point):
@@ -504,7 +505,7 @@ def _tested(rule, run, point):
     )
 
 
-def _remedy(problem, solver, run, point, tol, max_iter):
+def _remedy(objective, solver, run, point, tol, max_iter):
     """What to do about a fit that did not converge, or None if it did or was stopped on request."""
     if run.ended in ("callback", "validation"):
         return None
@@ -515,7 +516,7 @@ def _remedy(problem, solver, run, point, tol, max_iter):
             f"The objective still improved by more than tol within {max_iter} epochs. Raise max_iter, set tol=0 if "
             "this number of epochs is what you want, or use solver='auto', which needs no learning rate."
         )
-    if is_separated(problem, point.W):
+    if is_separated(objective, point.W):
         return (
             "The classes, or some of their rows, are perfectly separated, so without a penalty the coefficients grow "
             "without limit. Use a finite C."
@@ -525,7 +526,7 @@ def _remedy(problem, solver, run, point, tol, max_iter):
     if run.ended == "limit":
         other = "solver='newton-cholesky'" if solver.name == "lbfgs" else "solver='lbfgs'"
         return f"Raise max_iter (now {max_iter}), standardise X, or try {other}."
-    if problem.rows.is_exact and run.ended != "rounding":
+    if objective.design.is_exact and run.ended != "rounding":
         return (
             "No step from there lowers the objective by more than float64 rounding. Standardise X or raise tol, or "
             "start nearer to the optimum if you gave a start."

@@ -32,13 +32,13 @@ class Automatic:
     stood still at the constant rate and the rate has then fallen to zero.
     """
 
-    def __init__(self, solver, problem, W, state=None):
-        self.solver, self.problem = solver, problem
+    def __init__(self, solver, objective, W, state=None):
+        self.solver, self.objective = solver, objective
         self.improvement = NoImprovement(solver.tol, solver.n_iter_no_change)
         if state is not None:
             self.height, self.ceiling, self.epoch, self.still, self.cooling, self.improvement.state = state
             return
-        self.height = _largest_rate(solver, problem)
+        self.height = _largest_rate(solver, objective)
         self.ceiling = max(self._objective(W), ZERO)
         self.epoch = 0
         self.still = False
@@ -49,7 +49,7 @@ class Automatic:
         return self.height, self.ceiling, self.epoch, self.still, self.cooling, self.improvement.state
 
     def _objective(self, W):
-        return float(self.problem.smooth(self.problem.rows.bring_home(W)).value.sum())
+        return float(self.objective.value_and_gradient(self.objective.design.to_accumulation(W)).value.sum())
 
     @property
     def rate(self):
@@ -77,16 +77,16 @@ class Automatic:
         return stable
 
 
-def _largest_rate(solver, problem):
+def _largest_rate(solver, objective):
     """The stable rate for the smoothness that batches of this size have in expectation.
 
     Gower et al. 2019, proposition 3.8, arXiv:1901.09401: it follows the scale of the features and outlying rows.
     """
-    n = problem.rows.shape[0]
-    mean, worst = problem.loss_bounds()
+    n = objective.design.shape[0]
+    mean, worst = objective.loss_bounds()
     b = n if solver.batch_size is None else min(solver.batch_size, n)
     smoothness = mean if n == 1 else (n * (b - 1) * mean + (n - b) * worst) / (b * (n - 1))
-    return stable_rate(solver, smoothness + float(problem.penalty.l2.max()))
+    return stable_rate(solver, smoothness + float(objective.penalty.l2.max()))
 
 
 def stable_rate(solver, smoothness):

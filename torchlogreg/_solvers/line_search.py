@@ -18,7 +18,7 @@ NOTHING = 0.01  # share of the penalty that may be added to a diagonal without a
 NOISE = 64  # rounding errors in an entry of the gradient, against the root of the Hessian's
 
 
-class Metric(NamedTuple):
+class CholeskyPreconditioner(NamedTuple):
     """Block-diagonal positive-definite approximation of the Hessian, factored: M blocks of size m, M m = K d."""
 
     scale: torch.Tensor  # (B, M, m)
@@ -33,15 +33,15 @@ class Metric(NamedTuple):
 
     def with_roots(self, roots, index):
         """These metrics, those of the models at `index` from triangular roots (K d, K d) of the Hessian; M = 1."""
-        out = Metric(*(t.clone() for t in self))
+        out = CholeskyPreconditioner(*(t.clone() for t in self))
         for b, root in zip(index.tolist(), roots, strict=True):
             for old, new in zip(out, root_cholesky(root), strict=True):
                 old[b, 0] = new
         return out
 
-    def of_models(self, index):
+    def select(self, index):
         """The metrics of the models at `index` alone."""
-        return Metric(self.scale[index], self.factor[index], self.shift[index])
+        return CholeskyPreconditioner(self.scale[index], self.factor[index], self.shift[index])
 
     def raised(self, x, of=None):
         """E x (B, d, K) for what was added, M = H + E, and the x' E M^-1 E x that rounding of gradients makes, (B,)."""
@@ -80,14 +80,14 @@ def per_model(t):
     return t[:, None, None]
 
 
-class Stand(NamedTuple):
+class DescentState(NamedTuple):
     """Where a descent stands, and the step it will try."""
 
     point: Point
-    metric: Metric
+    preconditioner: CholeskyPreconditioner
     direction: torch.Tensor  # (B, d, K)
     stuck: torch.Tensor | None = None  # see `Step`
-    refusals: torch.Tensor | None = None  # (B,) how often the step is halved
+    n_backtracks: torch.Tensor | None = None  # (B,) how often the step is halved
     hidden: torch.Tensor | None = None  # (B,) see the function of that name
 
     @property
@@ -106,7 +106,7 @@ def is_blind(gap, hides):
     return (gap <= SURE) & (hides > gap) & (hides > NEGLIGIBLE)
 
 
-def hidden(problem, metric, point):
+def hidden(objective, preconditioner, point):
     """What raised diagonals of the metric may hide of the relative gap, (B,); infinite where nothing bounds it.
 
     With metric M = H + E and x = M^-1 g, half of g' H^-1 g is at most (g' x + x' r + r' H^-1 r) / 2, where r = E x is
@@ -114,26 +114,26 @@ def hidden(problem, metric, point):
     rounding explains means nothing, and any other may hide everything. The intercept's part of r is left out: where
     it is raised at all, the coefficients that can make up for an intercept have theirs.
     """
-    p = problem.rows.n_features
-    l2 = problem.penalty.l2[:, :p].expand(len(point.W), -1, -1)
-    if bool((metric.most_raised() <= NOTHING * l2.amin(dim=(1, 2))).all()):
+    p = objective.design.n_features
+    l2 = objective.penalty.l2[:, :p].expand(len(point.W), -1, -1)
+    if bool((preconditioner.most_raised() <= NOTHING * l2.amin(dim=(1, 2))).all()):
         return torch.zeros_like(point.value)
-    x = metric.solve(point.gradient)
-    r, rounding = metric.raised(x)
-    weak = torch.where(dot(r, metric.solve(r)) <= rounding, 0.0, math.inf)
+    x = preconditioner.solve(point.gradient)
+    r, rounding = preconditioner.raised(x)
+    weak = torch.where(dot(r, preconditioner.solve(r)) <= rounding, 0.0, math.inf)
     spread = torch.where((l2 > 0).all(dim=(1, 2)), (r[:, :p].square() / l2).sum(dim=(1, 2)), weak)
     return 0.5 * (dot(x, r) + spread) / point.value.clamp(min=torch.finfo(point.value.dtype).tiny)
 
 
-class Verdict(NamedTuple):
+class LineSearchResult(NamedTuple):
     """What became of a trial step."""
 
     accepted: torch.Tensor  # (B,)
     exhausted: torch.Tensor  # (B,) whether going on is useless at this precision
-    refusals: torch.Tensor  # (B,) how often each model has to halve its next step
+    n_backtracks: torch.Tensor  # (B,) how often each model has to halve its next step
 
 
-def attempt(evaluate, problem, stand, refusals):
+def line_search_step(evaluate, objective, stand, n_backtracks):
     """Try the step 0.5^refusals, for each of B models.
 
     `evaluate` reads X once for the trial point. Returns that point and the verdict.
@@ -144,13 +144,13 @@ def attempt(evaluate, problem, stand, refusals):
     will take over. A refused step is halved until the logits of the two points, along which they are linear, promise
     the decrease: that takes no read of X.
     """
-    point, metric, direction, *_ = stand
-    step = 0.5**refusals
+    point, preconditioner, direction, *_ = stand
+    step = 0.5**n_backtracks
     change = step * stand.slope
     trial = evaluate(point.W + per_model(step) * direction)
-    rounding = torch.finfo(problem.rows.products.dtype).eps
+    rounding = torch.finfo(objective.design.compute.dtype).eps
     noise = LEVEL * rounding * point.value.clamp(min=1.0)
-    if not problem.rows.is_exact:
+    if not objective.design.is_exact:
         # The sum over the rows, in float64, averages the errors, which are small where rows are predicted well: on
         # MNIST at most two units in the last place of values from 2 down to 0.005.
         noise = rounding * torch.minimum(LEVEL_OF_PRODUCTS * point.value, point.value.clamp(min=1.0))
@@ -158,54 +158,56 @@ def attempt(evaluate, problem, stand, refusals):
     level = (trial.value - point.value).abs() <= noise
     exhausted = torch.zeros_like(accepted)
     if level.any():
-        smaller = dot(trial.gradient, metric.solve(trial.gradient)) < dot(point.gradient, metric.solve(point.gradient))
+        smaller = dot(trial.gradient, preconditioner.solve(trial.gradient)) < dot(
+            point.gradient, preconditioner.solve(point.gradient)
+        )
         accepted = torch.where(level, smaller, accepted)
-        exhausted = level & (not problem.rows.is_exact)
+        exhausted = level & (not objective.design.is_exact)
     if accepted.all():
-        return trial, Verdict(accepted, exhausted, torch.zeros_like(refusals))
-    exhausted = exhausted | (~accepted & hopeless(refusals, change, rounding))
-    halved = refusals + _halvings(problem, point, trial, accepted | level, change, refusals)
-    return trial, Verdict(accepted, exhausted, torch.where(accepted, 0.0, halved))
+        return trial, LineSearchResult(accepted, exhausted, torch.zeros_like(n_backtracks))
+    exhausted = exhausted | (~accepted & is_stalled(n_backtracks, change, rounding))
+    halved = n_backtracks + _halvings(objective, point, trial, accepted | level, change, n_backtracks)
+    return trial, LineSearchResult(accepted, exhausted, torch.where(accepted, 0.0, halved))
 
 
-def _halvings(problem, point, trial, settled, change, refusals):
+def _halvings(objective, point, trial, settled, change, n_backtracks):
     """How often to halve each step that was refused: at least once, and until the logits promise enough decrease."""
     count = torch.ones_like(change)
     if trial.eta is None or point.eta is None:
-        return torch.maximum(count, refusals)  # each a pass over X, so a step far too long is soon out of the way
+        return torch.maximum(count, n_backtracks)  # each a pass over X, so a step far too long is soon out of the way
     if settled.any():  # look at the others only
         index = torch.nonzero(~settled).flatten()
         if len(index):
-            some = of_models(index, problem, point, trial, settled, change, refusals)
+            some = select(index, objective, point, trial, settled, change, n_backtracks)
             count[index] = _halvings(*some)
         return count
     while True:
         t = 0.5**count
-        enough = problem.between(point, trial, t) <= point.value + ARMIJO * t * change
+        enough = objective.between(point, trial, t) <= point.value + ARMIJO * t * change
         enough |= (count >= MOST_HALVINGS) | ~torch.isfinite(trial.value)
         if enough.all():
             return count
         count = torch.where(enough, count, count + 1)
 
 
-def hopeless(refusals, change, rounding):
+def is_stalled(n_backtracks, change, rounding):
     """Whether halving the step again is no help, given the change that the last one promised; arrays or numbers."""
-    return (refusals > 2 * MOST_HALVINGS) | ((refusals > 4) & (-change < rounding))
+    return (n_backtracks > 2 * MOST_HALVINGS) | ((n_backtracks > 4) & (-change < rounding))
 
 
-def of_models(index, *things):
+def select(index, *things):
     """Each of `things` for the models at `index`: tensors (B, ...), tuples of them, None, or what knows itself."""
-    return tuple(_of_models(index, thing) for thing in things)
+    return tuple(_select(index, thing) for thing in things)
 
 
-def _of_models(index, thing):
+def _select(index, thing):
     if thing is None:
         return None
     if isinstance(thing, torch.Tensor):
         return thing[index]
-    if hasattr(thing, "of_models"):
-        return thing.of_models(index)
-    return type(thing)(*of_models(index, *thing))
+    if hasattr(thing, "select"):
+        return thing.select(index)
+    return type(thing)(*select(index, *thing))
 
 
 def keep(accepted, new, old):

@@ -15,7 +15,7 @@ from scipy.linalg.lapack import dpotrf, dpotrs
 from torchlogreg._objective.objective import OutOfRange, Point
 from torchlogreg._runtime.linalg import root_cholesky
 from torchlogreg._solvers.driver import Step
-from torchlogreg._solvers.line_search import ARMIJO, LEVEL, NOISE, NOTHING, SURE, hopeless, is_blind
+from torchlogreg._solvers.line_search import ARMIJO, LEVEL, NOISE, NOTHING, SURE, is_blind, is_stalled
 from torchlogreg._solvers.starts import is_far, nearer
 
 LARGEST = 2**19  # `size` up to which Newton's method runs here
@@ -27,21 +27,21 @@ def size(n, d, n_logits):
     return max(n * d * n_logits**2, (n_logits * d) ** 2)
 
 
-def is_small(problem, W):
-    """Whether `problem` is one model's, in memory on the host, and small."""
-    at_hand = problem.rows.in_memory and problem.rows.device.type == "cpu"
-    return at_hand and len(W) == 1 and size(*problem.rows.shape, W.shape[2]) <= LARGEST
+def is_small(objective, W):
+    """Whether `objective` is one model's, in memory on the host, and small."""
+    at_hand = objective.design.in_memory and objective.design.device.type == "cpu"
+    return at_hand and len(W) == 1 and size(*objective.design.shape, W.shape[2]) <= LARGEST
 
 
-def iterates(problem, W, state=None):
+def iterates(objective, W, state=None):
     """Steps from W (1, d, K), or from a state of earlier ones."""
-    second_order = _second_order(problem)
-    W, refusals = (W, 0) if state is None else (state["W"], state["refusals"])
+    second_order = _second_order(objective)
+    W, n_backtracks = (W, 0) if state is None else (state["W"], state["refusals"])
     W = W[0].numpy(force=True).astype(np.float64)
     value, gradient, hessian, eta = second_order(W)
-    if is_far(problem, value):
-        yield _step(W, value, gradient, np.inf, eta, refusals)
-        W = nearer(problem, problem.smooth(torch.from_numpy(W[None])))[0].numpy()
+    if is_far(objective, value):
+        yield _step(W, value, gradient, np.inf, eta, n_backtracks)
+        W = nearer(objective, objective.value_and_gradient(torch.from_numpy(W[None])))[0].numpy()
         value, gradient, hessian, eta = second_order(W)
     while True:
         factor = _cholesky(hessian)
@@ -49,50 +49,50 @@ def iterates(problem, W, state=None):
         slope = np.vdot(gradient, direction)
         gap, hides = -0.5 * slope / max(value, TINY), 0.0
         if gap <= SURE:
-            hides = _hidden(problem, factor, direction, value)
+            hides = _hidden(objective, factor, direction, value)
         if is_blind(gap, hides):
-            factor, hides = _root(problem, W), 0.0
+            factor, hides = _root(objective, W), 0.0
             direction = -factor.solve(gradient)
             slope = np.vdot(gradient, direction)
             gap = -0.5 * slope / max(value, TINY)
-        yield _step(W, value, gradient, gap + hides, eta, refusals)
-        step = 0.5**refusals
+        yield _step(W, value, gradient, gap + hides, eta, n_backtracks)
+        step = 0.5**n_backtracks
         trial = W + step * direction
         trial_value, trial_gradient, trial_hessian, trial_eta = second_order(trial)
-        if abs(trial_value - value) <= LEVEL * ROUNDING * max(value, 1.0):  # see `_descent.attempt`
+        if abs(trial_value - value) <= LEVEL * ROUNDING * max(value, 1.0):  # see `_descent.line_search_step`
             accepted = np.vdot(trial_gradient, factor.solve(trial_gradient)) < -slope
         else:
             accepted = trial_value <= value + ARMIJO * step * slope
         if accepted:
             W, value, gradient, hessian, eta = trial, trial_value, trial_gradient, trial_hessian, trial_eta
-            refusals = 0
-        elif hopeless(refusals, step * slope, ROUNDING):
+            n_backtracks = 0
+        elif is_stalled(n_backtracks, step * slope, ROUNDING):
             return
         else:
-            refusals += 1
+            n_backtracks += 1
 
 
-def _step(W, value, gradient, gap, eta, refusals):
+def _step(W, value, gradient, gap, eta, n_backtracks):
     numbers = torch.from_numpy(np.array([value, gap]))
     W, gradient, eta = (torch.from_numpy(array[None]) for array in (W, gradient, eta.T))
-    return Step(Point(W, numbers[:1], gradient, eta), numbers[1:], state=partial(dict, W=W, refusals=refusals))
+    return Step(Point(W, numbers[:1], gradient, eta), numbers[1:], state=partial(dict, W=W, n_backtracks=n_backtracks))
 
 
-def _second_order(problem):
+def _second_order(objective):
     """A function from W (d, K) to value, gradient (d, K), Hessian (K d, K d), classes outermost, and logits (n, K)."""
-    loss = problem.loss
-    rows = problem.exact().rows.whole
+    loss = objective.loss
+    rows = objective.exact().design.whole
     X = np.ascontiguousarray(rows.X.numpy())  # (n, d)
     y, weight = rows.y.numpy(), rows.weight.numpy()  # (n,), (n, 1)
     d, n_logits = X.shape[1], loss.n_logits
-    l2 = problem.penalty.l2[0].numpy()  # (d, 1)
+    l2 = objective.penalty.l2[0].numpy()  # (d, 1)
     ridge = np.tile(l2[:, 0], n_logits)
     free = np.flatnonzero(l2 == 0) if n_logits > 1 else []
     k, l, entries = _layout(n_logits, d)
 
     @np.errstate(over="ignore", invalid="ignore")  # `_cholesky` reports what overflows
     def second_order(W):
-        problem.passes.n_read += len(X)
+        objective.passes.n_visited += len(X)
         eta = X @ W
         losses, residual, curvature = loss.small(eta, y, k, l)  # (n,), (n, K), (n, M)
         shrunk = l2 * W
@@ -156,16 +156,16 @@ class _Factor(NamedTuple):
         return (self.scale * solution).reshape(gradient.T.shape).T
 
 
-def _root(problem, W):
+def _root(objective, W):
     """The factor of twice the digits at W (d, K)."""
-    scale, factor, _ = root_cholesky(problem.root(torch.from_numpy(W[None])))
+    scale, factor, _ = root_cholesky(objective.root(torch.from_numpy(W[None])))
     return _Factor(scale.numpy(), np.asfortranarray(factor.numpy()), 0.0)
 
 
-def _hidden(problem, factor, x, value):
+def _hidden(objective, factor, x, value):
     """`_descent.hidden` where x is the inverse of the factored matrix times the gradient."""
-    p = problem.rows.n_features
-    l2 = problem.penalty.l2[0, :p].numpy()
+    p = objective.design.n_features
+    l2 = objective.penalty.l2[0, :p].numpy()
     if factor.shift <= NOTHING * l2.min() * factor.scale.min() ** 2:
         return 0.0
     r = (factor.shift * x.T.ravel() / factor.scale**2).reshape(x.T.shape).T

@@ -39,9 +39,9 @@ class SGD(Solver):
             return Settled()
         return NoImprovement(tol, self.n_iter_no_change)
 
-    def iterates(self, problem, W, state=None):
-        generator = torch.Generator(problem.rows.products.device).manual_seed(self.seed)
-        W = class_major(W, problem.rows)
+    def iterates(self, objective, W, state=None):
+        generator = torch.Generator(objective.design.compute.device).manual_seed(self.seed)
+        W = class_major(W, objective.design)
         velocity = torch.zeros_like(W)  # preserves the layout
         rate = None
         if state is not None:
@@ -51,10 +51,10 @@ class SGD(Solver):
             rate = state["rate"]
         yield Step(Point(W.clone(), None, None))
         automatic = self.learning_rate == "auto"
-        schedule = Automatic(self, problem, W, rate) if automatic else Constant(self.learning_rate)
+        schedule = Automatic(self, objective, W, rate) if automatic else Constant(self.learning_rate)
         while True:
             start = W.clone()
-            value = self.epoch(problem, W, velocity, schedule.rate, generator)
+            value = self.epoch(objective, W, velocity, schedule.rate, generator)
             if not schedule.accepts(W):
                 W.copy_(start)
                 velocity.zero_()
@@ -62,23 +62,23 @@ class SGD(Solver):
             own = partial(_state, W, velocity, generator, schedule)
             yield Step(Point(W.clone(), value, None), settled=schedule.settled, state=own)
 
-    def epoch(self, problem, W, velocity, rate, generator):
+    def epoch(self, objective, W, velocity, rate, generator):
         """One sweep over the rows that updates W and velocity (B, d, K), class-major, in place.
 
         Returns the mean over its mini-batches of the objective as each update found it, (B,).
         """
-        problem.passes.n_read += problem.rows.shape[0]
+        objective.passes.n_visited += objective.design.shape[0]
         sweep = _fused_epoch if len(W) == 1 else _autograd_epoch
-        return sweep(self, problem, W, velocity, rate, generator)
+        return sweep(self, objective, W, velocity, rate, generator)
 
-    def _size(self, problem):
-        n = problem.rows.shape[0]
+    def _size(self, objective):
+        n = objective.design.shape[0]
         return n if self.batch_size is None else min(self.batch_size, n)
 
-    def _order(self, problem, generator):
+    def _order(self, objective, generator):
         """The order of the rows in an epoch."""
-        n, device = problem.rows.shape[0], problem.rows.device
-        shuffled = self.shuffle and self._size(problem) < n
+        n, device = objective.design.shape[0], objective.design.device
+        shuffled = self.shuffle and self._size(objective) < n
         return torch.randperm(n, generator=generator, device=device) if shuffled else torch.arange(n, device=device)
 
 
@@ -96,53 +96,55 @@ def _state(W, velocity, generator, schedule):
 
 def class_major(W, rows):
     """A copy of W (B, d, K) beside the rows; class-major, for products with a mini-batch are several times as fast."""
-    W = W.to(device=rows.products.device, dtype=rows.products.dtype)
+    W = W.to(device=rows.compute.device, dtype=rows.compute.dtype)
     return W.mT.clone(memory_format=torch.contiguous_format).mT
 
 
-def _autograd_epoch(solver, problem, W, velocity, rate, generator):
+def _autograd_epoch(solver, objective, W, velocity, rate, generator):
     """`SGD.epoch` by autograd.
 
     It serves several models at once, and is what the tests hold the fused epoch to.
     """
-    n, total = problem.rows.shape[0], 0.0
-    for index in solver._order(problem, generator).split(solver._size(problem)):
+    n, total = objective.design.shape[0], 0.0
+    for index in solver._order(objective, generator).split(solver._size(objective)):
         with torch.enable_grad():
             leaf = W.detach().requires_grad_()
-            objective = problem.mini_batch(leaf, index)
-            (gradient,) = torch.autograd.grad(objective.sum(), leaf)
+            value = objective.mini_batch(leaf, index)
+            (gradient,) = torch.autograd.grad(value.sum(), leaf)
         velocity.mul_(solver.momentum).add_(gradient)
         W.sub_(gradient.add(velocity, alpha=solver.momentum) if solver.nesterov else velocity, alpha=rate)
-        total = total + objective.detach() * (len(index) / n)
+        total = total + value.detach() * (len(index) / n)
     return total
 
 
-def _fused_epoch(solver, problem, W, velocity, rate, generator):
+def _fused_epoch(solver, objective, W, velocity, rate, generator):
     """The same for one model without autograd: the loss's closed-form residual goes straight into the velocity.
 
     Autograd and what it needs around it take most of the time of a small step: for MNIST in batches of 64 on one Zen 4
     core, about 230 of 340 microseconds. A test holds the two kinds of epoch to the same iterates.
     """
-    n, size = problem.rows.shape[0], solver._size(problem)
+    n, size = objective.design.shape[0], solver._size(objective)
     total = 0.0
-    for rows in problem.rows.chunks(size):
+    for rows in objective.design.chunks(size):
         # A stream has an order of its own.
         order = (
-            solver._order(problem, generator) if rows is problem.rows else torch.arange(len(rows.X), device=W.device)
+            solver._order(objective, generator)
+            if rows is objective.design
+            else torch.arange(len(rows.X), device=W.device)
         )
-        total = total + _fused_steps(solver, problem, rows, order, size, W, velocity, rate)
+        total = total + _fused_steps(solver, objective, rows, order, size, W, velocity, rate)
     return (total / n).view(1)
 
 
-def _fused_steps(solver, problem, rows, order, size, W, velocity, rate):
+def _fused_steps(solver, objective, rows, order, size, W, velocity, rate):
     """The updates of some rows; the sum over them of their batches' objectives."""
-    loss, n = problem.loss, problem.rows.shape[0]
+    loss, n = objective.loss, objective.design.shape[0]
     flat, momentum = W[0].mT, velocity[0].mT  # (K, d), contiguous
     y = rows.y.to(W.dtype) if rows.y.is_floating_point() else rows.y
     weight = n * rows.weight
     equal = bool(((weight - 1.0).abs() < ROUNDING).all())
     weight = weight.to(W.dtype)
-    l2 = problem.penalty.l2[0].mT.to(W) if problem.penalty.l2.any() else None  # (1, d)
+    l2 = objective.penalty.l2[0].mT.to(W) if objective.penalty.l2.any() else None  # (1, d)
     labels, weights = y.index_select(0, order), weight.index_select(0, order)
     start, total = 0, 0.0
     # What is kept for a mini-batch is kept for some of them at a time: views of a few numbers take a kilobyte each.

@@ -6,12 +6,12 @@ ROUNDING = 1e-6  # of sums over the rows, in float32
 SHORTENED = 64  # points on the segment to zero, each at half the distance of the one before
 
 
-def is_far(problem, value):
+def is_far(objective, value):
     """Which models are worse off than with all coefficients zero, by more than rounding; NaN is."""
-    return ~(value <= (1.0 + ROUNDING) * problem.loss.at_zero)
+    return ~(value <= (1.0 + ROUNDING) * objective.loss.at_zero)
 
 
-def nearer(problem, point):
+def nearer(objective, point):
     """The coefficients of `point`; for models that are worse off than at zero, the best of some between them and zero.
 
     Where the losses of nearly all rows are saturated they have no curvature, and Newton's step means nothing. Along the
@@ -21,8 +21,8 @@ def nearer(problem, point):
     W = point.W.clone()
     t = 0.5 ** torch.arange(SHORTENED, dtype=W.dtype, device=W.device)
     t[-1] = 0.0
-    for b in torch.nonzero(is_far(problem, point.value)).flatten():
+    for b in torch.nonzero(is_far(objective, point.value)).flatten():
         between = t[:, None, None] * W[b]
-        values = problem.of_models(b.expand(SHORTENED)).smooth(between).value
+        values = objective.select(b.expand(SHORTENED)).value_and_gradient(between).value
         W[b] = between[values.nan_to_num(torch.inf, torch.inf).argmin()]
     return W

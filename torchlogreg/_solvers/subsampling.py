@@ -5,7 +5,7 @@ from itertools import islice
 
 import torch
 
-from torchlogreg._solvers.line_search import Stand
+from torchlogreg._solvers.line_search import DescentState
 from torchlogreg._solvers.newton import descend
 
 SMALLEST = 500  # rows of the first sample
@@ -16,52 +16,55 @@ ALIKE = 1e-3  # relative difference of moments that are the same
 NEAR = 4.0  # Newton's last step on a sample starts where its gap is this many times d / m
 
 
-def draw(problem, size, generator, *, evenly=False):
+def sample_rows(objective, size, generator, *, evenly=False):
     """The problem on `size` random rows that have a weight; on all rows if there are no more.
 
     Never strided: sorted or periodic rows would make a biased sample. Where a column rests on a few rows, as that of a
     rare category does, a sample knows little of its curvature: then the rows are drawn by leverage, unless `evenly`.
     """
-    rows = problem.rows
+    rows = objective.design
     if rows.in_memory and size >= rows.shape[0]:
-        return problem.lifted()
-    sample = problem.sampled(rows.draw(size, generator))
-    if evenly or not rows.in_memory or not _misleads(sample, problem):
+        return objective.upcast()
+    sample = objective.sampled(rows.sample_rows(size, generator))
+    if evenly or not rows.in_memory or not _is_unrepresentative(sample, objective):
         return sample
-    return _drawn_by_leverage(problem, problem.leverages(), size, generator) or sample
+    return _importance_sample(objective, objective.leverages(), size, generator) or sample
 
 
-def draw_where_curved(problem, W, size, generator):
+def sample_where_curved(objective, W, size, generator):
     """The problem on `size` rows, the likelier the more they curve the objective at W; on all if there are no more.
 
     Where most rows are classified beyond doubt, few have nearly all of the curvature. At zero all are alike.
     """
-    if problem.rows.in_memory and size < problem.rows.shape[0] and W.any():
-        sample = _drawn_by_leverage(problem, problem.leverages(W), size, generator)
+    if objective.design.in_memory and size < objective.design.shape[0] and W.any():
+        sample = _importance_sample(objective, objective.leverages(W), size, generator)
         if sample is not None:
             return sample
-    return draw(problem, size, generator)
+    return sample_rows(objective, size, generator)
 
 
-def _misleads(sample, problem):
+def _is_unrepresentative(sample, objective):
     """Whether only a few rows of a sample tell the curvature of some coefficient, and no penalty outweighs it."""
-    support = sample.rows.support()
-    rests_on_few = support < SUPPORT
+    effective_row_count = sample.design.effective_row_count()
+    rests_on_few = effective_row_count < SUPPORT
     if not rests_on_few.any():
         return False
-    l2 = problem.penalty.l2[..., 0].amin(dim=0)  # (d,)
-    moments = problem.second_moments()
+    l2 = objective.penalty.l2[..., 0].amin(dim=0)  # (d,)
+    moments = objective.second_moments()
     # A column that is constant in all rows has the same mean square in every sample.
-    here, everywhere = _mean_squares(sample.rows, sample.rows.second_moments()), _mean_squares(problem.rows, moments)
-    constant = (support == 0) & ((here - everywhere).abs() <= ALIKE * everywhere)
-    return bool((rests_on_few & ~constant & (problem.loss.smoothness * moments > MATTERS * l2)).any())
+    here, everywhere = (
+        _mean_squares(sample.design, sample.design.second_moments()),
+        _mean_squares(objective.design, moments),
+    )
+    constant = (effective_row_count == 0) & ((here - everywhere).abs() <= ALIKE * everywhere)
+    return bool((rests_on_few & ~constant & (objective.loss.smoothness * moments > MATTERS * l2)).any())
 
 
 def _mean_squares(rows, moments):
-    return moments / float(rows.columns.amax(dim=1).sum())
+    return moments / float(rows.sample_weights.amax(dim=1).sum())
 
 
-def _drawn_by_leverage(problem, leverages, size, generator):
+def _importance_sample(objective, leverages, size, generator):
     """The problem on `size` rows, drawn half evenly and half by leverage (n,), with weights that make up for it.
 
     Leverage scores (Drineas et al. 2012, jmlr.org/papers/v13/drineas12a.html) as if no two columns were correlated.
@@ -70,15 +73,15 @@ def _drawn_by_leverage(problem, leverages, size, generator):
     total = float(leverages.sum())
     if not 0.0 < total < math.inf:
         return None
-    present = (problem.rows.columns.amax(dim=1) > 0).to(leverages)
+    present = (objective.design.sample_weights.amax(dim=1) > 0).to(leverages)
     share = 0.5 * present / present.sum() + 0.5 * leverages / total
-    cumulative = problem.rows.bring_home(share).cumsum(dim=0)
+    cumulative = objective.design.to_accumulation(share).cumsum(dim=0)
     uniform = 1.0 - torch.rand(size, generator=generator, dtype=torch.float64, device="cpu")  # above zero
     index = torch.searchsorted(cumulative, uniform.to(cumulative) * cumulative[-1]).to(share.device)
-    return problem.sampled(index, 1.0 / (len(share) * share[index, None]))
+    return objective.sampled(index, 1.0 / (len(share) * share[index, None]))
 
 
-def newton_on_samples(problem, W, size, generator) -> Stand:
+def newton_on_samples(objective, W, size, generator) -> DescentState:
     """Newton's method on nested samples, each four times the one before, up to `size` rows.
 
     A sample of m rows is solved to the precision of its own optimum, a relative gap of about d / m; more would be
@@ -86,7 +89,7 @@ def newton_on_samples(problem, W, size, generator) -> Stand:
     1 / m of each column's variance, which is within that precision too, and keeps coefficients finite where the
     sample's classes are separable, or only one of them is in it. Returns where the last step starts, and that step.
     """
-    pool = draw(problem, size, generator)
+    pool = sample_rows(objective, size, generator)
     n_unknowns = W.shape[1] * W.shape[2]
     sizes = [size]
     while sizes[-1] // 4 >= max(SMALLEST, 5 * n_unknowns):

@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import torch
 
-from torchlogreg._data.dense import PRODUCTS, Rows
-from torchlogreg._objective.objective import Problem, in_range
+from torchlogreg._data.dense import PRODUCTS, DenseDesign
+from torchlogreg._objective.objective import Objective, in_range
 from torchlogreg._objective.penalties import Ridge
 from torchlogreg._runtime.threads import in_threads, n_readers
-from torchlogreg._solvers.line_search import Metric, of_models
+from torchlogreg._solvers.line_search import CholeskyPreconditioner, select
 
 ROUNDING = 1e-12  # of the largest second moment
 UNKNOWNS = 640  # coefficients in the part of the whole Hessian
@@ -30,35 +30,37 @@ def leading(m, n, p, n_logits):
     return max(1, min(p, UNKNOWNS // n_logits - 1, math.isqrt(int(18 * n * p * n_logits / (pairs * m)))))
 
 
-class Hybrid(NamedTuple):
+class EigenbasisPreconditioner(NamedTuple):
     """The metrics of G models on one basis; r of its p eigenvectors are leading."""
 
     mean: torch.Tensor  # (p,) of the features, weighted by curvature; zero without an intercept
     basis: torch.Tensor  # (p, p), leading eigenvectors last
-    lead: Metric  # (G models, K blocks coupled in one) of the r leading ones and the intercept
+    coupled_block: CholeskyPreconditioner  # (G models, K blocks coupled in one) of the r leading ones and the intercept
     classes: torch.Tensor  # (G, K, K) eigenvectors
     diagonal: torch.Tensor  # (G, p - r, K)
     lift: torch.Tensor  # (G, r, 1) what was added to the penalty of the leading ones
 
-    def of_models(self, index):
+    def select(self, index):
         """The metrics of the models at `index` alone."""
-        lead, classes, diagonal, lift = of_models(index, self.lead, self.classes, self.diagonal, self.lift)
-        return self._replace(lead=lead, classes=classes, diagonal=diagonal, lift=lift)
+        coupled_block, classes, diagonal, lift = select(
+            index, self.coupled_block, self.classes, self.diagonal, self.lift
+        )
+        return self._replace(coupled_block=coupled_block, classes=classes, diagonal=diagonal, lift=lift)
 
     def raised(self, x, of=None):
-        """See `Metric.raised`; what is raised are the leading eigenvectors, the others have a diagonal."""
+        """See `Preconditioner.raised`; only the leading eigenvectors are raised, the others have a diagonal."""
         p, n_rest = len(self.mean), self.diagonal.shape[1]
         rotated = self.basis.T[n_rest:] @ x[:, :p]  # (B, r, K)
         at_intercept = x[:, p:] + (self.mean @ x[:, :p])[:, None][:, : x.shape[1] - p]
-        product, rounding = self.lead.raised(torch.cat([rotated, at_intercept], dim=1), of)
+        product, rounding = self.coupled_block.raised(torch.cat([rotated, at_intercept], dim=1), of)
         r = rotated.shape[1]
-        lead = product[:, :r] + (self.lift if of is None else self.lift[of]) * rotated
-        out = self.basis[:, n_rest:] @ lead + self.mean[:, None] * product[:, r:].sum(dim=1, keepdim=True)
+        coupled_block = product[:, :r] + (self.lift if of is None else self.lift[of]) * rotated
+        out = self.basis[:, n_rest:] @ coupled_block + self.mean[:, None] * product[:, r:].sum(dim=1, keepdim=True)
         return torch.cat([out, product[:, r:]], dim=1), rounding
 
     def most_raised(self, of=None):
-        """See `Metric.most_raised`."""
-        most = self.lead.most_raised() + self.lift.amax(dim=(1, 2))
+        """See `CholeskyPreconditioner.most_raised`."""
+        most = self.coupled_block.most_raised() + self.lift.amax(dim=(1, 2))
         return most if of is None else most[of]
 
     def solve(self, gradient, of=None):
@@ -68,12 +70,12 @@ class Hybrid(NamedTuple):
         at_intercept = gradient[:, p:]  # (B, 1 or 0, K)
         rotated = _times(self.basis.T, gradient[:, :p] - self.mean[:, None] * at_intercept.sum(dim=1, keepdim=True))
         rest = (rotated[:, :n_rest] @ classes / diagonal) @ classes.mT
-        lead = self.lead.solve(torch.cat([rotated[:, n_rest:], at_intercept], dim=1), of)
-        out = _times(self.basis, torch.cat([rest, lead[:, : p - n_rest]], dim=1))
-        return torch.cat([out, lead[:, p - n_rest :] - self.mean @ out[:, None]], dim=1)
+        coupled_block = self.coupled_block.solve(torch.cat([rotated[:, n_rest:], at_intercept], dim=1), of)
+        out = _times(self.basis, torch.cat([rest, coupled_block[:, : p - n_rest]], dim=1))
+        return torch.cat([out, coupled_block[:, p - n_rest :] - self.mean @ out[:, None]], dim=1)
 
 
-def alike(curvature):
+def group_by_curvature(curvature):
     """Kinds of models with nearly the same weighted curvature (n, B, K): the index of one each, and the kinds (B,)."""
     flat = curvature.permute(1, 2, 0).flatten(1)
     index, kind = [], []
@@ -92,7 +94,7 @@ def _times(matrix, W):
     return (matrix @ W.permute(1, 0, 2).reshape(p, B * K)).view(p, B, K).permute(1, 0, 2)
 
 
-def hybrid(sample, W, r, before=None, eta=None):
+def eigenbasis_preconditioner(sample, W, r, before=None, eta=None):
     """The metrics of a sample of rows at W (B, d, K), on the basis of earlier ones if those are given.
 
     `eta` are the logits of those rows, where W and the sample's columns alone do not make them.
@@ -100,36 +102,40 @@ def hybrid(sample, W, r, before=None, eta=None):
     All models are seen from one mean and in one basis, of their mean curvature. Any will do, and one that nearly fits
     does nearly as well.
     """
-    rows, loss, l2 = sample.rows, sample.loss, sample.penalty.l2.expand(len(W), -1, 1)
+    rows, loss, l2 = sample.design, sample.loss, sample.penalty.l2.expand(len(W), -1, 1)
     X, intercept, p = rows.X, rows.intercept, rows.X.shape[1]
     if eta is None:
-        eta = rows.predict(W)  # (m, B, K)
-        sample.passes.n_read += rows.shape[0]
-    own = rows.weight[..., None] * loss.own_curvature(eta)
-    index, kind = alike(own)
+        eta = rows.matvec(W)  # (m, B, K)
+        sample.passes.n_visited += rows.shape[0]
+    own = rows.weight[..., None] * loss.logit_curvature(eta)
+    index, kind = group_by_curvature(own)
     curvature = own.sum(dim=-1).mean(dim=1, keepdim=True)  # (m, 1)
     if intercept and not l2[:, p:].any():  # a change of the mean would pull at intercepts that are held at zero
-        mean = rows.pull((curvature / curvature.sum().clamp(min=1e-300))[..., None])[0, :p, 0]
+        mean = rows.rmatvec((curvature / curvature.sum().clamp(min=1e-300))[..., None])[0, :p, 0]
         X = X - mean.to(X)
     else:
         mean = W.new_zeros(p)
     if before is None:
-        basis = torch.linalg.eigh(in_range(Rows(X, rows.y, curvature, intercept=False).gram(curvature)[0]))[1]
+        basis = torch.linalg.eigh(in_range(DenseDesign(X, rows.y, curvature, intercept=False).gram(curvature)[0]))[1]
     else:
         basis = before.basis
     n_parts = max(1, min(n_readers(), X.numel() * p // PRODUCTS))
     X = torch.cat(in_threads(partial(torch.matmul, other=basis.to(X)), X.tensor_split(n_parts)))
     leading, rest = X[:, p - r :], X[:, : p - r].square()
-    inside = Rows(leading.contiguous(), rows.y, rows.columns, intercept=intercept, of=rows.of)
+    inside = DenseDesign(leading.contiguous(), rows.y, rows.sample_weights, intercept=intercept, of=rows.of)
     # What is left of columns that depend on others is rounding, which a factor scaled to a unit diagonal would blow up.
     floor = ROUNDING * float((curvature * leading.square()).sum(dim=0).max())
     lifted = l2[:, :1].expand(-1, r, -1).clamp(min=floor)
     penalty = Ridge(torch.cat([lifted, l2[:, p:]], dim=1))
-    lead = Metric.of(Problem(inside, loss, penalty, sample.passes).hessian_at(eta, index, kind))
-    few, eta = rows.of_models(index), eta[:, index]
-    classes = torch.linalg.eigh(rows.bring_home(loss.mean_curvature(eta, few.weight)))[1]  # (A, K, K)
+    coupled_block = CholeskyPreconditioner.of(
+        Objective(inside, loss, penalty, sample.passes).hessian_at(eta, index, kind)
+    )
+    few, eta = rows.select(index), eta[:, index]
+    classes = torch.linalg.eigh(rows.to_accumulation(loss.summed_curvature(eta, few.weight)))[1]  # (A, K, K)
     along = few.weight[..., None] * loss.curvature_along(eta, classes.to(few.weight))  # (m, A, K)
-    diagonal = rows.bring_home(rest.T @ along.flatten(1).to(X)).view(p - r, *along.shape[1:]).transpose(0, 1)
+    diagonal = rows.to_accumulation(rest.T @ along.flatten(1).to(X)).view(p - r, *along.shape[1:]).transpose(0, 1)
     diagonal = diagonal[kind] + l2[:, : p - r]
     smallest = torch.finfo(diagonal.dtype).eps * max(1.0, float(diagonal.max())) if p > r else 0.0
-    return Hybrid(mean, basis, lead, classes[kind], diagonal.clamp(min=smallest), lifted - l2[:, :1])
+    return EigenbasisPreconditioner(
+        mean, basis, coupled_block, classes[kind], diagonal.clamp(min=smallest), lifted - l2[:, :1]
+    )

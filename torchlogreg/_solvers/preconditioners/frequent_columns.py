@@ -10,44 +10,44 @@ from typing import NamedTuple
 
 import torch
 
-from torchlogreg._solvers.line_search import Metric, of_models
-from torchlogreg._solvers.preconditioners.eigenbasis import Hybrid
+from torchlogreg._solvers.line_search import CholeskyPreconditioner, select
+from torchlogreg._solvers.preconditioners.eigenbasis import EigenbasisPreconditioner
 
 ROWS_PER_COLUMN = 20  # of the sample for the head of one logit
 
 
-class HeadAndTail(NamedTuple):
+class FrequentColumnsPreconditioner(NamedTuple):
     """The metrics of G models."""
 
     columns: torch.Tensor  # (h,) index of the head
-    lead: Metric | Hybrid  # of these and the intercept
+    coupled_block: CholeskyPreconditioner | EigenbasisPreconditioner  # of these and the intercept
     diagonal: torch.Tensor  # (G, d, K) of the Hessian
 
-    def of_models(self, index):
+    def select(self, index):
         """The metrics of the models at `index` alone."""
-        lead, diagonal = of_models(index, self.lead, self.diagonal)
-        return self._replace(lead=lead, diagonal=diagonal)
+        coupled_block, diagonal = select(index, self.coupled_block, self.diagonal)
+        return self._replace(coupled_block=coupled_block, diagonal=diagonal)
 
     def raised(self, x, of=None):
-        """See `Metric.raised`; of the head alone."""
-        product, rounding = self.lead.raised(x[:, self.columns], of)
+        """See `CholeskyPreconditioner.raised`; of the head alone."""
+        product, rounding = self.coupled_block.raised(x[:, self.columns], of)
         out = torch.zeros_like(x)
         out[:, self.columns] = product
         return out, rounding
 
     def most_raised(self, of=None):
-        """See `Metric.most_raised`."""
-        return self.lead.most_raised(of)
+        """See `CholeskyPreconditioner.most_raised`."""
+        return self.coupled_block.most_raised(of)
 
     def solve(self, gradient, of=None):
         """The metrics' inverses times gradient (B, d, K), that of model of[b], or b, for each b."""
         out = gradient / (self.diagonal if of is None else self.diagonal[of])
-        out[:, self.columns] = self.lead.solve(gradient[:, self.columns], of)
+        out[:, self.columns] = self.coupled_block.solve(gradient[:, self.columns], of)
         return out
 
 
-def columns_of_head(problem, diagonal, n_head):
+def frequent_columns(objective, diagonal, n_frequent_columns):
     """Index of the head, the intercept as last: the columns that raise the diagonal (G, d, K) the most."""
-    p = problem.rows.n_features
-    heaviest = (diagonal - problem.penalty.l2)[:, :p].sum(dim=(0, 2)).topk(n_head).indices
+    p = objective.design.n_features
+    heaviest = (diagonal - objective.penalty.l2)[:, :p].sum(dim=(0, 2)).topk(n_frequent_columns).indices
     return torch.cat([heaviest.sort().values, torch.arange(p, diagonal.shape[1], device=heaviest.device)])

@@ -6,13 +6,22 @@ from typing import NamedTuple
 
 import torch
 
-from torchlogreg._objective.objective import Problem, in_range
+from torchlogreg._objective.objective import Objective, in_range
 from torchlogreg._objective.reparametrisation import is_wide
 from torchlogreg._solvers import cost_model
-from torchlogreg._solvers.line_search import Metric, Stand, of_models, per_model
-from torchlogreg._solvers.preconditioners.eigenbasis import Hybrid, alike, hybrid, leading
-from torchlogreg._solvers.preconditioners.frequent_columns import ROWS_PER_COLUMN, HeadAndTail, columns_of_head
-from torchlogreg._solvers.subsampling import draw, draw_where_curved, newton_on_samples
+from torchlogreg._solvers.line_search import CholeskyPreconditioner, DescentState, per_model, select
+from torchlogreg._solvers.preconditioners.eigenbasis import (
+    EigenbasisPreconditioner,
+    eigenbasis_preconditioner,
+    group_by_curvature,
+    leading,
+)
+from torchlogreg._solvers.preconditioners.frequent_columns import (
+    ROWS_PER_COLUMN,
+    FrequentColumnsPreconditioner,
+    frequent_columns,
+)
+from torchlogreg._solvers.subsampling import newton_on_samples, sample_rows, sample_where_curved
 
 LARGEST, ALL_MODELS = 2**24, 2**25  # numbers in a metric, and in those of all models
 DEAREST = 20  # reads of X that one may cost at the start
@@ -26,25 +35,29 @@ TOGETHER = 0.2  # of its time that the read of a model takes beside another one,
 LITTLE = 2.0  # fall of the gap's logarithm in a step of Newton's that is not converging quadratically
 LONG = 50  # reads of a fit that is long
 MOST_READS = 60  # beyond which an estimate of the reads to come is not believed
-CHANGING = "renewal", "gaps", "newton", "gap_before"  # attributes of `Metrics`
-KINDS = Metric, Hybrid, HeadAndTail  # of metrics that a state may hold
+CHANGING = "renewal", "gaps", "newton", "gap_before"  # attributes of `PreconditionerPolicy`
+KINDS = (
+    CholeskyPreconditioner,
+    EigenbasisPreconditioner,
+    FrequentColumnsPreconditioner,
+)  # of metrics that a state may hold
 
 
 class Centre(NamedTuple):
     """The model of all rows that several models are near to, such as those of the folds of a cross-validation."""
 
-    problem: Problem  # (G models)
+    objective: Objective  # (G models)
     W: torch.Tensor | None  # (G, d, K) where they all start, if they do
     of: torch.Tensor  # (B,) the model among those that each one is near to
 
-    def of_models(self, index):
+    def select(self, index):
         return self._replace(of=self.of[index])
 
     def means(self, W):
         """Problem and mean W of the models around each centre that still has some, and the number of each model's."""
         present, of = self.of.unique(return_inverse=True)
         total = W.new_zeros(len(present), *W.shape[1:]).index_add_(0, of, W)
-        return self.problem.of_models(present), total / per_model(of.bincount()), of
+        return self.objective.select(present), total / per_model(of.bincount()), of
 
 
 def is_affordable(rows, n_logits):
@@ -56,37 +69,39 @@ def is_affordable(rows, n_logits):
     return (n_logits * d) ** 2 <= LARGEST and cost_model.hessian(n, n, d, n_logits, filled) <= LONG
 
 
-class Shared(NamedTuple):
+class SharedPreconditioner(NamedTuple):
     """Metrics that several models share."""
 
-    metric: Metric | Hybrid | HeadAndTail  # (G models)
+    preconditioner: CholeskyPreconditioner | EigenbasisPreconditioner | FrequentColumnsPreconditioner  # (G models)
     of: torch.Tensor  # (B,) which of them each model uses
 
-    def of_models(self, index):
-        return Shared(self.metric, self.of[index])
+    def select(self, index):
+        return SharedPreconditioner(self.preconditioner, self.of[index])
 
     def solve(self, gradient):
         """The metrics' inverses times gradient (B, d, K)."""
-        return self.metric.solve(gradient, self.of)
+        return self.preconditioner.solve(gradient, self.of)
 
     def most_raised(self):
-        """See `Metric.most_raised`."""
-        return self.metric.most_raised(self.of)
+        """See `CholeskyPreconditioner.most_raised`."""
+        return self.preconditioner.most_raised(self.of)
 
     def raised(self, x):
-        """See `Metric.raised`."""
-        return self.metric.raised(x, self.of)
+        """See `CholeskyPreconditioner.raised`."""
+        return self.preconditioner.raised(x, self.of)
 
 
 def _hessians(sample, W, eta=None):
     """Hessians (B, 1, d, d) of models of one logit. Those with nearly the same curvatures share a sum over the rows."""
     if eta is None:
-        eta = sample.rows.predict(W)
-        sample.passes.n_read += sample.rows.shape[0]
-    return sample.hessian_at(eta, *alike(sample.rows.weight[..., None] * sample.loss.own_curvature(eta)))
+        eta = sample.design.matvec(W)
+        sample.passes.n_visited += sample.design.shape[0]
+    return sample.hessian_at(
+        eta, *group_by_curvature(sample.design.weight[..., None] * sample.loss.logit_curvature(eta))
+    )
 
 
-class Metrics:
+class PreconditionerPolicy:
     """The metrics of one descent. Models around a common centre share those that come from samples of its rows.
 
     Newton's method on a sample of rows gives the start and the first metric where the number of unknowns allows.
@@ -94,22 +109,22 @@ class Metrics:
     is renewed on a schedule. Wherever the present pace makes the Hessian of all rows pay, it takes over.
     """
 
-    def __init__(self, problem, n_logits, seed, centre=None):
-        self.problem, self.n_logits, self.centre = problem, n_logits, centre
+    def __init__(self, objective, n_logits, seed, centre=None):
+        self.objective, self.n_logits, self.centre = objective, n_logits, centre
         self.generator = torch.Generator("cpu").manual_seed(seed)
-        self.n, self.d = problem.rows.shape
-        self.filled = max(1.0, problem.rows.n_numbers / self.n)  # numbers in a row
-        self.n_head = problem.rows.n_head(n_logits)
+        self.n, self.d = objective.design.shape
+        self.filled = max(1.0, objective.design.n_numbers / self.n)  # numbers in a row
+        self.n_frequent_columns = objective.design.n_frequent_columns(n_logits)
         self.cost = self._cost(self.n)  # of the Hessian of all rows
         self.renewal = math.inf
         self.gaps = []  # logarithms, since the metric became that Hessian or since the start
         self.newton = False  # whether it did
         self.gap_before = math.inf  # the last one by such a Hessian that was then renewed
 
-    def of_models(self, index):
+    def select(self, index):
         """The metrics of the models at `index` alone."""
         out = copy(self)
-        out.problem, out.centre = of_models(index, self.problem, self.centre)
+        out.objective, out.centre = select(index, self.objective, self.centre)
         return out
 
     def state(self):
@@ -131,25 +146,29 @@ class Metrics:
 
         It may have been read before.
         """
-        problem = self.problem
+        objective = self.objective
         self.renewal = SOON if 2 * self._hybrid_rows < self.n and not W.any() else LATE
         if self.centre is not None:
             together = self.centre.W is not None
-            point = problem.smooth(self.centre.W, self.centre.of) if together else problem.smooth(W)
+            point = (
+                objective.value_and_gradient(self.centre.W, self.centre.of)
+                if together
+                else objective.value_and_gradient(W)
+            )
             return point, self.at(point)
         size = self._sample_size()
         if W.any() or 2 * size > self.n or not self._pays(size):
-            point = point or problem.smooth(W)
+            point = point or objective.value_and_gradient(W)
             return point, self.at(point)
         self.renewal = math.inf
-        sample = newton_on_samples(problem, W, size, self.generator)
-        point = problem.smooth(sample.point.W + sample.direction)
-        gap = Stand(point, sample.metric, -sample.metric.solve(point.gradient)).gap
-        misled = ~((gap <= DOUBTFUL) & (point.value <= problem.loss.at_zero))  # NaN included
-        if not misled.any():
-            return point, sample.metric
+        sample = newton_on_samples(objective, W, size, self.generator)
+        point = objective.value_and_gradient(sample.point.W + sample.direction)
+        gap = DescentState(point, sample.preconditioner, -sample.preconditioner.solve(point.gradient)).gap
+        is_unrepresentative = ~((gap <= DOUBTFUL) & (point.value <= objective.loss.at_zero))  # NaN included
+        if not is_unrepresentative.any():
+            return point, sample.preconditioner
         # All rows contradict the sample: begin where the fit was told to, with a metric that cannot mislead.
-        point = problem.second_order(torch.where(per_model(misled), W, point.W))
+        point = objective.second_order(torch.where(per_model(is_unrepresentative), W, point.W))
         return point._replace(hessian=None), self.at(point)
 
     def at(self, point, before=None):
@@ -158,43 +177,58 @@ class Metrics:
             if self.newton and self.gaps:
                 self.gap_before = self.gaps[-1]
             self.gaps, self.newton, self.renewal = [], True, math.inf
-            return Metric.of(point.hessian)
+            return CholeskyPreconditioner.of(point.hessian)
         if self.centre is None:
-            return self._affordable(self.problem, point.W, before)
-        problem, W, of = self.centre.means(point.W)
-        return Shared(self._affordable(problem, W, before.metric if isinstance(before, Shared) else None), of)
+            return self._affordable(self.objective, point.W, before)
+        objective, W, of = self.centre.means(point.W)
+        return SharedPreconditioner(
+            self._affordable(objective, W, before.preconditioner if isinstance(before, SharedPreconditioner) else None),
+            of,
+        )
 
-    def _affordable(self, problem, W, before):
+    def _affordable(self, objective, W, before):
         if self.n_logits == 1:
             # A metric of B models that repays its cost earlier is worth a larger sample.
             size = self._sample_size(min(len(W), MORE))
             if self._pays(size):
-                return Metric.of(_hessians(draw(problem, size, self.generator), W))
-        elif self._hybrid_pays and not self.n_head:
+                return CholeskyPreconditioner.of(_hessians(sample_rows(objective, size, self.generator), W))
+        elif self._hybrid_pays and not self.n_frequent_columns:
             size = self._hybrid_rows
-            sample = draw_where_curved(problem, W, size, self.generator)
-            r = leading(size, self.n, sample.rows.n_features, self.n_logits)
-            return hybrid(sample, W, r, before if isinstance(before, Hybrid) else None)
-        return self._head_and_tail(problem, W, before) if self.n_head else Metric.of(problem.diagonal(W))
+            sample = sample_where_curved(objective, W, size, self.generator)
+            r = leading(size, self.n, sample.design.n_features, self.n_logits)
+            return eigenbasis_preconditioner(
+                sample, W, r, before if isinstance(before, EigenbasisPreconditioner) else None
+            )
+        return (
+            self._head_and_tail(objective, W, before)
+            if self.n_frequent_columns
+            else CholeskyPreconditioner.of(objective.diagonal(W))
+        )
 
-    def _head_and_tail(self, problem, W, before):
+    def _head_and_tail(self, objective, W, before):
         """The metric of the head as if it were all that there is, on logits to which all columns contribute."""
-        before = before if isinstance(before, HeadAndTail) else HeadAndTail(None, None, None)
-        diagonal = in_range(problem.diagonal(W)).view(len(W), self.n_logits, self.d).mT  # (B, d, K)
+        before = (
+            before
+            if isinstance(before, FrequentColumnsPreconditioner)
+            else FrequentColumnsPreconditioner(None, None, None)
+        )
+        diagonal = in_range(objective.diagonal(W)).view(len(W), self.n_logits, self.d).mT  # (B, d, K)
         columns = before.columns
         if columns is None:
-            columns = columns_of_head(problem, diagonal, self.n_head)
+            columns = frequent_columns(objective, diagonal, self.n_frequent_columns)
         several, h = self.n_logits > 1, len(columns)
         size = min(self.n, max(4000, 5 * h) if several else min(len(W), MORE) * ROWS_PER_COLUMN * h)
-        sample = draw(problem, size, self.generator, evenly=h < self.d)  # no heavy column is rare
-        eta = sample.rows.predict(W)
-        sample.passes.n_read += sample.rows.shape[0]
+        sample = sample_rows(objective, size, self.generator, evenly=h < self.d)  # no heavy column is rare
+        eta = sample.design.matvec(W)
+        sample.passes.n_visited += sample.design.shape[0]
         inside = sample.of_columns(columns)
         if several:
-            lead = hybrid(inside, W, leading(size, self.n, inside.rows.n_features, self.n_logits), before.lead, eta)
+            coupled_block = eigenbasis_preconditioner(
+                inside, W, leading(size, self.n, inside.design.n_features, self.n_logits), before.coupled_block, eta
+            )
         else:
-            lead = Metric.of(_hessians(inside, W, eta))
-        return HeadAndTail(columns, lead, torch.where(diagonal > 0, diagonal, 1.0))
+            coupled_block = CholeskyPreconditioner.of(_hessians(inside, W, eta))
+        return FrequentColumnsPreconditioner(columns, coupled_block, torch.where(diagonal > 0, diagonal, 1.0))
 
     def due(self, iteration):
         """Whether the schedule renews the metric now."""
@@ -205,7 +239,7 @@ class Metrics:
 
     def with_hessian(self, point):
         """`point` with the Hessian of all rows, if that is affordable at all."""
-        return self.problem.second_order(point.W) if self._fits(len(point.W)) else point
+        return self.objective.second_order(point.W) if self._fits(len(point.W)) else point
 
     def hessian_pays(self, gap):
         """Note the gap (B,); whether the reads still to come at the present pace cost more than the Hessian.
@@ -229,7 +263,7 @@ class Metrics:
 
     def _sample_size(self, factor=1):
         """Rows of a sample for the whole Hessian."""
-        most = min(self.n, self.problem.rows.n_drawable)
+        most = min(self.n, self.objective.design.n_samplable)
         return min(most, factor * cost_model.sample_size(self.n, self.d, self.n_logits, self.filled))
 
     def _pays(self, size):
@@ -241,7 +275,7 @@ class Metrics:
     def _hybrid_pays(self):
         """Whether eigenvectors of (d, d) are found in the time of some reads, and the other parts are small."""
         affordable = self.d**2 <= min(64 * self.n * self.n_logits, LARGEST) and (2 * self.n_logits) ** 2 <= LARGEST
-        return affordable and self._hybrid_rows <= self.problem.rows.n_drawable
+        return affordable and self._hybrid_rows <= self.objective.design.n_samplable
 
     @property
     def _hybrid_rows(self):
