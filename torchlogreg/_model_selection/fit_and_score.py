@@ -16,14 +16,13 @@ from torchlogreg._data.prediction import prediction_design
 from torchlogreg._data.targets import class_weighted, class_weights
 from torchlogreg._data.training_data import TrainingData, design_of, training_data
 from torchlogreg._estimators.base import model_attributes, to_float32
-from torchlogreg._model_selection.batched_fits import Candidates, Grid, Settings, Weights
+from torchlogreg._model_selection.batched_fits import Candidates, Grid, Results, Settings, Weights
 from torchlogreg._monitoring.monitors import summable
 from torchlogreg._objective.losses import loss_of
 from torchlogreg._objective.penalties import strengths
 from torchlogreg._runtime.out_of_memory import translated
 from torchlogreg._runtime.threads import caller_settings, fit_arithmetic, mapped, package_settings, plain_arithmetic
 from torchlogreg._solvers import access_of
-from torchlogreg._solvers.driver import Results
 
 BATCHED = {"C", "class_weight", "fit_intercept"}  # parameters in which the models of a batch may differ
 
