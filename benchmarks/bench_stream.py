@@ -129,16 +129,16 @@ def bench(folder, n, repeats):
     files = {"memmap": [folder / "X.npy"], "shards": shards, COLD: shards}
     print(f"{n:,} x {N_FEATURES} float32, {n * N_FEATURES * 4 / 1e9:.2f} GB; medians of {repeats}\n")
     print(
-        "| rows | one plain read, s | fit, s | passes | fit / plain reads | peak MB | of that before the fit | goals |"
+        "| data | reading the files, s | fit, s | passes | pass / reading | peak MB | before the fit | goals |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for kind, paths in files.items():
-        runs, plain_reads = [], []
+        runs, plain_seconds = [], []
         for _ in range(repeats):
-            plain_reads.append(reading(paths, kind == COLD))
+            plain_seconds.append(reading(paths, kind == COLD))
             command = [sys.executable, __file__, "--fit", str(folder), kind]
             runs.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-        seconds, plain = median(run["seconds"] for run in runs), median(plain_reads)
+        seconds, plain = median(run["seconds"] for run in runs), median(plain_seconds)
         most, ratio = runs[0]["passes"], seconds / (plain * runs[0]["passes"])
         megabytes = max(run["peak"] for run in runs)
         met = runs[0]["converged"] and most <= MOST_PASSES and ratio <= SLOWEST and megabytes < MEGABYTES

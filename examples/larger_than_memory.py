@@ -96,7 +96,8 @@ _, ax = plt.subplots(figsize=(7, 4), layout="constrained")
 ax.bar(range(20), in_memory.coef_[0], color="#0072B2", alpha=0.35, label="in memory")
 for (name, model), marker, size in zip(fits.items(), "osD^", (13, 9, 6, 3), strict=False):
     ax.plot(model.coef_[0], marker, ms=size, mfc="none", mew=1.5, label=name)
-ax.set(xlabel="feature", ylabel="coefficient", title="The same coefficients from every source"), ax.legend()
+ax.set(xlabel="feature", ylabel="coefficient", title="The same coefficients from every source")
+ax.set_xticks(range(0, 20, 2)), ax.legend()
 
 # %%
 # Predict block by block as well: only the output grows with the number of rows.
