@@ -128,9 +128,7 @@ def bench(folder, n, repeats):
     shards = sorted(folder.glob("X-*.npy"))
     files = {"memmap": [folder / "X.npy"], "shards": shards, COLD: shards}
     print(f"{n:,} x {N_FEATURES} float32, {n * N_FEATURES * 4 / 1e9:.2f} GB; medians of {repeats}\n")
-    print(
-        "| data | reading the files, s | fit, s | passes | pass / reading | peak MB | before the fit | goals |"
-    )
+    print("| data | reading the files, s | fit, s | passes | pass / reading | peak MB | before the fit | goals |")
     print("|---|---|---|---|---|---|---|---|")
     for kind, paths in files.items():
         runs, plain_seconds = [], []
