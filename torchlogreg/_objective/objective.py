@@ -196,13 +196,6 @@ class Objective:
         out = out.view(n_models, n_logits, d) + self.penalty.l2.mT
         return out.reshape(n_models, n_logits * d, 1, 1)
 
-    def mini_batch(self, W, index):
-        """The objective (B,) estimated on the rows at `index`, differentiable; its mean over the batches is F."""
-        rows = self.design.take(index)
-        value = self.loss.value(rows.matvec(W), rows.y)
-        scale = self.design.shape[0] / rows.shape[0]
-        return scale * (rows.weight * value).sum(dim=0) + self.penalty.value(W)
-
     def reweighted(self, columns):
         """The same losses and penalty with other weights, already divided by S."""
         return Objective(self.design.reweighted(columns), self.loss, self.penalty, self.passes)
