@@ -220,7 +220,7 @@ def test_a_root_sees_what_sums_of_products_lose():
     W = torch.zeros(1, 3, 1, dtype=F64)
     small = torch.linalg.svdvals(problem.root(W))[-1]
     along = torch.tensor([[[-1.0], [1.0], [0.0]]], dtype=F64)
-    logits = problem.design.predict(along)[:, 0, 0]
+    logits = problem.design.matvec(along)[:, 0, 0]
     exact = (0.25 * problem.design.weight[:, 0] * (logits - logits.mean()) ** 2).sum().sqrt() / 2**0.5
     assert float(small) == pytest.approx(float(exact), rel=1e-2)
 

@@ -283,7 +283,7 @@ def test_zeros_do_not_change_the_answer(solver, K, monkeypatch):
     y, weight = labels_of(X, K), np.random.default_rng(2).uniform(size=len(X))
     estimator = TorchLogisticRegression if K == 2 else TorchSoftmaxClassifier
     ours = estimator(solver=solver, tol=1e-10).fit(X, y, weight)
-    monkeypatch.setattr(torchlogreg._data.training_data, "thinned", lambda X: X)
+    monkeypatch.setattr(torchlogreg._data.training_data, "sparsify_if_mostly_zero", lambda X: X)
     expected = estimator(solver=solver, tol=1e-10).fit(X, y, weight)
     assert (ours.coef_ != expected.coef_).any()  # it was another path
     np.testing.assert_allclose(ours.coef_, expected.coef_, rtol=0, atol=1e-8)
@@ -296,7 +296,7 @@ def test_other_solvers_read_zeros_as_they_are(solver, monkeypatch):
     def fail(X):
         raise AssertionError
 
-    monkeypatch.setattr(torchlogreg._data.training_data, "thinned", fail)
+    monkeypatch.setattr(torchlogreg._data.training_data, "sparsify_if_mostly_zero", fail)
     X = mostly_zero().toarray()
     settings = {"tol": 0, "max_iter": 2} if solver == "sgd" else {}
     TorchLogisticRegression(solver=solver, **settings).fit(X, labels_of(X, 2))
