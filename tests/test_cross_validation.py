@@ -13,6 +13,7 @@ from sklearn.callback import ProgressBar
 from sklearn.datasets import load_iris, make_classification
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+from sklearn.metrics import brier_score_loss, log_loss, make_scorer
 from sklearn.model_selection import (
     GridSearchCV,
     GroupKFold,
@@ -26,7 +27,6 @@ from sklearn.model_selection import (
     cross_val_score,
 )
 from sklearn.pipeline import make_pipeline
-from sklearn.policy import brier_score_loss, log_loss, make_scorer
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -620,7 +620,7 @@ def test_metrics_from_rows_in_doubt_save_iterations(monkeypatch):
     logits = 5.0 * X @ rng.standard_normal((40, 5))  # most rows are classified beyond doubt
     y = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
     model = TorchSoftmaxClassifierCV(Cs=[1, 30, 1000, 30_000], cv=3, solver="lbfgs", max_iter=200).fit(X, y)
-    monkeypatch.setattr(policy_module, "draw_where_curved", lambda problem, W, size, g: sample_rows(problem, size, g))
+    monkeypatch.setattr(policy_module, "sample_where_curved", lambda problem, W, size, g: sample_rows(problem, size, g))
     evenly = clone(model).fit(X, y)
     assert model.converged_
     assert evenly.converged_

@@ -79,7 +79,7 @@ def test_page_loads_with_its_pictures_and_fits_a_phone(browser, address, page):
 
 
 def test_search_finds_an_api_name(browser, address):
-    from selenium.webdriver.effective_row_count.ui import WebDriverWait
+    from selenium.webdriver.support.ui import WebDriverWait
 
     browser.get(address + "search.html?q=TorchGridSearchCV")
     found = "return [...document.querySelectorAll('#search-results a')].map(a => a.href)"
@@ -89,7 +89,7 @@ def test_search_finds_an_api_name(browser, address):
 
 def test_code_copies(browser, address):
     from selenium.webdriver import ActionChains
-    from selenium.webdriver.effective_row_count.ui import WebDriverWait
+    from selenium.webdriver.support.ui import WebDriverWait
 
     browser.set_window_size(1280, 900)
     browser.get(address + "getting-started.html")
