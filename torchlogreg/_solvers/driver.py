@@ -6,7 +6,6 @@ a callback asks to stop or the generator ends because arithmetic allows no furth
 """
 
 import math
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -18,6 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torchlogreg._objective.objective import OutOfRange, Point
 from torchlogreg._objective.reparametrisation import RowSpace, is_wide
 from torchlogreg._objective.separation import is_separated
+from torchlogreg._runtime.warn import warn
 
 # Of the objective at zero: what is below fell so far that curvature seen on the way says little of that at the end, and
 # estimates of the gap are believed only where a bound or the whole Hessian confirms them.
@@ -188,11 +188,10 @@ def minimise(objective, solver, W, *, tol, max_iter, store=None, history=None, p
         run = run._replace(ended="rounding")
     remedy = _remedy(given, solver, run, judged, tol, max_iter)
     if remedy:
-        warnings.warn(
+        warn(
             f"solver={solver.name!r} did not converge: after {n_iter} iterations the objective is "
             f"{float(point.value.max()):.6g}, {_tested(rules.own, run, point)}. {remedy}",
             ConvergenceWarning,
-            stacklevel=6,
         )
     if history.best is not None:
         point = _stored(objective, run._replace(point=Point(history.best.W, None, None)), store)
