@@ -309,7 +309,10 @@ def test_rows_that_come_again_are_known_however_they_are_stored():
     dense, thin = (TorchLogisticRegression(solver=s, tol=1e-2).fit(X, y) for s in ("newton-cholesky", "auto"))
     for model in (dense, thin):
         for again in (X, sparse.csc_array(X)):
-            assert model._seen["fingerprint"] == TorchLogisticRegression().partial_fit(again, y, classes=[0, 1])._seen["fingerprint"]
+            assert (
+                model._seen["fingerprint"]
+                == TorchLogisticRegression().partial_fit(again, y, classes=[0, 1])._seen["fingerprint"]
+            )
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.1])

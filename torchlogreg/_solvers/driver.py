@@ -9,7 +9,6 @@ coefficients.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ from torchlogreg._objective.objective import Objective, OutOfRange, Point
 from torchlogreg._objective.reparametrisation import Identity, RowSpace, is_wide
 from torchlogreg._objective.sampling import second_moments
 from torchlogreg._objective.separation import is_separated
+from torchlogreg._runtime.warn import warn
 from torchlogreg._solvers.base import Solver
 from torchlogreg._solvers.line_search import select
 from torchlogreg._solvers.observer import Observer, Unobserved
@@ -116,11 +116,10 @@ def minimise(
         )
     judged, norms = _judged(given, exact, ends, settings.tol, solver)
     if settings.warn and (advice := remedy(given, solver, judged, norms, ends.point.W, settings)):
-        warnings.warn(
+        warn(
             f"solver={solver.name!r} did not converge: after {ends.n_iter[0]} iterations the objective is "
             f"{float(ends.point.value.max()):.6g}, {standing(ends, settings.tol)}. {advice}",
             ConvergenceWarning,
-            stacklevel=6,
         )
     point = ends.point
     if observer.best is not None:
