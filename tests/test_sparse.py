@@ -309,7 +309,8 @@ def test_rows_that_come_again_are_known_however_they_are_stored():
     dense, thin = (TorchLogisticRegression(solver=s, tol=1e-2).fit(X, y) for s in ("newton-cholesky", "auto"))
     for model in (dense, thin):
         for again in (X, sparse.csc_array(X)):
-            assert (
+            block = TorchLogisticRegression().partial_fit(again, y, classes=[0, 1])
+            assert model._seen["fingerprint"] == block._seen["fingerprint"]
                 model._seen["fingerprint"]
                 == TorchLogisticRegression().partial_fit(again, y, classes=[0, 1])._seen["fingerprint"]
             )
