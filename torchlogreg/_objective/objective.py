@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import torch
 
-from torchlogreg._data.dense import ALL
+from torchlogreg._data import kernels, moments
+from torchlogreg._data.sample_weights import ALL_MODELS
 from torchlogreg._objective.penalties import Ridge
 from torchlogreg._runtime.threads import in_threads, n_readers
 
@@ -88,7 +89,9 @@ class Objective:
     def of(cls, rows, loss, penalty):
         """The problem for raw weights and strengths."""
         rows, factors = normalised(rows)
-        penalty = penalty.divided([factor if rows.of is None else factor[rows.of] for factor in factors])
+        penalty = penalty.divided(
+            [factor if rows.weight_index is None else factor[rows.weight_index] for factor in factors]
+        )
         return cls(rows, loss, penalty, PassCounter(rows.shape[0], rows.n_passes_before))
 
     def select(self, index):
@@ -232,15 +235,15 @@ class Objective:
 
     def second_moments(self):
         """See `DenseDesign`; one read, once."""
-        return self._cached("moments", self.design.second_moments)
+        return self._cached("moments", lambda: moments.second_moments(self.design))
 
     def leverages(self, W=None):
         """What each row adds, as shares, to the second moments, or how much it adds to the curvature at W, (n,).
 
         The former takes two reads once, the latter one more.
         """
-        moments = self.second_moments()
-        norms = self._cached("norms", lambda: self.design.norms(moments))
+        second_moments = self.second_moments()
+        norms = self._cached("norms", lambda: moments.row_norms(self.design, second_moments))
         return norms * (self.design.sample_weights.amax(dim=1) if W is None else self._row_curvatures(W))
 
     def _row_curvatures(self, W):
@@ -267,7 +270,7 @@ class Objective:
     def scatter(self):
         """Weighted variance of each column, (B, d), or its mean square without an intercept, whose own entry is 1."""
         self.passes.n_visited += self.design.shape[0]
-        return self.design.scatter()
+        return moments.scatter(self.design)
 
     def shrunk(self, floor):
         """The problem with penalties of at least `floor` (B, d)."""
@@ -382,14 +385,17 @@ class Objective:
 
         def read(part):
             rows, start = part
-            if not with_hessian and of is None and rows.is_column(W):
-                return self._read_column(W, rows, None if kept is None else kept[0, 0, start : start + rows.shape[0]])
+            kernel = None if with_hessian or of is not None else self.loss.one_logit_kernel
+            if kernel is not None and kernels.takes_one_logit_kernel(rows, W):
+                eta = None if kept is None else kept[0, 0, start : start + rows.shape[0]].numpy()
+                value, gradient = kernels.one_logit_pass(rows, W, kernel, eta)
+                return gradient.new_tensor([value]), gradient, 0.0
             value = rows.sample_weights.new_zeros(len(W) if of is None else len(of))
             hessian = W.new_zeros(len(W), *2 * [W.shape[1] * W.shape[2]]) if with_hessian else 0.0
 
             def visit(block, eta, models):
                 nonlocal start
-                block = block if models is ALL else block.select(models)
+                block = block if models is ALL_MODELS else block.select(models)
                 losses, residual = self.loss.value_and_residual(eta, block.y)
                 if of is not None:
                     own = of[models]
@@ -403,7 +409,7 @@ class Objective:
                     start += len(eta)
                 return residual.mul_(weight[..., None])
 
-            gradient = rows.sweep(W, visit, of)
+            gradient = kernels.sweep(rows, W, visit, of)
             return rows.to_accumulation(value), gradient, hessian
 
         n_columns = (len(W) if of is None else len(of)) * W.shape[2]
@@ -421,19 +427,6 @@ class Objective:
         point = Point(W, self.penalty.value(W) + value, self.penalty.gradient(W) + gradient, kept)
         return point._replace(hessian=hessian) if with_hessian else point
 
-    def _read_column(self, W, rows, eta):
-        """Value and gradient of some rows for one logit of one model; their logits go to `eta` if there is one."""
-        value = 0.0
-
-        def visit(eta, y, weight):
-            nonlocal value
-            loss, residual = self.loss.column(eta, y, weight)
-            value += loss
-            return residual
-
-        gradient = rows.sweep_column(W, visit, None if eta is None else eta.numpy())
-        return gradient.new_tensor([value]), gradient, 0.0
-
     def _room_for_logits(self, W):
         n_models, _, n_logits = W.shape
         n, dtype = self.design.shape[0], self.design.compute.dtype
@@ -441,7 +434,7 @@ class Objective:
         if not self.design.in_memory or n_bytes > max(LOGITS_BYTES, LOGITS_SHARE * self.design.n_bytes):
             return None
         new = (
-            torch.empty if self.design.of is None else torch.zeros
+            torch.empty if self.design.weight_index is None else torch.zeros
         )  # a model that holds out a block leaves it as it is
         return new(n_models, n_logits, n, dtype=dtype, device=self.design.compute.device)
 

@@ -5,6 +5,7 @@ from itertools import islice
 
 import torch
 
+from torchlogreg._data import moments as data_moments
 from torchlogreg._solvers.line_search import DescentState
 from torchlogreg._solvers.newton import descend
 
@@ -45,7 +46,7 @@ def sample_where_curved(objective, W, size, generator):
 
 def _is_unrepresentative(sample, objective):
     """Whether only a few rows of a sample tell the curvature of some coefficient, and no penalty outweighs it."""
-    effective_row_count = sample.design.effective_row_count()
+    effective_row_count = data_moments.effective_row_count(sample.design)
     rests_on_few = effective_row_count < SUPPORT
     if not rests_on_few.any():
         return False
@@ -53,7 +54,7 @@ def _is_unrepresentative(sample, objective):
     moments = objective.second_moments()
     # A column that is constant in all rows has the same mean square in every sample.
     here, everywhere = (
-        _mean_squares(sample.design, sample.design.second_moments()),
+        _mean_squares(sample.design, data_moments.second_moments(sample.design)),
         _mean_squares(objective.design, moments),
     )
     constant = (effective_row_count == 0) & ((here - everywhere).abs() <= ALIKE * everywhere)
