@@ -255,23 +255,24 @@ def test_a_model_for_another_device_predicts_here():
 
 
 def test_the_choice_of_a_device(monkeypatch):
-    from torchlogreg._data.device import ACCELERATOR_PAYS, available_devices, resolve_device
+    from torchlogreg._data.device import available_devices, resolve_device
+    from torchlogreg._data.tuning import MIN_ACCELERATOR_WORK
 
     host = torch.zeros(1, 1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert available_devices()[:4] == ["cpu", "cuda", "cuda:0", "cuda:1"]
-    assert resolve_device("auto", host, ACCELERATOR_PAYS - 1).type == "cpu"
-    assert resolve_device("auto", host, ACCELERATOR_PAYS).type == "cuda"
-    assert resolve_device("cpu", host, ACCELERATOR_PAYS).type == "cpu"
+    assert resolve_device("auto", host, MIN_ACCELERATOR_WORK - 1).type == "cpu"
+    assert resolve_device("auto", host, MIN_ACCELERATOR_WORK).type == "cuda"
+    assert resolve_device("cpu", host, MIN_ACCELERATOR_WORK).type == "cpu"
     assert resolve_device("cuda:1", host, 1) == torch.device("cuda", 1)
 
 
 def test_a_tensor_on_an_accelerator_is_checked_there():
-    from torchlogreg._data.validation import _checked_tensor  # on the CPU: the checks are the same on any device
+    from torchlogreg._data.validation import checked_tensor  # on the CPU: the checks are the same on any device
 
     model = TorchLogisticRegression()
-    assert _checked_tensor(model, torch.tensor([[1, 2]]), reset=True).dtype == torch.float64
+    assert checked_tensor(model, torch.tensor([[1, 2]]), reset=True).dtype == torch.float64
     assert model.n_features_in_ == 2
     for tensor, message in (
         (torch.tensor([[1.0, torch.nan]]), "Input X contains NaN"),
@@ -279,9 +280,9 @@ def test_a_tensor_on_an_accelerator_is_checked_there():
         (torch.ones(1, 2) * 1j, "Complex"),
     ):
         with pytest.raises(ValueError, match=message):
-            _checked_tensor(TorchLogisticRegression(), tensor, reset=True)
+            checked_tensor(TorchLogisticRegression(), tensor, reset=True)
     with pytest.raises(ValueError, match="expecting 2 features"):
-        _checked_tensor(model, torch.ones(1, 3), reset=False)
+        checked_tensor(model, torch.ones(1, 3), reset=False)
 
 
 def test_starting_points():

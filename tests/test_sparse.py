@@ -21,7 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, log_loss
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
-import torchlogreg._data.validation
+import torchlogreg._data.storage
 from torchlogreg import (
     TorchGridSearchCV,
     TorchLogisticRegression,
@@ -29,22 +29,15 @@ from torchlogreg import (
     TorchSoftmaxClassifier,
     TorchSoftmaxClassifierCV,
 )
+from torchlogreg._data import moments, sparse_gram, tuning
+from torchlogreg._data.csr_tensor import CSRTensor
 from torchlogreg._data.dense import DenseDesign
-from torchlogreg._data.sparse import (
-    DENSE,
-    FULL,
-    LOOKED_AT,
-    MOSTLY_ZERO,
-    CSRTensor,
-    NonEmptyColumns,
-    SparseDesign,
-    pays_dense,
-    sparsify_if_mostly_zero,
-)
+from torchlogreg._data.sparse import SparseDesign
+from torchlogreg._data.storage import pays_dense, sparsify_if_mostly_zero
 from torchlogreg._objective.losses import Binomial, Multinomial, loss_of
 from torchlogreg._objective.objective import Objective
 from torchlogreg._objective.penalties import Ridge
-from torchlogreg._objective.reparametrisation import is_wide
+from torchlogreg._objective.reparametrisation import NonEmptyColumns, is_wide
 from torchlogreg._runtime.threads import fit_arithmetic
 from torchlogreg._solvers.preconditioners.policy import PreconditionerPolicy
 from torchlogreg._solvers.sgd import SGD
@@ -70,7 +63,7 @@ def text(n=900, p=1400, length=25, n_classes=2, seed=0):
 @pytest.fixture
 def never_dense(monkeypatch):
     """Nothing counts as small: the sparse path on data of a test's size."""
-    monkeypatch.setattr(torchlogreg._data.validation, "pays_dense", lambda csr: False)
+    monkeypatch.setattr(torchlogreg._data.storage, "pays_dense", lambda csr: False)
 
 
 def design_of(X, n_columns=2, intercept=True, n_classes=2):
@@ -100,7 +93,7 @@ def test_linear_maps_are_those_of_dense_rows(B, K, intercept):
     torch.testing.assert_close(ours.gram_diagonal(R[..., 0].square()), dense.gram_diagonal(R[..., 0].square()), **close)
     scale = torch.from_numpy(rng.uniform(size=dense.shape[1]))
     torch.testing.assert_close(ours.squared_norms(scale), dense.squared_norms(scale), **close)
-    torch.testing.assert_close(ours.scatter(), dense.scatter(), **close)
+    torch.testing.assert_close(moments.scatter(ours), moments.scatter(dense), **close)
     torch.testing.assert_close(ours.inner_products(), dense.inner_products(), **close)
     torch.testing.assert_close(ours.whole.X, dense.whole.X)
     columns = torch.tensor([3, 0, 1399])
@@ -112,7 +105,7 @@ def test_linear_maps_are_those_of_dense_rows(B, K, intercept):
 def test_second_moments_are_those_of_dense_rows(intercept, thin, monkeypatch):
     X, _ = text(p=40, length=3 if thin else 30)
     ours, dense = design_of(X, 2, intercept)
-    assert ours._is_thin == thin
+    assert sparse_gram.is_sparse_enough(ours.X) == thin
     weight = torch.from_numpy(np.random.default_rng(2).uniform(size=(X.shape[0], 2)))
     torch.testing.assert_close(ours.gram(weight), dense.gram(weight), rtol=1e-11, atol=1e-11)
     factor = torch.from_numpy(np.random.default_rng(3).normal(size=(X.shape[0], 2, 3)))
@@ -132,7 +125,7 @@ def test_blocks_and_threads_change_nothing(K, monkeypatch):
     W = torch.from_numpy(np.random.default_rng(0).normal(size=(1, dense.shape[1], K)))
     expected = Objective.of(dense, loss, penalty).value_and_gradient(W)
     monkeypatch.setattr(SparseDesign, "_rows_in", lambda self, n_numbers, n_columns: 64)
-    monkeypatch.setattr("torchlogreg._data.sparse.CPU_BLOCK", 500)
+    monkeypatch.setattr("torchlogreg._data.tuning.CPU_BLOCK_NUMBERS", 500)
     monkeypatch.setattr("torchlogreg._objective.objective.n_readers", lambda: 3)
     problem = Objective.of(ours, loss, penalty)
     parts = problem.design.parts(3)
@@ -240,14 +233,14 @@ def test_formats(name, never_dense):
 
 
 def test_what_is_small_or_full_is_stored_dense():
-    n = 2 * int(DENSE**0.5)
-    assert pays_dense(sparse.csr_array((DENSE // 100, 100)))
+    n = 2 * int(tuning.MAX_SMALL_NUMBERS**0.5)
+    assert pays_dense(sparse.csr_array((tuning.MAX_SMALL_NUMBERS // 100, 100)))
     assert not pays_dense(sparse.csr_array((n, n)))
-    assert pays_dense(sparse.random_array((n, n), density=1.01 * FULL, format="csr"))
-    assert not pays_dense(sparse.random_array((n, n), density=0.9 * FULL, format="csr"))
+    assert pays_dense(sparse.random_array((n, n), density=1.01 * tuning.MIN_DENSE_DENSITY, format="csr"))
+    assert not pays_dense(sparse.random_array((n, n), density=0.9 * tuning.MIN_DENSE_DENSITY, format="csr"))
 
 
-def mostly_zero(n=6000, p=100, density=0.9 * MOSTLY_ZERO):
+def mostly_zero(n=6000, p=100, density=0.9 * tuning.MAX_SPARSE_COPY_DENSITY):
     return sparse.random_array((n, p), density=density, format="csr", rng=np.random.default_rng(0))
 
 
@@ -266,8 +259,9 @@ def test_other_dense_arrays_are_read_as_they_are():
     X = torch.from_numpy(mostly_zero().toarray())
     shifted = X.clone()
     shifted[1::2] += 1.0  # where nobody looks at first
-    shifted[np.linspace(0, len(X) - 1, LOOKED_AT // 100, dtype=int)] = 0.0
-    small, full = X[: DENSE // 100], torch.from_numpy(mostly_zero(density=1.1 * MOSTLY_ZERO).toarray())
+    shifted[np.linspace(0, len(X) - 1, tuning.PROBED_NUMBERS // 100, dtype=int)] = 0.0
+    small = X[: tuning.MAX_SMALL_NUMBERS // 100]
+    full = torch.from_numpy(mostly_zero(density=1.1 * tuning.MAX_SPARSE_COPY_DENSITY).toarray())
     for other in (shifted, small, full, X.half(), X.to(torch.int8), X.to("meta")):
         assert sparsify_if_mostly_zero(other) is other
 
@@ -311,9 +305,6 @@ def test_rows_that_come_again_are_known_however_they_are_stored():
         for again in (X, sparse.csc_array(X)):
             block = TorchLogisticRegression().partial_fit(again, y, classes=[0, 1])
             assert model._seen["fingerprint"] == block._seen["fingerprint"]
-                model._seen["fingerprint"]
-                == TorchLogisticRegression().partial_fit(again, y, classes=[0, 1])._seen["fingerprint"]
-            )
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.1])
@@ -501,7 +492,7 @@ def test_not_finite(bad):
 def test_an_accelerator_is_refused(never_dense, monkeypatch):
     X, y = text()
     monkeypatch.setattr(torchlogreg._data.device, "available_devices", lambda: ["cpu", "cuda"])
-    with pytest.raises(ValueError, match="Sparse X is read on the CPU"):
+    with pytest.raises(ValueError, match="Products with a sparse X run on the CPU"):
         TorchLogisticRegression(device="cuda").fit(X, y)
     model = TorchLogisticRegression().fit(X, y)
     model.device = "cuda"

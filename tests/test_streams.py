@@ -21,7 +21,7 @@ from torchlogreg import (
     TorchLogisticRegressionCV,
     TorchSoftmaxClassifier,
 )
-from torchlogreg._data import stream_statistics, streamed, training_data
+from torchlogreg._data import scanned_stream, stream_sample, stream_statistics, training_data, tuning
 from torchlogreg._data.dense import DenseDesign
 from torchlogreg._data.targets import encoded
 from torchlogreg._objective.losses import Binomial, Multinomial, loss_of
@@ -69,8 +69,8 @@ def as_file(X, path, **options):
 
 @pytest.fixture
 def all_files_are_large(monkeypatch):
-    monkeypatch.setattr(training_data, "LARGE", 1)
-    monkeypatch.setattr(streamed, "MAPPED_BLOCK", 2**15)
+    monkeypatch.setattr(tuning, "MIN_STREAMED_NUMBERS", 1)
+    monkeypatch.setattr(tuning, "MAPPED_BLOCK_BYTES", 2**15)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -115,7 +115,7 @@ def test_sgd_takes_mini_batches_in_the_order_of_the_stream(n_classes, weighted, 
 
 
 def test_mini_batches_may_be_larger_than_blocks_and_than_the_stream(monkeypatch):
-    monkeypatch.setattr(streamed, "SMALL_BLOCK", 1)
+    monkeypatch.setattr(tuning, "MAX_JOINED_BLOCK_NUMBERS", 1)
     X, y, _ = data(2, n=1000)
     for batch_size in (1, 333, 5000):
         options = {"solver": "sgd", "tol": 0, "max_iter": 2, "batch_size": batch_size, "random_state": 0}
@@ -126,7 +126,7 @@ def test_mini_batches_may_be_larger_than_blocks_and_than_the_stream(monkeypatch)
 
 @pytest.mark.parametrize("loss", [Binomial(), Multinomial(3)])
 def test_value_gradient_and_hessian_are_those_of_memory(loss, monkeypatch):
-    monkeypatch.setattr(streamed, "SMALL_BLOCK", 1)
+    monkeypatch.setattr(tuning, "MAX_JOINED_BLOCK_NUMBERS", 1)
     n_classes = max(2, loss.n_logits)
     X, y, weight = data(n_classes, n=500)
     estimator = TorchSoftmaxClassifier()
@@ -155,7 +155,7 @@ def test_the_order_of_rows_and_the_size_of_blocks_may_change_between_reads():
 
 @pytest.mark.parametrize("small", [False, True])
 def test_a_source_may_write_every_block_where_the_last_one_was(small, monkeypatch):
-    monkeypatch.setattr(streamed, "SMALL_BLOCK", 2**40 if small else 1)
+    monkeypatch.setattr(tuning, "MAX_JOINED_BLOCK_NUMBERS", 2**40 if small else 1)
     X, y, weight = data(2)
 
     class Buffered(Blocks):
@@ -220,7 +220,7 @@ def fingerprint(X, y, weight=None, size=None):
     tally, size = stream_statistics.StreamStatistics(), size or len(X)
     for start in range(0, len(X), size):
         part = slice(start, start + size)
-        tally.add(streamed.Block(X[part], *encoded(y[part]), None if weight is None else weight[part]))
+        tally.add(scanned_stream.Block(X[part], *encoded(y[part]), None if weight is None else weight[part]))
     return tally.fingerprint
 
 
@@ -545,7 +545,7 @@ def test_a_class_without_weight_is_not_in_the_sample():
     expected = TorchSoftmaxClassifier(**options).fit(X, y)
     model = TorchSoftmaxClassifier(**options).fit(Blocks(X, y))
     assert model.objective_ == pytest.approx(expected.objective_, rel=1e-5)  # the intercept of class 0 has no optimum
-    drawn = training_data.fit_data(model, Blocks(X, y), None, None).X._sampled
+    drawn = training_data.fit_data(model, Blocks(X, y), None, None).X.sampled
     assert set(drawn[1]) == {1, 2}
 
 
@@ -574,15 +574,17 @@ def test_more_features_than_rows(n_classes, tmp_path, all_files_are_large):
 
 
 def test_a_sample_too_small_for_a_hessian_is_not_relied_upon(monkeypatch):
-    monkeypatch.setattr(training_data, "SAMPLE_BYTES", 1000)
+    monkeypatch.setattr(tuning, "STREAM_SAMPLE_BYTES", 1000)
     for n_classes, make in KINDS.items():
         X, y, _ = data(n_classes, n=3000)
         expected = make(tol=1e-10).fit(X, y)
         stream = Blocks(X, y, size=10)
-        monkeypatch.setattr(streamed, "SMALL_BLOCK", 1)
+        monkeypatch.setattr(tuning, "MAX_JOINED_BLOCK_NUMBERS", 1)
         model = make(tol=1e-10).fit(Blocks(X, y, size=20))
         np.testing.assert_allclose(model.coef_, expected.coef_, rtol=0, atol=1e-8)
-        rows = training_data.fit_data(make(), stream, None, None).X.design(loss_of(n_classes), intercept=True)
+        rows = training_data.design_of(
+            training_data.fit_data(make(), stream, None, None), loss_of(n_classes), intercept=True
+        )
         assert rows.n_samplable == 6  # 1000 bytes hold thrice as many
 
 
@@ -593,12 +595,12 @@ def test_the_sample_is_a_fair_one():
     weight = (np.arange(n) % 4 > 0).astype(float)
     counts, places = np.zeros(n), np.zeros(n)
     for seed in range(400):
-        sample = streamed._Sample(3 * 8 * most, seed, set())
+        sample = stream_sample.StreamSample(3 * 8 * most, seed, set())
         for start in range(0, n, 10):
             part = slice(start, start + 10)
             codes = np.zeros(10, dtype=int)
-            sample.add(streamed.Block(torch.from_numpy(X[part]), np.array([0]), codes, weight[part]))
-        drawn, _, drawn_weight, whole = sample.sampled()
+            sample.add(scanned_stream.Block(torch.from_numpy(X[part]), np.array([0]), codes, weight[part]))
+        drawn, _, drawn_weight, whole = sample.rows()
         index = drawn[:, 0].numpy().astype(int)
         assert len(set(index)) == most
         assert (drawn_weight == 1).all()
@@ -610,9 +612,9 @@ def test_the_sample_is_a_fair_one():
     assert abs(seen - 400 / 6).max() < 5 * np.sqrt(400 * 5 / 36)
     assert abs(places.sum() / counts.sum() - (most - 1) / 2) < 1e-9
     assert abs(places[:200].sum() / counts[:200].sum() - (most - 1) / 2) < 1
-    small = streamed._Sample(3 * 8 * most, 0, set())
-    small.add(streamed.Block(torch.from_numpy(X[:30]), np.array([0]), np.zeros(30, dtype=int), None))
-    assert small.sampled()[-1]
+    small = stream_sample.StreamSample(3 * 8 * most, 0, set())
+    small.add(scanned_stream.Block(torch.from_numpy(X[:30]), np.array([0]), np.zeros(30, dtype=int), None))
+    assert small.rows().is_all
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -787,8 +789,8 @@ def test_predictions_part_by_part_are_those_at_once(method, n_classes, monkeypat
     model = TorchSoftmaxClassifier().fit(X, labels)
     at_once = [getattr(model, method)(x) for x in (X, X.astype(np.float32), (X * 9).astype(np.int16))]
     score = model.score(X, labels)
-    monkeypatch.setattr(training_data, "LARGE", 1)
-    monkeypatch.setattr(streamed, "MAPPED_BLOCK", 2**13)
+    monkeypatch.setattr(tuning, "MIN_STREAMED_NUMBERS", 1)
+    monkeypatch.setattr(tuning, "MAPPED_BLOCK_BYTES", 2**13)
     for x, expected in zip((X, X.astype(np.float32), (X * 9).astype(np.int16)), at_once, strict=True):
         actual = getattr(model, method)(x)
         assert actual.dtype == expected.dtype

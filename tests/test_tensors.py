@@ -22,7 +22,8 @@ from torchlogreg import (
     TorchSoftmaxClassifier,
     TorchSoftmaxClassifierCV,
 )
-from torchlogreg._data.dense import FACTORS, DenseDesign
+from torchlogreg._data.dense import DenseDesign
+from torchlogreg._data.products import PRODUCT_DTYPES
 
 strict = pytest.importorskip("array_api_strict")
 TIGHT = {"lbfgs": {"tol": 1e-9}, "newton-cholesky": {"tol": 1e-9}, "auto": {"tol": 1e-9}}
@@ -172,9 +173,9 @@ def test_what_rows_store_is_lifted_in_blocks_only(dtype):
     rows = DenseDesign(X, torch.zeros(20_000), torch.ones(20_000, 1), intercept=True)
     assert rows.X.data_ptr() == X.data_ptr()
     for block in rows.blocks():
-        assert block.X.dtype in FACTORS
+        assert block.X.dtype in PRODUCT_DTYPES
         assert block.X.numel() < X.numel() / 2
-    assert rows.take(slice(10)).X.dtype in FACTORS
+    assert rows.take(slice(10)).X.dtype in PRODUCT_DTYPES
     W = torch.rand(2, 51, 3, dtype=torch.float64)
     exact = torch.cat([X.double(), torch.ones(20_000, 1)], dim=1)
     expected = torch.einsum("nd,bdk->nbk", exact, W)
@@ -221,9 +222,9 @@ def test_bad_tensors_are_named(case):
 
 def test_finite_values_whose_sum_overflows_are_fine():
     tensor = torch.full((4, 3), 3e38)
-    from torchlogreg._data.validation import _checked_tensor
+    from torchlogreg._data.validation import checked_tensor
 
-    assert _checked_tensor(TorchLogisticRegression(), tensor, reset=True) is not None
+    assert checked_tensor(TorchLogisticRegression(), tensor, reset=True) is not None
 
 
 def test_a_tensor_is_left_as_it_was():

@@ -11,8 +11,9 @@ from scipy.sparse import csr_array
 from sklearn.exceptions import ConvergenceWarning
 
 from torchlogreg import TorchGridSearchCV, TorchLogisticRegression, TorchSoftmaxClassifier, TorchSoftmaxClassifierCV
-from torchlogreg._data.dense import CPU_BLOCK, PARTIAL_SUMS, PRODUCTS, DenseDesign
-from torchlogreg._objective.losses import Binomial, Loss, Multinomial
+from torchlogreg._data.dense import DenseDesign
+from torchlogreg._data.tuning import CPU_BLOCK_NUMBERS, MAX_PARTIAL_SUM_NUMBERS, MIN_PRODUCTS_PER_THREAD
+from torchlogreg._objective.losses import Binomial, Multinomial
 from torchlogreg._objective.objective import Objective
 from torchlogreg._objective.penalties import Ridge
 from torchlogreg._runtime.threads import fit_arithmetic, n_readers
@@ -47,7 +48,7 @@ LOSSES = [Binomial(), Multinomial(3)]
 
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("intercept", [True, False])
-@pytest.mark.parametrize("n", [30, 3 * CPU_BLOCK // 40])  # one block, several blocks
+@pytest.mark.parametrize("n", [30, 3 * CPU_BLOCK_NUMBERS // 40])  # one block, several blocks
 def test_pull_is_the_adjoint_of_predict(n, intercept, order):
     rows = random_rows(n, 40, intercept=intercept, order=order)
     W = torch.randn(2, rows.shape[1], 3, generator=generator(1), dtype=F64)
@@ -63,7 +64,7 @@ def test_pull_is_the_adjoint_of_predict(n, intercept, order):
 @pytest.mark.parametrize("n_weights", [1, 4, 40])  # by copies of one, copies of several, and products of columns
 @pytest.mark.usefixtures("two_threads")
 def test_gram_is_the_weighted_second_moment(n_weights, intercept):
-    n = 2 * PRODUCTS // 30**2 // n_weights if n_weights < 40 else 8000  # enough for two threads
+    n = 2 * MIN_PRODUCTS_PER_THREAD // 30**2 // n_weights if n_weights < 40 else 8000  # enough for two threads
     rows = random_rows(n, 30, intercept=intercept)
     weight = torch.rand(n, n_weights, generator=generator(3), dtype=F64)
     X = torch.cat([rows.X, torch.ones(n, 1, dtype=F64)], dim=1) if intercept else rows.X
@@ -86,15 +87,15 @@ def test_gram_of_copies_is_the_second_moment_of_kronecker_products(n_copies, n_m
     X = torch.cat([rows.X, torch.ones(len(rows.X), 1, dtype=F64)], dim=1)
     copies = torch.einsum("nbk,ni->bnki", factor, X).flatten(2)
     with fit_arithmetic(rows.X):
-        assert (2 * n_models * (n_copies * 31) ** 2 > PARTIAL_SUMS) == (n_copies == 40 and n_models == 3)
+        assert (2 * n_models * (n_copies * 31) ** 2 > MAX_PARTIAL_SUM_NUMBERS) == (n_copies == 40 and n_models == 3)
         found = rows.gram_of_copies(factor)
     torch.testing.assert_close(found, copies.mT @ copies, rtol=1e-11, atol=1e-10)
 
 
 def test_a_block_of_many_keeps_no_products_of_columns():
-    rows = random_rows(3 * CPU_BLOCK // 40, 40)
+    rows = random_rows(3 * CPU_BLOCK_NUMBERS // 40, 40)
     assert len(rows.blocks()) > 1
-    first = rows.blocks()[0]._part(slice(4000))
+    first = rows.blocks()[0].view(slice(4000))
     alone = DenseDesign(first.X, first.y, first.sample_weights, intercept=True)
     weight = torch.rand(4000, 50, generator=generator(3), dtype=F64)
     assert alone._column_products_pay(50)
@@ -144,12 +145,9 @@ def test_closed_forms_equal_autograd(loss):
     k, l = torch.triu_indices(K, K)
     if K == 1:
         column, weights = eta.detach()[:, 0, 0].numpy(), weight[:, 0].numpy()
-        for total, residuals in (
-            loss.column(column, y.numpy(), weights),
-            Loss.column(loss, column, y.numpy(), weights),
-        ):
-            assert total == pytest.approx(float(weight[:, 0] @ value[:, 0]), rel=1e-12)
-            np.testing.assert_allclose(residuals, weights * residual[:, 0, 0].numpy(), rtol=1e-12, atol=1e-14)
+        total, residuals = loss.one_logit_kernel(column, y.numpy(), weights)
+        assert total == pytest.approx(float(weight[:, 0] @ value[:, 0]), rel=1e-12)
+        np.testing.assert_allclose(residuals, weights * residual[:, 0, 0].numpy(), rtol=1e-12, atol=1e-14)
     small = loss.small(eta.detach()[:, 0].numpy(), y.numpy(), k.numpy(), l.numpy())
     for ours, reference in zip(small, (value, residual, second[..., k, l]), strict=True):
         np.testing.assert_allclose(ours, reference[:, 0].numpy(), rtol=1e-9, atol=1e-12)

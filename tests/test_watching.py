@@ -215,15 +215,15 @@ def test_whatever_predict_takes_is_validated_on(name, intercept):
 
 
 def test_a_large_file_is_validated_on_part_by_part(tmp_path, monkeypatch):
-    from torchlogreg._data import prediction, streamed
+    from torchlogreg._data import tuning
 
     X, y, validation = halves("digits")
     path = tmp_path / "X_val"
     rows = np.memmap(path, dtype=np.float32, mode="w+", shape=validation["X_val"].shape)
     rows[:] = validation["X_val"]
     expected = TorchSoftmaxClassifier().fit(X, y, X_val=np.array(rows), y_val=validation["y_val"]).history_
-    monkeypatch.setattr(prediction, "LARGE", 1000)
-    monkeypatch.setattr(streamed, "MAPPED_BLOCK", 2**14)
+    monkeypatch.setattr(tuning, "MIN_STREAMED_NUMBERS", 1000)
+    monkeypatch.setattr(tuning, "MAPPED_BLOCK_BYTES", 2**14)
     frame = pd.DataFrame(X, columns=[f"pixel {i}" for i in range(64)])
     with pytest.warns(UserWarning, match="does not have valid feature names") as warned:
         model = TorchSoftmaxClassifier().fit(frame, y, X_val=rows, y_val=validation["y_val"])
@@ -290,7 +290,7 @@ WRONG = {
     "no labels": ({"y_val": None}, r"Validation data come together.*: y_val must be given"),
     "no rows": ({"X_val": None}, r"Validation data come together.*: X_val must be given"),
     "weights alone": ({"X_val": None, "y_val": None, "sample_weight_val": 1.0}, "X_val and y_val must be given"),
-    "fewer labels": ({"y_val": [1]}, "X_val has 89 rows, and y_val 1 labels"),
+    "fewer labels": ({"y_val": [1]}, "inconsistent lengths: X_val has 89 rows, y_val 1 labels"),
     "fewer features": ({"X_val": np.ones((89, 3))}, "X has 3 features, but TorchSoftmaxClassifier is expecting 13"),
     "NaN": ({"X_val": np.full((89, 13), np.nan)}, "Input X contains NaN"),
     "an unknown label": (

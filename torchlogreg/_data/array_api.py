@@ -15,10 +15,10 @@ from torchlogreg._runtime.sklearn_private import (
     np_compat,
 )
 
-NUMERIC = "biufc"  # kinds of NumPy's dtypes that other libraries have, too
+NUMERIC_KINDS = "biufc"  # kinds of NumPy's dtypes that other libraries have, too
 
 
-def tensor_of(array):
+def tensor_of(array) -> torch.Tensor | None:
     """A tensor over the memory of a tensor or of another library's array; None for NumPy's and for all else."""
     if isinstance(array, torch.Tensor):
         array = array.detach()
@@ -32,10 +32,10 @@ def tensor_of(array):
 
 
 def numpy_of(array):
-    """Labels, weights or coefficients as NumPy has them, on the host; what is no array of a library stays as it is."""
+    """Labels, weights or coefficients as NumPy has them, on the host; anything but an array stays as it is."""
     tensor = tensor_of(array)
     if tensor is None:
-        # What torch cannot take, such as text, NumPy can.
+        # NumPy takes what torch cannot, such as text.
         return move_to(array, xp=np_compat, device="cpu") if hasattr(array, "__array_namespace__") else array
     narrow = tensor.is_floating_point() and tensor.element_size() < 4  # bfloat16 is not among NumPy's types
     return (tensor.double() if narrow else tensor).numpy(force=True)
@@ -48,16 +48,16 @@ class Space(NamedTuple):
     device: object = None
 
     @classmethod
-    def of(cls, array):
+    def of(cls, array) -> "Space":
         """That of X, or of the labels."""
         xp, _, device = get_namespace_and_device(array)
         return cls() if is_numpy_namespace(xp) else cls(xp, device)
 
     def array(self, value):
-        """A tensor or NumPy array as an array of this space; text stays NumPy's, for the others have none."""
+        """A tensor or NumPy array as an array of this space; text stays NumPy's, because the others have none."""
         if self.xp is None:
             return value.numpy(force=True) if isinstance(value, torch.Tensor) else value
-        if isinstance(value, np.ndarray) and value.dtype.kind not in NUMERIC:
+        if isinstance(value, np.ndarray) and value.dtype.kind not in NUMERIC_KINDS:
             return value
         tensor = value if isinstance(value, torch.Tensor) else torch.tensor(value, device="cpu")
         if tensor.dtype == torch.float64 and max_precision_float_dtype(self.xp, self.device) == self.xp.float32:
@@ -70,7 +70,7 @@ class Space(NamedTuple):
 
     def joined(self, pieces, n, classes=None):
         """Tensors one after the other as one array of n rows; if they are indices of `classes` (NumPy), the classes."""
-        in_numpy = self.xp is None or (classes is not None and classes.dtype.kind not in NUMERIC)
+        in_numpy = self.xp is None or (classes is not None and classes.dtype.kind not in NUMERIC_KINDS)
         labels = classes if classes is None or in_numpy else torch.tensor(classes, device="cpu")
         out, start = None, 0
         for piece in pieces:

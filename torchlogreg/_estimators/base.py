@@ -14,10 +14,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from torchlogreg._data.array_api import Space, numpy_of
-from torchlogreg._data.dense import checksum
+from torchlogreg._data.checksum import checksum
 from torchlogreg._data.finite import explained
 from torchlogreg._data.prediction import prediction_parts
-from torchlogreg._data.sparse import NonEmptyColumns
 from torchlogreg._data.targets import known
 from torchlogreg._data.training_data import block_data, design_of, fit_data
 from torchlogreg._data.validation import dense_coefficients
@@ -32,6 +31,7 @@ from torchlogreg._objective.certificate import optimality_bound
 from torchlogreg._objective.losses import loss_of
 from torchlogreg._objective.objective import Objective
 from torchlogreg._objective.penalties import Ridge, strengths
+from torchlogreg._objective.reparametrisation import NonEmptyColumns
 from torchlogreg._runtime.out_of_memory import translated, with_room
 from torchlogreg._runtime.sklearn_private import (
     Interval,

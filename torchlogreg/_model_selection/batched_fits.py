@@ -12,10 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from torchlogreg._data.sparse import NonEmptyColumns
 from torchlogreg._objective.objective import Objective, PassCounter, normalised
 from torchlogreg._objective.penalties import Ridge
-from torchlogreg._objective.reparametrisation import is_wide
+from torchlogreg._objective.reparametrisation import NonEmptyColumns, is_wide
 from torchlogreg._solvers import SOLVERS, choose
 from torchlogreg._solvers.driver import Settings as Goal
 from torchlogreg._solvers.driver import minimise

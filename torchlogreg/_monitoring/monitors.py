@@ -8,8 +8,9 @@ from zlib import crc32
 import torch
 from sklearn import config_context
 
-from torchlogreg._data.dense import checksum
+from torchlogreg._data.checksum import checksum
 from torchlogreg._data.prediction import prediction_parts
+from torchlogreg._data.storage import as_tensors
 from torchlogreg._data.targets import (
     checked_labels,
     checked_weights,
@@ -18,7 +19,7 @@ from torchlogreg._data.targets import (
     encoded,
 )
 from torchlogreg._data.training_data import design_of
-from torchlogreg._data.validation import _as_tensors, is_no_table
+from torchlogreg._data.validation import is_no_table
 from torchlogreg._objective.losses import loss_of
 from torchlogreg._runtime.sklearn_private import feature_names
 from torchlogreg._runtime.threads import mapped
@@ -49,7 +50,7 @@ def validation_data(estimator, data, X, y, sample_weight):
         error.add_note("This is about the validation data, X_val and y_val.")
         raise
     if len(labels) != n:
-        raise ValueError(f"X_val has {n} rows, and y_val {len(labels)} labels; they must be as many.")
+        raise ValueError(f"inconsistent lengths: X_val has {n} rows, y_val {len(labels)} labels")
     present, index = encoded(labels)
     codes = codes_among(data.classes, present, "y_val")[index]
     weight = checked_weights(sample_weight, n, name="sample_weight_val")
@@ -59,7 +60,7 @@ def validation_data(estimator, data, X, y, sample_weight):
         if not weight.any():
             raise ValueError("class_weight leaves no row of X_val; at least one weight must be positive.")
     source = (lambda: parts) if small else partial(_read_again, stand_in, X, data.torch_dtype)
-    return Validation(source, loss_of(len(data.classes)), *_as_tensors(codes, weight, own), data.torch_dtype)
+    return Validation(source, loss_of(len(data.classes)), *as_tensors(codes, weight, own), data.torch_dtype)
 
 
 def _agree_on_names(stand_in, X):
@@ -84,16 +85,18 @@ def _read_again(stand_in, X, dtype):
 def held_out_data(data, loss, index, *, intercept):
     """The monitor of the rows at an index of the training data."""
     rows = design_of(data, loss, index, intercept=intercept)
-    own = None if data.own is None else data.own[index]
-    return Validation(lambda: (rows,), loss, *_as_tensors(data.codes[index], data.weight[index], own), data.torch_dtype)
+    own = None if data.sample_weight is None else data.sample_weight[index]
+    return Validation(lambda: (rows,), loss, *as_tensors(data.codes[index], data.weight[index], own), data.torch_dtype)
 
 
 def training_monitor(data, index):
     """The monitor of the training rows, of all or of those at an index."""
     if data.codes is None:
         return Training(factor=torch.from_numpy(data.X.factor) if data.X.is_weighted else None)
-    own = data.own if data.own is None or index is None else data.own[index]
-    return Training(*_as_tensors(own))
+    own = data.sample_weight
+    if own is not None and index is not None:
+        own = own[index]
+    return Training(*as_tensors(own))
 
 
 MOST_WEIGHT = 1e300  # in a sum

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from torchlogreg._data.kernels import OneLogitKernel, logistic_kernel
+
 CERTAIN = 64.0  # logit of a class beside which the others have a probability of e^-64
 
 
@@ -21,6 +23,7 @@ class Loss(ABC):
     n_logits: int
     at_zero: float  # value of a row whose logits are zero
     smoothness: float  # largest eigenvalue that the second derivative in the logits can take
+    one_logit_kernel: OneLogitKernel | None = None  # for `kernels.one_logit_pass`, where the loss has one
 
     @abstractmethod
     def targets(self, codes, dtype):
@@ -71,11 +74,6 @@ class Loss(ABC):
         along = torch.einsum("nbk,bkm->nbm", a, directions.square())
         return along if b is None else (along - torch.einsum("nbk,bkm->nbm", b, directions).square()).clamp(min=0.0)
 
-    def column(self, eta, y, weight):
-        """Weighted sum of the losses, and weighted residuals (n,), from one logit eta (n,) of one model, in NumPy."""
-        losses, residual = self.value_and_residual(torch.from_numpy(eta)[:, None, None], torch.from_numpy(y))
-        return float(weight @ losses[:, 0].numpy()), residual[:, 0, 0].numpy() * weight
-
     @abstractmethod
     def small(self, eta, y, k, l):
         """Value (n,), residual (n, K) and second derivatives by logits k[m], l[m] (n, M) of one model, in NumPy."""
@@ -100,6 +98,7 @@ class Binomial(Loss):
     n_logits = 1
     at_zero = math.log(2.0)
     smoothness = 0.25
+    one_logit_kernel = staticmethod(logistic_kernel)
 
     def targets(self, codes, dtype):
         return codes.to(dtype).mul_(2).sub_(1)
@@ -120,15 +119,6 @@ class Binomial(Loss):
         margin = y * eta[..., 0]
         value = -F.logsigmoid(margin)
         return value, torch.sigmoid(margin.neg_()).mul_(-y)[..., None]
-
-    def column(self, eta, y, weight):  # with half as many operations as the general one
-        y = y.astype(eta.dtype, copy=False)
-        margin = torch.from_numpy(y * eta)
-        value = -float(weight @ F.logsigmoid(margin).numpy())
-        residual = torch.sigmoid(margin.neg_()).numpy()
-        residual *= -y
-        residual *= weight
-        return value, residual
 
     def curvature(self, eta):
         e = torch.exp(-eta.abs())

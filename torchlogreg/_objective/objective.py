@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import torch
 
-from torchlogreg._data.dense import ALL
+from torchlogreg._data import kernels
+from torchlogreg._data.sample_weights import ALL_MODELS
 from torchlogreg._objective.penalties import Ridge
 from torchlogreg._runtime.threads import in_threads, n_readers
 
@@ -84,7 +85,9 @@ class Objective:
     def of(cls, rows, loss, penalty):
         """The problem for raw weights and strengths."""
         rows, factors = normalised(rows)
-        penalty = penalty.divided([factor if rows.of is None else factor[rows.of] for factor in factors])
+        penalty = penalty.divided(
+            [factor if rows.weight_index is None else factor[rows.weight_index] for factor in factors]
+        )
         return cls(rows, loss, penalty, PassCounter(rows.shape[0], rows.n_passes_before))
 
     def select(self, index):
@@ -217,14 +220,17 @@ class Objective:
 
         def read(part):
             rows, start = part
-            if not with_hessian and of is None and rows.is_column(W):
-                return self._read_column(W, rows, None if kept is None else kept[0, 0, start : start + rows.shape[0]])
+            kernel = None if with_hessian or of is not None else self.loss.one_logit_kernel
+            if kernel is not None and kernels.takes_one_logit_kernel(rows, W):
+                eta = None if kept is None else kept[0, 0, start : start + rows.shape[0]].numpy()
+                value, gradient = kernels.one_logit_pass(rows, W, kernel, eta)
+                return gradient.new_tensor([value]), gradient, 0.0
             value = rows.sample_weights.new_zeros(len(W) if of is None else len(of))
             hessian = W.new_zeros(len(W), *2 * [W.shape[1] * W.shape[2]]) if with_hessian else 0.0
 
             def visit(block, eta, models):
                 nonlocal start
-                block = block if models is ALL else block.select(models)
+                block = block if models is ALL_MODELS else block.select(models)
                 losses, residual = self.loss.value_and_residual(eta, block.y)
                 if of is not None:
                     own = of[models]
@@ -238,7 +244,7 @@ class Objective:
                     start += len(eta)
                 return residual.mul_(weight[..., None])
 
-            gradient = rows.sweep(W, visit, of)
+            gradient = kernels.sweep(rows, W, visit, of)
             return rows.to_accumulation(value), gradient, hessian
 
         n_columns = (len(W) if of is None else len(of)) * W.shape[2]
@@ -256,19 +262,6 @@ class Objective:
         point = Point(W, self.penalty.value(W) + value, self.penalty.gradient(W) + gradient, kept)
         return point._replace(hessian=hessian) if with_hessian else point
 
-    def _read_column(self, W, rows, eta):
-        """Value and gradient of some rows for one logit of one model; their logits go to `eta` if there is one."""
-        value = 0.0
-
-        def visit(eta, y, weight):
-            nonlocal value
-            loss, residual = self.loss.column(eta, y, weight)
-            value += loss
-            return residual
-
-        gradient = rows.sweep_column(W, visit, None if eta is None else eta.numpy())
-        return gradient.new_tensor([value]), gradient, 0.0
-
     def _room_for_logits(self, W):
         n_models, _, n_logits = W.shape
         n, dtype = self.design.shape[0], self.design.compute.dtype
@@ -276,7 +269,7 @@ class Objective:
         if not self.design.in_memory or n_bytes > max(LOGITS_BYTES, LOGITS_SHARE * self.design.n_bytes):
             return None
         new = (
-            torch.empty if self.design.of is None else torch.zeros
+            torch.empty if self.design.weight_index is None else torch.zeros
         )  # a model that holds out a block leaves it as it is
         return new(n_models, n_logits, n, dtype=dtype, device=self.design.compute.device)
 

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from scipy.optimize import nnls
 
-from torchlogreg._data.sparse import CSRTensor
 from torchlogreg._objective.reparametrisation import is_wide
 
 AT_HAND = 2**22  # numbers of X up to which all rows are kept at hand
@@ -87,8 +86,7 @@ def _sample(rows, size):
 
 def _numbers(rows, p):
     """The p features of rows in memory, and in float64, that weigh something."""
-    X = rows.X.dense() if isinstance(rows.X, CSRTensor) else rows.X[:, :p]
-    return X.numpy(force=True)[(rows.weight[:, 0] > 0).numpy(force=True)]
+    return rows.dense().X[:, :p].numpy(force=True)[(rows.weight[:, 0] > 0).numpy(force=True)]
 
 
 class Frame(NamedTuple):

@@ -155,7 +155,7 @@ def _fused_steps(solver, objective, rows, order, size, W, velocity, rate):
     labels, weights = y.index_select(0, order), weight.index_select(0, order)
     start, total = 0, 0.0
     # What is kept for a mini-batch is kept for some of them at a time: views of a few numbers take a kilobyte each.
-    for chunk in rows.gathered(order, size):
+    for chunk in rows.mini_batches(order, size):
         own = slice(start, start + sum(batch.X.shape[0] for batch in chunk))
         start = own.stop
         losses, penalties = [], [W.new_zeros(())]

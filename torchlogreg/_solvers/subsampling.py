@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from torchlogreg._data import moments as data_moments
 from torchlogreg._objective.sampling import leverages, sampled, scatter, second_moments, shrunk
 from torchlogreg._solvers.newton import NewtonCholesky, NewtonState
 
@@ -44,7 +45,7 @@ def sample_where_curved(objective, W, size, generator):
 
 def _is_unrepresentative(sample, objective):
     """Whether only a few rows of a sample tell the curvature of some coefficient, and no penalty outweighs it."""
-    effective_row_count = sample.design.effective_row_count()
+    effective_row_count = data_moments.effective_row_count(sample.design)
     rests_on_few = effective_row_count < SUPPORT
     if not rests_on_few.any():
         return False
@@ -52,7 +53,7 @@ def _is_unrepresentative(sample, objective):
     moments = second_moments(objective)
     # A column that is constant in all rows has the same mean square in every sample.
     here, everywhere = (
-        _mean_squares(sample.design, sample.design.second_moments()),
+        _mean_squares(sample.design, data_moments.second_moments(sample.design)),
         _mean_squares(objective.design, moments),
     )
     constant = (effective_row_count == 0) & ((here - everywhere).abs() <= ALIKE * everywhere)

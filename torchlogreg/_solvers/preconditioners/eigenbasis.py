@@ -13,7 +13,8 @@ from functools import partial
 
 import torch
 
-from torchlogreg._data.dense import PRODUCTS, DenseDesign
+from torchlogreg._data import tuning
+from torchlogreg._data.dense import DenseDesign
 from torchlogreg._objective.objective import Objective, in_range
 from torchlogreg._objective.penalties import Ridge
 from torchlogreg._runtime.threads import in_threads, n_readers
@@ -126,10 +127,12 @@ def eigenbasis_preconditioner(sample, W, r, before=None, eta=None):
         basis = torch.linalg.eigh(in_range(DenseDesign(X, rows.y, curvature, intercept=False).gram(curvature)[0]))[1]
     else:
         basis = before.basis
-    n_parts = max(1, min(n_readers(), X.numel() * p // PRODUCTS))
+    n_parts = max(1, min(n_readers(), X.numel() * p // tuning.MIN_PRODUCTS_PER_THREAD))
     X = torch.cat(in_threads(partial(torch.matmul, other=basis.to(X)), X.tensor_split(n_parts)))
     leading, rest = X[:, p - r :], X[:, : p - r].square()
-    inside = DenseDesign(leading.contiguous(), rows.y, rows.sample_weights, intercept=intercept, of=rows.of)
+    inside = DenseDesign(
+        leading.contiguous(), rows.y, rows.sample_weights, intercept=intercept, weight_index=rows.weight_index
+    )
     # What is left of columns that depend on others is rounding, which a factor scaled to a unit diagonal would blow up.
     floor = ROUNDING * float((curvature * leading.square()).sum(dim=0).max())
     lifted = l2[:, :1].expand(-1, r, -1).clamp(min=floor)
