@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import DETERMINISTIC, F64, LOSSES, dense_design, gradient_norm, objective, objective_of
+from helpers import DETERMINISTIC, F64, LOSSES, autograd_epoch, dense_design, gradient_norm, objective, objective_of
 from scipy import sparse
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
@@ -43,7 +43,7 @@ from torchlogreg._objective.losses import loss_of
 from torchlogreg._objective.reparametrisation import is_wide
 from torchlogreg._runtime.threads import fit_arithmetic
 from torchlogreg._solvers.preconditioners.policy import PreconditionerPolicy
-from torchlogreg._solvers.sgd import SGD, _autograd_epoch, _fused_epoch
+from torchlogreg._solvers.sgd import SGD
 
 
 def text(n=900, p=1400, length=25, n_classes=2, seed=0):
@@ -316,7 +316,7 @@ def test_sgd_takes_the_steps_that_it_takes_on_dense_rows(loss, batch_size, neste
     problems = [objective_of(rows, loss, penalty) for rows in design_of(X, 1, n_classes=max(2, loss.n_logits))]
     solver = SGD(batch_size=batch_size, nesterov=nesterov)
     found = []
-    for problem, epoch in zip(problems, (_fused_epoch, _autograd_epoch), strict=True):
+    for problem, epoch in zip(problems, (SGD.epoch, autograd_epoch), strict=True):
         W = torch.zeros(1, loss.n_logits, 81, dtype=F64).mT
         velocity, generator = torch.zeros_like(W), torch.Generator().manual_seed(0)
         values = [epoch(solver, problem, W, velocity, 0.05, generator) for _ in range(3)]
@@ -346,7 +346,7 @@ def test_metric_is_the_hessian_of_the_head_and_the_diagonal_of_the_tail(n_classe
     monkeypatch.setattr("torchlogreg._solvers.preconditioners.policy.DEAREST", 0)
     problem = objective_of(ours, loss)
     W = torch.from_numpy(np.random.default_rng(0).normal(size=(1, d, K)))
-    metric = PreconditionerPolicy(problem, K, seed=0).at(problem.value_and_gradient(W))
+    metric = PreconditionerPolicy(problem, K).at(problem.value_and_gradient(W), None, torch.Generator())
     head, n_frequent_columns = metric.columns, ours.n_frequent_columns(K)
     assert len(head) == n_frequent_columns + 1 < d
     assert head[-1] == 600

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import DETERMINISTIC, LOSSES, SOLVERS, STEADY_HEAP, Blocks, as_file, objective_of
+from helpers import DETERMINISTIC, LOSSES, SOLVERS, STEADY_HEAP, Blocks, as_file, generator, objective_of
 from scipy.sparse import csr_array
 from sklearn.callback import ProgressBar
 from sklearn.feature_extraction import FeatureHasher

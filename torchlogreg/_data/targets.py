@@ -3,7 +3,6 @@
 import datetime
 import numbers
 import sys
-import warnings
 
 import numpy as np
 from sklearn.exceptions import DataConversionWarning
@@ -12,6 +11,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
 from torchlogreg._data.array_api import numpy_of
+from torchlogreg._runtime.warn import warn
 
 UNEQUAL = numbers.Number, np.generic, datetime.date  # types of which some values do not equal themselves
 WEIGHTLESS = "All sample weights are zero; at least one weight must be positive."
@@ -32,10 +32,9 @@ def as_column(y, name="y"):
     y = known(y, name)
     column = column_or_1d(y, warn=name == "y")
     if name != "y" and np.ndim(y) == 2:
-        warnings.warn(
+        warn(
             f"A column-vector {name} was passed when a 1d array was expected. Pass {name}.ravel(), for example.",
             DataConversionWarning,
-            stacklevel=6,
         )
     return column
 
