@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import table
+from helpers import DETERMINISTIC, SOLVERS, halves, table
 from scipy import sparse
 from sklearn.model_selection import StratifiedKFold
 
@@ -118,7 +118,7 @@ def test_booleans_are_two_classes():
     assert model.predict_proba(X).shape == (len(X), 2)
 
 
-@pytest.mark.parametrize("solver", ["auto", "lbfgs", "newton-cholesky", "sgd"])
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_the_arguments_are_left_as_they_were(solver):
     data, labels, weight = X.copy(), Y.copy(), np.ones(len(Y))
     start = np.zeros((3, X.shape[1]))
@@ -237,8 +237,7 @@ def test_class_weights_of_booleans_and_of_fractions():
         np.testing.assert_allclose(model.coef_, expected.coef_, rtol=1e-7)
     zero = {"fractions": (np.where(y, "1/2", "1/3"), "1/3"), "text": (np.where(y, "1", "01"), "01")}
     for labels, key in zero.values():
-        stream = [(X[:90], labels[:90]), (X[90:], labels[90:])]
-        model = TorchLogisticRegression(class_weight={key: 0.0}).fit(stream)
+        model = TorchLogisticRegression(class_weight={key: 0.0}).fit(halves(X, labels))
         assert set(model.predict(X)) == set(labels[y])
     TorchLogisticRegressionCV(class_weight={"01": 2.0, "1": 3.0}, Cs=2, cv=3).fit(X, labels)
 
@@ -302,7 +301,7 @@ def test_starting_points():
         TorchSoftmaxClassifier(fit_intercept=False).fit(X, Y, intercept_init=np.zeros(3))
 
 
-@pytest.mark.parametrize("solver", ["auto", "lbfgs", "newton-cholesky"])
+@pytest.mark.parametrize("solver", DETERMINISTIC)
 def test_warm_start(solver):
     model = TorchSoftmaxClassifier(solver=solver, warm_start=True).fit(X, Y)
     assert model.n_iter_[0] > 1

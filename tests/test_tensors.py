@@ -9,7 +9,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
-from conftest import gradient_norm, objective, table
+from helpers import SOLVERS, gradient_norm, objective, table
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
@@ -26,7 +26,6 @@ from torchlogreg._data.dense import DenseDesign
 from torchlogreg._data.products import PRODUCT_DTYPES
 
 strict = pytest.importorskip("array_api_strict")
-TIGHT = {"lbfgs": {"tol": 1e-9}, "newton-cholesky": {"tol": 1e-9}, "auto": {"tol": 1e-9}}
 SGD = {"max_iter": 20, "tol": 0, "random_state": 0}
 HALF = [torch.float16, torch.bfloat16]
 DATA = {"binary": (TorchLogisticRegression, "breast_cancer"), "multiclass": (TorchSoftmaxClassifier, "wine")}
@@ -68,13 +67,13 @@ CONTAINERS = {
 }
 
 
-@pytest.mark.parametrize("solver", ["auto", "lbfgs", "newton-cholesky", "sgd"])
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("case", DATA)
 def test_every_container_gives_the_coefficients_of_numpy(case, solver):
     estimator, name = DATA[case]
     X, y = table(name, True)
     weight = 1.0 + np.arange(len(y)) % 3
-    model = estimator(solver=solver, **TIGHT.get(solver, SGD))
+    model = estimator(solver=solver, **(SGD if solver == "sgd" else {"tol": 1e-9}))
     expected = model.fit(X, y, weight)
     coef, proba, score = expected.coef_, expected.predict_proba(X), expected.score(X, y)
     for container, make in CONTAINERS.items():
@@ -102,7 +101,7 @@ def test_dlpack_shares_the_memory():
 
 
 @pytest.mark.parametrize("dtype", [*HALF, torch.float8_e4m3fn])
-@pytest.mark.parametrize("solver", ["auto", "lbfgs", "newton-cholesky", "sgd"])
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("case", DATA)
 def test_half_precision_is_a_float64_fit_on_the_rounded_values(case, solver, dtype):
     estimator, name = DATA[case]
@@ -159,7 +158,7 @@ def test_half_precision_with_outliers_and_rare_rows():
 def test_integers_and_booleans_are_lifted_to_float64(dtype):
     X, y = table("digits", False)
     tensor = (torch.tensor(X) > 7) if dtype == torch.bool else torch.tensor(X).to(dtype)
-    for solver in ("auto", "lbfgs", "sgd"):
+    for solver in ("lbfgs", "sgd"):
         model = TorchSoftmaxClassifier(solver=solver, tol=1e-3, max_iter=30 if solver == "sgd" else 500, random_state=0)
         model.set_params(tol=0 if solver == "sgd" else 1e-3).fit(tensor, y)
         same = TorchSoftmaxClassifier(**model.get_params()).fit(tensor.double(), y)
@@ -249,7 +248,7 @@ def test_labels_and_weights_of_any_dtype():
 # Array API
 
 
-@pytest.mark.parametrize("solver", ["lbfgs", "newton-cholesky", "sgd"])
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("estimator", [TorchLogisticRegression, TorchSoftmaxClassifier])
 @pytest.mark.parametrize(
     ("library", "device", "dtype"),

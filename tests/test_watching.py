@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import sklearn
 import torch
-from conftest import Callback, table
+from helpers import SOLVERS, Callback, table
 from scipy.sparse import csr_array, hstack, random_array
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
@@ -20,7 +20,6 @@ from sklearn.preprocessing import StandardScaler
 from torchlogreg import TorchGridSearchCV, TorchLogisticRegression, TorchSoftmaxClassifier
 from torchlogreg.callbacks import EarlyStopping
 
-SOLVERS = ["newton-cholesky", "lbfgs", "sgd"]
 SGD = {"solver": "sgd", "tol": 0, "random_state": 0}
 SCORES = ["train_loss", "train_accuracy", "validation_loss", "validation_accuracy"]
 
