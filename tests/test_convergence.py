@@ -363,17 +363,17 @@ def test_auto_picks_by_size():
     import torch
 
     from torchlogreg._data.dense import DenseDesign
-    from torchlogreg._solvers import choose
+    from torchlogreg._solvers import solver_class
 
     def rows(n, d):
         return DenseDesign(torch.zeros(1).expand(n, d - 1), None, None, intercept=True)
 
-    assert choose(rows(150, 5), 3) == "newton-cholesky"
-    assert choose(rows(2000, 11), 1) == "newton-cholesky"
-    assert choose(rows(100_000, 20), 1) == "lbfgs"
-    assert choose(rows(1797, 65), 10) == "lbfgs"
-    assert choose(rows(60_000, 785), 10) == "lbfgs"
-    assert choose(rows(500, 20_001), 1) == "lbfgs"
+    assert solver_class("auto", rows(150, 5), 3).name == "newton-cholesky"
+    assert solver_class("auto", rows(2000, 11), 1).name == "newton-cholesky"
+    assert solver_class("auto", rows(100_000, 20), 1).name == "lbfgs"
+    assert solver_class("auto", rows(1797, 65), 10).name == "lbfgs"
+    assert solver_class("auto", rows(60_000, 785), 10).name == "lbfgs"
+    assert solver_class("auto", rows(500, 20_001), 1).name == "lbfgs"
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

@@ -1,7 +1,10 @@
 """The interface of a solver."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sklearn.utils import check_random_state
 
 from torchlogreg._solvers.driver import Step
 
@@ -13,6 +16,22 @@ class Solver(ABC):
     whole_hessian: bool = False  # whether it needs a matrix of all coefficients
     matrix_free: bool = False  # whether products with X and samples of its rows are all that it needs
     stochastic: bool = False  # whether its steps estimate the gradient from some of the rows
+    takes_centre: bool = False  # whether it can share what was computed at a nearby optimum, see `around`
+    default_seed: int | None = None  # what random_state=None stands for; None itself is another seed in every fit
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any], *, validated: bool = False):  # noqa: ARG003 - most have no settings
+        """The solver with an estimator's parameters, by name; `validated` if validation data say when to stop."""
+        return cls()
+
+    @classmethod
+    def seed_from(cls, random_state) -> int:
+        """The seed that an estimator's `random_state` stands for, drawn from it if it is a generator."""
+        return check_random_state(cls.default_seed if random_state is None else random_state).randint(2**31 - 1)
+
+    def around(self, centre):  # noqa: ARG002 - for those that take one
+        """The solver for models near a `Centre`, the optimum of others."""
+        return self
 
     @abstractmethod
     def iterates(self, objective, W, state=None) -> Iterator[Step]:

@@ -32,6 +32,15 @@ class LBFGS(Solver):
 
     name = "lbfgs"
     matrix_free = True
+    takes_centre = True
+    default_seed = 0  # samples of rows are the same in every fit unless asked otherwise
+
+    @classmethod
+    def from_params(cls, params, *, validated=False):  # noqa: ARG003
+        return cls(seed=cls.seed_from(params["random_state"]))
+
+    def around(self, centre):
+        return replace(self, centre=centre)
 
     def stopping(self, tol):
         return Optimality(tol, gap=tol**1.5)  # the metric is an approximation, its decrement optimistic

@@ -11,6 +11,7 @@ from torchlogreg._solvers.driver import NoImprovement, Step
 from torchlogreg._solvers.learning_rates import Automatic, Constant
 
 ROUNDING = 1e-12  # of weights that are all alike
+AUTOMATIC_BATCH = 32  # rows in a mini-batch with batch_size="auto"
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,20 @@ class SGD(Solver):
 
     name = "sgd"
     stochastic = True
+
+    @classmethod
+    def from_params(cls, params, *, validated=False):
+        size = params["batch_size"]
+        same = {name: params[name] for name in ("learning_rate", "momentum", "nesterov", "shuffle")}
+        return cls(
+            **same,
+            batch_size=AUTOMATIC_BATCH if size == "auto" else size and int(size),
+            n_iter_no_change=params["n_iter_no_change"],
+            tol=params["tol"],
+            n_epochs=max(1, params["max_iter"]),
+            seed=cls.seed_from(params["random_state"]),
+            validated=validated,
+        )
 
     def stopping(self, tol):
         if self.learning_rate == "auto" or self.validated:
