@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from autograd_epoch import autograd_epoch
 from conftest import gradient_norm, objective
 from scipy import sparse
 from sklearn.datasets import load_digits
@@ -46,7 +47,7 @@ from torchlogreg._objective.penalties import Ridge
 from torchlogreg._objective.reparametrisation import is_wide
 from torchlogreg._runtime.threads import fit_arithmetic
 from torchlogreg._solvers.preconditioners.policy import PreconditionerPolicy
-from torchlogreg._solvers.sgd import SGD, _autograd_epoch, _fused_epoch
+from torchlogreg._solvers.sgd import SGD
 
 F64 = torch.float64
 
@@ -283,7 +284,7 @@ def test_zeros_do_not_change_the_answer(solver, K, monkeypatch):
     y, weight = labels_of(X, K), np.random.default_rng(2).uniform(size=len(X))
     estimator = TorchLogisticRegression if K == 2 else TorchSoftmaxClassifier
     ours = estimator(solver=solver, tol=1e-10).fit(X, y, weight)
-    monkeypatch.setattr(torchlogreg._data.training_data, "thinned", lambda X: X)
+    monkeypatch.setattr(torchlogreg._data.training_data, "sparsify_if_mostly_zero", lambda X: X)
     expected = estimator(solver=solver, tol=1e-10).fit(X, y, weight)
     assert (ours.coef_ != expected.coef_).any()  # it was another path
     np.testing.assert_allclose(ours.coef_, expected.coef_, rtol=0, atol=1e-8)
@@ -296,7 +297,7 @@ def test_other_solvers_read_zeros_as_they_are(solver, monkeypatch):
     def fail(X):
         raise AssertionError
 
-    monkeypatch.setattr(torchlogreg._data.training_data, "thinned", fail)
+    monkeypatch.setattr(torchlogreg._data.training_data, "sparsify_if_mostly_zero", fail)
     X = mostly_zero().toarray()
     settings = {"tol": 0, "max_iter": 2} if solver == "sgd" else {}
     TorchLogisticRegression(solver=solver, **settings).fit(X, labels_of(X, 2))
@@ -308,7 +309,10 @@ def test_rows_that_come_again_are_known_however_they_are_stored():
     dense, thin = (TorchLogisticRegression(solver=s, tol=1e-2).fit(X, y) for s in ("newton-cholesky", "auto"))
     for model in (dense, thin):
         for again in (X, sparse.csc_array(X)):
-            assert model._seen["mark"] == TorchLogisticRegression().partial_fit(again, y, classes=[0, 1])._seen["mark"]
+            assert (
+                model._seen["fingerprint"]
+                == TorchLogisticRegression().partial_fit(again, y, classes=[0, 1])._seen["fingerprint"]
+            )
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.1])
@@ -323,7 +327,7 @@ def test_sgd_takes_the_steps_that_it_takes_on_dense_rows(loss, batch_size, neste
     ]
     solver = SGD(batch_size=batch_size, nesterov=nesterov)
     found = []
-    for problem, epoch in zip(problems, (_fused_epoch, _autograd_epoch), strict=True):
+    for problem, epoch in zip(problems, (SGD.epoch, autograd_epoch), strict=True):
         W = torch.zeros(1, loss.n_logits, 81, dtype=F64).mT
         velocity, generator = torch.zeros_like(W), torch.Generator().manual_seed(0)
         values = [epoch(solver, problem, W, velocity, 0.05, generator) for _ in range(3)]
@@ -354,7 +358,7 @@ def test_metric_is_the_hessian_of_the_head_and_the_diagonal_of_the_tail(n_classe
     ridge = Ridge.of(1.0, 600, intercept=True, accumulation=ours.accumulation)
     problem = Objective.of(ours, loss, ridge)
     W = torch.from_numpy(np.random.default_rng(0).normal(size=(1, d, K)))
-    metric = PreconditionerPolicy(problem, K, seed=0).at(problem.value_and_gradient(W))
+    metric = PreconditionerPolicy(problem, K).at(problem.value_and_gradient(W), None, torch.Generator())
     head, n_frequent_columns = metric.columns, ours.n_frequent_columns(K)
     assert len(head) == n_frequent_columns + 1 < d
     assert head[-1] == 600

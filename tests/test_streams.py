@@ -545,7 +545,7 @@ def test_a_class_without_weight_is_not_in_the_sample():
     expected = TorchSoftmaxClassifier(**options).fit(X, y)
     model = TorchSoftmaxClassifier(**options).fit(Blocks(X, y))
     assert model.objective_ == pytest.approx(expected.objective_, rel=1e-5)  # the intercept of class 0 has no optimum
-    drawn = training_data.fit_data(model, Blocks(X, y), None, None).X._drawn
+    drawn = training_data.fit_data(model, Blocks(X, y), None, None).X._sampled
     assert set(drawn[1]) == {1, 2}
 
 

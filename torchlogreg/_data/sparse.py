@@ -328,7 +328,9 @@ class NonEmptyColumns(NamedTuple):
         indices = (is_filled.cumsum(dtype=csr.indices.dtype) - 1)[csr.indices]
         X = CSRTensor(_compressed(csr_array, csr.data, indices, csr.indptr, (csr.shape[0], n_filled)))
         columns = torch.from_numpy(np.append(np.flatnonzero(is_filled), np.arange(p, d)))
-        filled = SparseDesign(X, rows.y, rows.sample_weights, intercept=rows.intercept, products=rows.compute, of=rows.of)
+        filled = SparseDesign(
+            X, rows.y, rows.sample_weights, intercept=rows.intercept, products=rows.compute, of=rows.of
+        )
         return cls(filled, columns, d)
 
     def enter(self, W):

@@ -13,8 +13,9 @@ from torchlogreg._estimators.problem import FitInputs, FitProblem, fit_problem
 from torchlogreg._monitoring.callback_context import CallbackRunner, FitCall, required_monitors
 from torchlogreg._monitoring.history import FitHistory, iteration_name
 from torchlogreg._monitoring.monitors import training_monitor
+from torchlogreg._objective.certificate import optimality_bound
 from torchlogreg._runtime.threads import fit_arithmetic
-from torchlogreg._solvers.driver import Result, minimise
+from torchlogreg._solvers.driver import Result, Settings, minimise
 
 
 def fitted_model(estimator: Any, inputs: FitInputs, call: FitCall) -> dict[str, Any]:
@@ -22,16 +23,8 @@ def fitted_model(estimator: Any, inputs: FitInputs, call: FitCall) -> dict[str, 
     with fit_arithmetic(inputs.data.X):
         problem = fit_problem(estimator, inputs)
         history = fit_history(estimator, problem, call)
-        result = minimise(
-            problem.objective,
-            problem.solver,
-            problem.start,
-            tol=estimator.tol,
-            max_iter=estimator.max_iter,
-            store=storage_rounding(inputs.data),
-            history=history,
-            patience=estimator.n_iter_no_change if problem.keeps_best else None,
-        )
+        settings = Settings(estimator.tol, estimator.max_iter, storage_rounding(inputs.data))
+        result = minimise(problem.objective, problem.solver, problem.start, settings, history)
         return fitted_attributes(problem, result, history)
 
 
@@ -53,23 +46,25 @@ def fit_history(estimator: Any, problem: FitProblem, call: FitCall) -> FitHistor
         leave=problem.columns.leave,
         verbose=estimator.verbose,
         began=call.began,
+        patience=estimator.n_iter_no_change if problem.keeps_best else None,
+        tol=estimator.tol,
     )
 
 
 def fitted_attributes(problem: FitProblem, result: Result, history: FitHistory) -> dict[str, Any]:
     """The attributes of a model at the minimum that was found."""
     data, objective, design = problem.inputs.data, problem.objective, problem.columns.design
-    gap = objective.optimality_bound(result.point)
+    gap = optimality_bound(objective, result.point)
     return {
         **model_attributes(problem.columns.leave(result.point.W), data, design.intercept),
         "solver_": problem.solver.name,
         "device_": str(design.device),
-        "n_iter_": data.space.array(np.array([result.n_iter], dtype=np.int32)),
-        "converged_": result.converged,
+        "n_iter_": data.space.array(result.n_iter.numpy(force=True).astype(np.int32)),
+        "converged_": bool(result.converged),
         "objective_": float(result.point.value),
         "gradient_norm_": float(result.point.gradient_norm),
         "optimality_gap_": float(gap),
         "n_passes_": objective.passes.total,
-        "loss_curve_": data.space.array(result.loss_curve[:, 0]),
+        "loss_curve_": data.space.array(np.array(history.values).reshape(-1)),
         "history_": history.history(),
     }

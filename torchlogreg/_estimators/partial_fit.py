@@ -19,6 +19,7 @@ from torchlogreg._estimators.start import start_coefficients
 from torchlogreg._objective.losses import Loss, loss_of
 from torchlogreg._objective.objective import Objective
 from torchlogreg._objective.penalties import Ridge, strengths
+from torchlogreg._objective.smoothness import largest_moment, row_moments
 from torchlogreg._runtime.out_of_memory import translated
 from torchlogreg._runtime.threads import fit_arithmetic, package_settings
 from torchlogreg._solvers.learning_rates import stable_rate
@@ -175,10 +176,10 @@ def _with_bounds(objective: Objective, seen: PartialFitState) -> PartialFitState
     those whose rows are longer than all before, by their mean or by the longest of them.
     """
     n = objective.design.shape[0]
-    mean_square, longest = objective.row_moments()
+    mean_square, longest = row_moments(objective)
     record = mean_square > seen.mean_square or longest > seen.longest
     if record or n >= 2 * seen.n_curvature:
-        curvature = objective.largest_moment()
+        curvature = largest_moment(objective)
         larger = n >= 2 * seen.n_curvature and not mean_square < 0.5 * seen.mean_square
         seen = seen._replace(
             curvature=curvature if larger else max(curvature, seen.curvature),

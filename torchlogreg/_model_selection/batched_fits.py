@@ -21,9 +21,21 @@ from torchlogreg._objective.objective import Objective, PassCounter, normalised
 from torchlogreg._objective.penalties import Ridge
 from torchlogreg._objective.reparametrisation import is_wide
 from torchlogreg._solvers import solver_class
-from torchlogreg._solvers.base import Solver
-from torchlogreg._solvers.driver import Results, minimise_all
-from torchlogreg._solvers.preconditioners.policy import Centre, PreconditionerPolicy
+from torchlogreg._solvers.base import SelectableSolver
+from torchlogreg._solvers.driver import Settings, minimise
+from torchlogreg._solvers.observer import Unobserved
+from torchlogreg._solvers.preconditioners.policy import PreconditionerPolicy
+from torchlogreg._solvers.preconditioners.shared import Centre
+
+
+class Results(NamedTuple):
+    """What a batch of B models found, each judged as a single fit is."""
+
+    W: torch.Tensor  # (B, d, K)
+    n_iter: torch.Tensor  # (B,)
+    value: torch.Tensor  # (B,)
+    gradient_norm: torch.Tensor  # (B,)
+    converged: torch.Tensor  # (B,)
 
 
 class Weights(NamedTuple):
@@ -33,29 +45,27 @@ class Weights(NamedTuple):
     mass: np.ndarray  # (F + 1, V, n_classes) total of each class, up to a factor
 
 
-class Settings(NamedTuple):
+class Method(NamedTuple):
     """How the models are solved."""
 
     params: Mapping[str, Any]  # of the estimator, by name
-    store: Callable | None = None  # see `minimise`
+    rounded: Callable | None = None  # see `driver.Settings`
     on_leave: Callable[[int], None] | None = None  # told how many models are done
 
 
 class BatchedFits:
     """Q candidates on all rows and on every fold."""
 
-    def __init__(self, design: Any, loss: Loss, weights: Weights, candidates: Candidates, settings: Settings):
+    def __init__(self, design: Any, loss: Loss, weights: Weights, candidates: Candidates, method: Method):
         columns, self.mass = weights.columns.to(design.sample_weights), weights.mass
         self.n_folds, self.n_weightings = columns.shape[0] - 1, columns.shape[1]
-        self.loss, self.candidates, self.settings = loss, candidates, settings
-        self.tol, self.max_iter = settings.params["tol"], settings.params["max_iter"]
+        self.loss, self.candidates, self.method, self.tol = loss, candidates, method, method.params["tol"]
         # The models start at zero, or at a solution that is zero for the empty columns.
         self.columns = NonEmptyColumns.of(design, torch.zeros(1, design.shape[1], 1, dtype=torch.float64, device="cpu"))
         design = self.columns.design
         d, accumulation = design.shape[1], design.accumulation
-        self.solver: Solver = solver_class(settings.params["solver"], design, loss.n_logits).from_params(
-            settings.params
-        )
+        selected = solver_class(method.params["solver"], design, loss.n_logits)
+        self.solver = selected.from_params(method.params)
         self.design, self.factors = normalised(design.reweighted(columns.flatten(0, 1).T))
         # A model for each column, without a penalty: the others differ by theirs.
         none = Ridge(torch.zeros(columns[..., 0].numel(), d, 1, dtype=accumulation.dtype, device=accumulation.device))
@@ -118,7 +128,7 @@ class BatchedFits:
 
     def _paths(self) -> Paths:
         """The paths of the candidates; none where the solver needs no preconditioner from samples of the rows."""
-        is_exact = not self.solver.takes_centre or PreconditionerPolicy(self.base, self.loss.n_logits, 0).is_whole
+        is_exact = not self.solver.takes_centre or PreconditionerPolicy(self.base, self.loss.n_logits).is_whole
         return Paths.none(self.candidates) if is_exact else Paths.of(self.candidates, self._without_features())
 
     def _without_features(self) -> torch.Tensor:
@@ -165,7 +175,7 @@ class BatchedFits:
         W: torch.Tensor,
         tol: float,
         *,
-        solver: Solver | None = None,
+        solver: SelectableSolver | None = None,
         floor: torch.Tensor | None = None,
     ) -> Results:
         """The Results of the candidates q with the weights `column`, from W."""
@@ -173,14 +183,8 @@ class BatchedFits:
         if certain.any():  # near enough, as in a single fit
             W = torch.where(certain[:, None, None], 0.0, W)  # (B, d, K)
             W[certain, -1] = self.loss.certain_logits(self.only[column][certain]).to(W)
-        results = minimise_all(
-            objective,
-            solver or self.solver,
-            W,
-            tol=tol,
-            max_iter=self.max_iter,
-            store=self.settings.store,
-            left=self.settings.on_leave,
-            floor=floor,
+        settings = Settings(tol, self.method.params["max_iter"], self.method.rounded, floor, warn=False)
+        point, n_iter, converged = minimise(
+            objective, solver or self.solver, W, settings, Unobserved(self.method.on_leave)
         )
-        return results._replace(W=self.columns.leave(results.W))
+        return Results(self.columns.leave(point.W), n_iter, point.value, point.gradient_norm, converged)

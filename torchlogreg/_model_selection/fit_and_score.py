@@ -17,7 +17,7 @@ from torchlogreg._data.prediction import prediction_design
 from torchlogreg._data.targets import class_weighted, class_weights
 from torchlogreg._data.training_data import TrainingData, design_of, training_data
 from torchlogreg._estimators.attributes import model_attributes, storage_rounding
-from torchlogreg._model_selection.batched_fits import BatchedFits, Settings, Weights
+from torchlogreg._model_selection.batched_fits import BatchedFits, Method, Results, Weights
 from torchlogreg._model_selection.paths import Candidates
 from torchlogreg._monitoring.callback_context import FitCall
 from torchlogreg._objective.losses import Loss, loss_of
@@ -26,7 +26,6 @@ from torchlogreg._runtime.out_of_memory import translated
 from torchlogreg._runtime.threads import caller_settings, fit_arithmetic, mapped, package_settings, plain_arithmetic
 from torchlogreg._runtime.warn import warn
 from torchlogreg._solvers import access_of
-from torchlogreg._solvers.driver import Results
 
 BATCHED = {"C", "class_weight", "fit_intercept"}  # parameters in which the models of a batch may differ
 
@@ -173,8 +172,8 @@ def fit_all(
             has_intercept=torch.tensor([bool(s["fit_intercept"]) for s in settings], device=accumulation.device),
             weighting=torch.tensor(weighting, device=accumulation.device),
         )
-        how = Settings(common, storage_rounding(data), on_leave)
-        fits = BatchedFits(design, loss, weights, values, how)
+        method = Method(common, storage_rounding(data), on_leave)
+        fits = BatchedFits(design, loss, weights, values, method)
         on_all = fits.on_all(loosely=bool(trains))
         on_folds = fits.on_folds(on_all) if trains else None
     return Fitted(estimator, data, candidates, fits, on_all, on_folds, time.perf_counter() - start)

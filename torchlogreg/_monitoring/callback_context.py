@@ -99,10 +99,10 @@ class CallbackRunner:
         """Nothing is left to resume."""
         forget(self._call.estimator)
 
-    def begin(self, history: dict[str, list], state: Callable[[], dict] | None) -> None:
+    def begin(self, history: dict[str, list], state: Callable[[], dict]) -> None:
         """Before an iteration; see `FitHistory`."""
         self._task = self._call.context.subcontext(task_name=self._task_name)
-        with self._progress(history, None, state and (lambda: ours(state))) as ours:
+        with self._progress(history, None, lambda: ours(state)) as ours:
             self._task.call_on_fit_task_begin(**self._call.arguments)
 
     def end(self, history: dict[str, list], coefficients: Callable[[], Any]) -> bool:

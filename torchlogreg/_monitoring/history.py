@@ -12,6 +12,8 @@ import torch
 
 from torchlogreg._objective.objective import Objective, Point
 from torchlogreg._solvers.base import Solver
+from torchlogreg._solvers.observer import Observer
+from torchlogreg._solvers.stopping import End, Improvement
 
 if TYPE_CHECKING:
     from torchlogreg._monitoring.callback_context import CallbackRunner
@@ -52,12 +54,13 @@ class BestIterate(NamedTuple):
     W: torch.Tensor
 
 
-class FitHistory:
+class FitHistory(Observer):
     """The history of a fit so far.
 
     `monitors` has those named "train" and "validation". With `keeps_best` the best iterate on the validation data is
-    remembered, and its accuracy there may end the fit. `leave` turns coefficients into those of all features, `began`
-    is the time of `perf_counter` at which the fit began.
+    the result, and with a `patience` the fit ends when so many iterations in a row did not improve the accuracy there
+    by `tol`. `leave` turns coefficients into those of all features, `began` is the time of `perf_counter` at which the
+    fit began.
     """
 
     def __init__(
@@ -72,6 +75,8 @@ class FitHistory:
         leave: Callable = lambda W: W,
         verbose: int = 0,
         began: float | None = None,
+        patience: int | None = None,
+        tol: float = 0.0,
     ):
         self.objective, self.solver, self.max_iter, self.verbose = objective, solver, max_iter, verbose
         self.monitors, self.keeps_best, self.callbacks = monitors or {}, keeps_best, callbacks
@@ -79,7 +84,21 @@ class FitHistory:
         self.began = perf_counter() if began is None else began
         self.values: list[list[float]] = []  # objective of each model
         self.columns: dict[str, list] = {}  # what else is recorded, by name
-        self.best: BestIterate | None = None
+        self._best: BestIterate | None = None
+        self.patience, self.tol, self.improvement = patience, tol, Improvement()
+
+    @property
+    def n_iter(self) -> int:
+        """See `Observer`."""
+        return len(self.values)
+
+    @property
+    def best(self) -> torch.Tensor | None:
+        """See `Observer`."""
+        return self._best and self._best.W
+
+    def left(self, n_models: int) -> None:
+        """See `Observer`; there is one."""
 
     def resume(self) -> Any:
         """The solver's state in a checkpoint, or None; the history then goes on from the checkpoint, too."""
@@ -94,22 +113,23 @@ class FitHistory:
         self.values, self.columns = saved["values"], saved["columns"]
         self.began = perf_counter() - self.columns["seconds"][-1]
         self.objective.passes.n_visited += saved["n_visited"]
-        self.best = saved["best"] and BestIterate(*saved["best"])
+        self._best = saved["best"] and BestIterate(*saved["best"])
+        self.improvement = Improvement(*saved["improvement"])
         return saved["solver"]
 
     def restart(self) -> None:
         """The fit starts afresh."""
-        self.values, self.columns, self.best = [], {}, None
+        self.values, self.columns, self._best, self.improvement = [], {}, None, Improvement()
 
     def forget(self) -> None:
         """The fit can go on neither from where it is nor from a checkpoint."""
         if self.callbacks is not None:
             self.callbacks.forget()
 
-    def begin(self, state: Callable[[], Any] | None) -> None:
-        """An iteration begins, before which the solver has this state: a function, or None."""
+    def begin(self, state: Callable[[], Any]) -> None:
+        """See `Observer`."""
         if self.callbacks is not None:
-            self.callbacks.begin(self.columns, state and (lambda: self._state(state)))
+            self.callbacks.begin(self.columns, lambda: self._state(state))
 
     def _state(self, state: Callable[[], Any]) -> dict[str, Any]:
         """What a checkpoint stores, as `resume` takes it."""
@@ -118,11 +138,12 @@ class FitHistory:
             "values": self.values,
             "columns": self.columns,
             "n_visited": self.objective.passes.n_visited,
-            "best": self.best and tuple(self.best),
+            "best": self._best and tuple(self._best),
+            "improvement": tuple(self.improvement),
         }
 
-    def end(self, objective: Objective, point: Point, coefficients: Callable) -> tuple[float | None, bool]:
-        """An iteration has ended. The accuracy that early stopping goes by, and whether a callback asks to stop."""
+    def end(self, objective: Objective, point: Point, coefficients: Callable) -> End | None:
+        """See `Observer`."""
         iterate = Iterate(objective, point, coefficients, self.leave)
         self.values.append(point.value.tolist())
         entry = {"objective": self.values[-1][0]}
@@ -135,12 +156,17 @@ class FitHistory:
             self.columns.setdefault(name, []).append(value)
         if self.keeps_best:
             rank = -entry["validation_accuracy"], entry["validation_loss"]
-            if self.best is None or rank < self.best.rank:
-                self.best = BestIterate(rank, iterate.W)
+            if self._best is None or rank < self._best.rank:
+                self._best = BestIterate(rank, iterate.W)
         if self.verbose:
             print(self._line(entry))
-        stops = self.callbacks is not None and self.callbacks.end(self.columns, lambda: iterate.of_features)
-        return entry["validation_accuracy"] if self.keeps_best else None, stops
+        if self.callbacks is not None and self.callbacks.end(self.columns, lambda: iterate.of_features):
+            return End.CALLBACK
+        if self.keeps_best and self.patience is not None:
+            self.improvement = self.improvement.after(-entry["validation_accuracy"], self.tol)
+            if self.improvement.is_over(self.tol, self.patience):
+                return End.VALIDATION
+        return None
 
     def _line(self, entry: dict[str, float]) -> str:
         width = len(str(self.max_iter))

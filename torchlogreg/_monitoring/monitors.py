@@ -125,7 +125,7 @@ class Training:
         if point.eta is not None:
             logits = [(point.eta.permute(2, 0, 1), objective.design)]
         else:
-            logits = ((rows.matvec(point.W), rows) for rows in objective._blocks())
+            logits = ((rows.matvec(point.W), rows) for rows in objective.blocks())
         start = 0
         for eta, rows in logits:
             weight, own = rows.weight[:, 0].cpu(), self.sample_weight

@@ -1,59 +1,116 @@
-"""The interface of a solver."""
+"""The interface of a solver: its configuration is frozen, and its state is a value."""
+
+from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol, Self
 
+import torch
 from sklearn.utils import check_random_state
 
-from torchlogreg._solvers.driver import Step
+from torchlogreg._objective.objective import Objective, Point
+
+
+class State(Protocol):
+    """Where a solver is after an iteration: a NamedTuple of tensors and plain values.
+
+    What the driver looks at is the same for all solvers. The tensors of a state may be used again by the next one, so
+    each state is stepped from once.
+    """
+
+    @property
+    def point(self) -> Point:
+        """The iterate; for "sgd" without a gradient, and with the mean objective of the epoch's batches as value."""
+
+    @property
+    def gap(self) -> torch.Tensor | None:
+        """Estimate of (value - optimum) / optimum, (B,)."""
+
+    @property
+    def stuck(self) -> torch.Tensor | None:
+        """Which models no step helps at this precision, (B,); all of them if the last step changed nothing."""
+
+    @property
+    def blind(self) -> torch.Tensor | None:
+        """Which models have a gap that holds more than their preconditioner can see, (B,)."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether a schedule of the solver's own has come to its end."""
+
+
+class Rule(Protocol):
+    """When a solver has done enough."""
+
+    def met(self, state: State) -> list[bool]:
+        """Which of the B models may stop."""
 
 
 class Solver(ABC):
-    """An algorithm with its settings: a frozen dataclass."""
+    """An algorithm with its settings: a frozen dataclass, final."""
 
-    name: str
-    whole_hessian: bool = False  # whether it needs a matrix of all coefficients
-    matrix_free: bool = False  # whether products with X and samples of its rows are all that it needs
-    stochastic: bool = False  # whether its steps estimate the gradient from some of the rows
-    takes_centre: bool = False  # whether it can share what was computed at a nearby optimum, see `around`
-    default_seed: int | None = None  # what random_state=None stands for; None itself is another seed in every fit
-
-    @classmethod
-    def from_params(cls, params: Mapping[str, Any], *, validated: bool = False):  # noqa: ARG003 - most have no settings
-        """The solver with an estimator's parameters, by name; `validated` if validation data say when to stop."""
-        return cls()
-
-    @classmethod
-    def seed_from(cls, random_state) -> int:
-        """The seed that an estimator's `random_state` stands for, drawn from it if it is a generator."""
-        return check_random_state(cls.default_seed if random_state is None else random_state).randint(2**31 - 1)
-
-    def around(self, centre):  # noqa: ARG002 - for those that take one
-        """The solver for models near a `Centre`, the optimum of others."""
-        return self
+    name: ClassVar[str]
+    matrix_free: ClassVar[bool] = False  # whether products with X and samples of its rows are all that it needs
+    whole_hessian: ClassVar[bool] = False  # whether it needs a matrix of all coefficients
+    stochastic: ClassVar[bool] = False  # whether its steps estimate the gradient from some of the rows
 
     @abstractmethod
-    def iterates(self, objective, W, state=None) -> Iterator[Step]:
-        """The start W, then one Step an iteration; ends when arithmetic allows no further progress.
+    def init(self, objective: Objective, W: torch.Tensor) -> Any:
+        """The state at the start W (B, d, K)."""
 
-        With a `state`, that of a Step of an earlier run, it goes on from there, to the same iterates; the first Step is
-        then the one that had the state. What is sent into it, if anything, is the index of the models that remain in
-        the batch.
-        """
+    @abstractmethod
+    def step(self, objective: Objective, state: Any) -> Any:
+        """The state after one more iteration."""
 
-    def select(self, index):  # noqa: ARG002 - most know nothing of single models
+    @abstractmethod
+    def for_models(self, index: torch.Tensor) -> Solver:
         """The solver for the models at `index` of the batch alone, wherever they are now."""
-        return self
-
-    def finisher(self, objective):  # noqa: ARG002 - most need none
-        """The solver that takes over where this one cannot tell how far it is from the optimum, if there is one."""
-        return None  # noqa: RET501
-
-    def in_float64(self):
-        """The solver for a problem that became `in_float64`."""
-        return self
 
     @abstractmethod
-    def stopping(self, tol):
-        """The rule that says whether a Step is good enough."""
+    def select(self, state: Any, index: torch.Tensor) -> Any:
+        """The state of the models at `index` of the batch alone."""
+
+    @abstractmethod
+    def pack(self, state: Any) -> Any:
+        """The state without what is large and computed again by `unpack`, for a checkpoint."""
+
+    @abstractmethod
+    def unpack(self, objective: Objective, packed: Any) -> Any:
+        """The state that was packed, from which the iterates are the same as from the original."""
+
+    @abstractmethod
+    def stopping(self, tol: float) -> Rule:
+        """The rule that says whether a state is good enough."""
+
+    @abstractmethod
+    def specialised(self, objective: Objective, W: torch.Tensor) -> Solver:
+        """The implementation of the same algorithm that is fastest for this objective."""
+
+    @abstractmethod
+    def finisher(self, objective: Objective) -> Solver | None:
+        """The solver that takes over where this one cannot tell how far it is from the optimum, if there is one."""
+
+    @abstractmethod
+    def in_float64(self) -> Solver:
+        """The solver for an objective that became `in_float64`."""
+
+
+class SelectableSolver(Solver):
+    """A solver that an estimator's parameter `solver` can name."""
+
+    takes_centre: ClassVar[bool] = False  # whether it shares what was computed at a nearby optimum, see `around`
+
+    @classmethod
+    @abstractmethod
+    def from_params(cls, params: Mapping[str, Any], *, validated: bool = False) -> Self:
+        """The solver with an estimator's parameters, by name; `validated` if validation data say when to stop."""
+
+    @abstractmethod
+    def around(self, centre: Any) -> Self:
+        """The solver for models near a `Centre`, the optimum of others."""
+
+
+def drawn_seed(random_state: Any, default: int | None) -> int:
+    """A seed from an estimator's `random_state`, for which None stands for `default`; None is another one each time."""
+    return check_random_state(default if random_state is None else random_state).randint(2**31 - 1)
