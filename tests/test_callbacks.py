@@ -26,11 +26,12 @@ from torchlogreg import (
     TorchLogisticRegressionCV,
     TorchSoftmaxClassifier,
 )
+from torchlogreg._monitoring.checkpoint import MAGIC
 from torchlogreg._solvers import STATES
 from torchlogreg._solvers.preconditioners.cholesky import CholeskyPreconditioner
 from torchlogreg._solvers.preconditioners.eigenbasis import EigenbasisPreconditioner
 from torchlogreg._solvers.preconditioners.frequent_columns import FrequentColumnsPreconditioner
-from torchlogreg.callbacks import MAGIC, Checkpoint, EarlyStopping, LiveBoundary
+from torchlogreg.callbacks import Checkpoint, EarlyStopping, LiveBoundary
 
 
 def normal(n, p, n_classes=2, seed=0, dtype=np.float64):
@@ -139,7 +140,7 @@ def test_what_cannot_be_watched(arguments, message):
 def test_what_a_fit_does_not_know_is_an_error_before_it_begins():
     X, y = table("iris", True)
     model = TorchSoftmaxClassifier().set_callbacks(EarlyStopping("validation_loss", patience=3))
-    with pytest.raises(ValueError, match=r"monitor='validation_loss' needs rows to validate on"):
+    with pytest.raises(ValueError, match=r"monitor='validation_loss' needs validation data"):
         model.fit(X, y)
     assert not hasattr(model, "coef_")
     model = TorchSoftmaxClassifier(solver="sgd").set_callbacks(EarlyStopping("gradient_norm", threshold=1))
@@ -434,7 +435,7 @@ def test_another_class_and_another_version_are_refused(checkpoint, monkeypatch):
     path, _, (X, y) = checkpoint
     with pytest.raises(ValueError, match="estimator was TorchSoftmaxClassifier and is TorchLogisticRegression"):
         TorchLogisticRegression(solver="sgd").set_callbacks(Checkpoint(path)).fit(X[y > 0], y[y > 0])
-    monkeypatch.setattr("torchlogreg._estimators.base.version", lambda _: "99.0")
+    monkeypatch.setattr("torchlogreg._estimators.fingerprint.version", lambda _: "99.0")
     with pytest.raises(ValueError, match=r"version was \S+ and is 99.0"):
         clone(FITS["sgd, seeded"][0]).set_callbacks(Checkpoint(path)).fit(X, y)
 
@@ -445,14 +446,14 @@ def test_a_torn_file_is_an_error_wherever_it_is_torn(checkpoint):
     rng = np.random.default_rng(0)
     for cut in (0, 10, 30, *rng.integers(len(content), size=20)):
         path.write_bytes(content[:cut])
-        with pytest.raises(ValueError, match=r"is damaged|is no checkpoint"):
+        with pytest.raises(ValueError, match=r"is damaged|is not a checkpoint"):
             clone(model).set_callbacks(Checkpoint(path)).fit(*data)
     for position in rng.integers(len(content), size=20):
         path.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
-        with pytest.raises(ValueError, match=r"is damaged|is no checkpoint.*Delete it to start afresh"):
+        with pytest.raises(ValueError, match=r"is damaged|is not a checkpoint.*Delete it to start afresh"):
             clone(model).set_callbacks(Checkpoint(path)).fit(*data)
     path.write_bytes(pickle.dumps(model))
-    with pytest.raises(ValueError, match="is no checkpoint"):
+    with pytest.raises(ValueError, match="is not a checkpoint"):
         clone(model).set_callbacks(Checkpoint(path)).fit(*data)
 
 
@@ -463,7 +464,7 @@ def test_what_a_checkpoint_cannot_do(tmp_path):
     with pytest.raises(FileNotFoundError, match="folder of the checkpoint is missing"):
         TorchSoftmaxClassifier().set_callbacks(Checkpoint(tmp_path / "missing" / "x")).fit(X, y)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ValueError, match="pipe is no regular file"):
+    with pytest.raises(ValueError, match="pipe is not a regular file"):
         TorchSoftmaxClassifier().set_callbacks(Checkpoint(tmp_path / "pipe")).fit(X, y)
     assert (tmp_path / "pipe").is_fifo()
     model = TorchSoftmaxClassifier(solver="sgd", early_stopping=True).set_callbacks(Checkpoint(tmp_path / "x"))

@@ -30,7 +30,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-import torchlogreg._model_selection.batched_fits as grid_module
+import torchlogreg._model_selection.batched_fits as fits_module
 import torchlogreg._model_selection.grid_search as search_module
 import torchlogreg._solvers.preconditioners.policy as policy_module
 from torchlogreg import (
@@ -187,7 +187,7 @@ def test_batches_of_any_size_give_the_same(monkeypatch):
         model = TorchSoftmaxClassifierCV(Cs=CS, cv=4, solver=solver, **TIGHT)
         together = model.fit(X, y).coefs_paths_
         with monkeypatch.context() as context:
-            context.setattr(grid_module, "_affordable", lambda *_: 5)
+            context.setattr(fits_module.BatchedFits, "_n_affordable", lambda self: 5)
             assert close(clone(model).fit(X, y).coefs_paths_, together, 1e-7)
 
 
@@ -631,8 +631,8 @@ def test_weak_penalties_are_solved_along_the_path_of_their_fold(weights, monkeyp
     X, y = table("digits", True)
     X, y = X[:700], y[:700]
     lengths, starts = [], []
-    Grid = grid_module.Grid
-    stages, solve = Grid._stages, Grid._solve
+    Fits, Paths = fits_module.BatchedFits, fits_module.Paths
+    stages, solve = Paths.stages, Fits._solve
 
     def counted(self, values):
         out = stages(self, values)
@@ -643,8 +643,8 @@ def test_weak_penalties_are_solved_along_the_path_of_their_fold(weights, monkeyp
         starts.append(W)
         return solve(self, column, q, W, *arguments, **options)
 
-    monkeypatch.setattr(Grid, "_stages", counted)
-    monkeypatch.setattr(Grid, "_solve", seen)
+    monkeypatch.setattr(Paths, "stages", counted)
+    monkeypatch.setattr(Fits, "_solve", seen)
     grid = {"C": [1e-3, np.inf, 1e-2, 10.0, 1e3]} | ({} if weights is None else {"class_weight": weights})
     model = TorchSoftmaxClassifier(solver="lbfgs", tol=1e-6, max_iter=200)
     with warnings.catch_warnings():

@@ -24,6 +24,7 @@ from sklearn.model_selection import StratifiedKFold
 
 import torchlogreg
 import torchlogreg._export.safetensors as model_files
+import torchlogreg._runtime.files as files
 from torchlogreg import (
     SKOPS_TRUSTED_TYPES,
     TorchLogisticRegression,
@@ -443,15 +444,15 @@ def test_a_pipe_is_written_into_and_stays_one(tmp_path):
 
 def test_what_is_special():
     """Devices too, which a test that fails must not be able to replace."""
-    assert model_files.is_special(os.devnull)
-    assert not model_files.is_special(__file__)
+    assert files.is_special(os.devnull)
+    assert not files.is_special(__file__)
 
 
 def test_a_pipe_cannot_be_loaded_and_says_so(saved, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     both_ends = os.open(tmp_path / "pipe", os.O_RDWR)  # so that nobody waits
     try:
-        with pytest.raises(ValueError, match="pipe is no regular file"):
+        with pytest.raises(ValueError, match="pipe is not a regular file"):
             TorchLogisticRegression.load(tmp_path / "pipe")
     finally:
         os.close(both_ends)
@@ -511,7 +512,7 @@ def test_a_killed_process_leaves_no_torn_file(tmp_path):
     path.write_bytes(contents[0])
     random = np.random.default_rng(0)
     for _ in range(4):
-        command = [sys.executable, "-c", WRITER, model_files.__file__, str(path)]
+        command = [sys.executable, "-c", WRITER, files.__file__, str(path)]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             process.stdout.readline()
             end, seen = time.monotonic() + random.uniform(0.02, 0.4), []

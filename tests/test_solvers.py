@@ -38,7 +38,7 @@ from torchlogreg._objective.objective import Objective
 from torchlogreg._objective.reparametrisation import RowSpace
 from torchlogreg._objective.sampling import leverages, sampled, second_moments
 from torchlogreg._runtime.threads import fit_arithmetic, in_threads
-from torchlogreg._solvers import choose
+from torchlogreg._solvers import solver_class
 from torchlogreg._solvers.driver import Settings, minimise
 from torchlogreg._solvers.lbfgs import LBFGS
 from torchlogreg._solvers.lbfgs_memory import LBFGSMemory
@@ -60,12 +60,12 @@ def test_auto_picks_by_size():
     def rows(n, d):
         return DenseDesign(torch.zeros(1).expand(n, d - 1), None, None, intercept=True)
 
-    assert choose(rows(150, 5), 3) == "newton-cholesky"
-    assert choose(rows(2000, 11), 1) == "newton-cholesky"
-    assert choose(rows(100_000, 20), 1) == "lbfgs"
-    assert choose(rows(1797, 65), 10) == "lbfgs"
-    assert choose(rows(60_000, 785), 10) == "lbfgs"
-    assert choose(rows(500, 20_001), 1) == "lbfgs"
+    assert solver_class("auto", rows(150, 5), 3).name == "newton-cholesky"
+    assert solver_class("auto", rows(2000, 11), 1).name == "newton-cholesky"
+    assert solver_class("auto", rows(100_000, 20), 1).name == "lbfgs"
+    assert solver_class("auto", rows(1797, 65), 10).name == "lbfgs"
+    assert solver_class("auto", rows(60_000, 785), 10).name == "lbfgs"
+    assert solver_class("auto", rows(500, 20_001), 1).name == "lbfgs"
 
 
 def normal(n, p):

@@ -286,8 +286,8 @@ def test_wide_data_are_watched_among_the_features():
 
 
 WRONG = {
-    "no labels": ({"y_val": None}, r"Validation data come together.*: y_val must be given"),
-    "no rows": ({"X_val": None}, r"Validation data come together.*: X_val must be given"),
+    "no labels": ({"y_val": None}, r"Validation data needs both.*: y_val must be given"),
+    "no rows": ({"X_val": None}, r"Validation data needs both.*: X_val must be given"),
     "weights alone": ({"X_val": None, "y_val": None, "sample_weight_val": 1.0}, "X_val and y_val must be given"),
     "fewer labels": ({"y_val": [1]}, "inconsistent lengths: X_val has 89 rows, y_val 1 labels"),
     "fewer features": ({"X_val": np.ones((89, 3))}, "X has 3 features, but TorchSoftmaxClassifier is expecting 13"),
@@ -436,7 +436,7 @@ def test_separable_classes_without_a_penalty_may_stop_early_in_silence():
 
 LINE = re.compile(
     r"(?P<solver>\S+) +(?P<n>\d+)/(?P<max>\d+)  objective (?P<objective>\S+) +"
-    r"(max\|gradient\| (?P<gradient_norm>\S+)  )?reads (?P<reads>\S+) +"
+    r"(max\|gradient\| (?P<gradient_norm>\S+)  )?passes (?P<passes>\S+) +"
     r"(validation accuracy (?P<accuracy>\S+)  )?(?P<seconds>\S+) s"
 )
 
@@ -459,11 +459,11 @@ def test_verbose_prints_one_line_an_iteration(solver, validated, capsys):
         if validated:
             accuracy = model.history_["validation_accuracy"][i]
             assert float(row["accuracy"]) == pytest.approx(accuracy, abs=5.1e-5)
-    reads = [float(row["reads"]) for row in found]
-    assert reads == sorted(reads)
-    assert model.n_passes_ - 2.06 <= reads[-1] <= model.n_passes_ + 0.06  # the result is looked at once more
+    passes = [float(row["passes"]) for row in found]
+    assert passes == sorted(passes)
+    assert model.n_passes_ - 2.06 <= passes[-1] <= model.n_passes_ + 0.06  # the result is looked at once more
     assert {line.index("objective") for line in lines} == {lines[0].index("objective")}
-    assert {line.index("reads") for line in lines} == {lines[0].index("reads")}
+    assert {line.index("passes") for line in lines} == {lines[0].index("passes")}
 
 
 def test_a_callback_that_needs_an_accuracy_adds_it_to_the_history():

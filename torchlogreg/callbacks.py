@@ -1,42 +1,39 @@
 """Callbacks for ``TorchLogisticRegression.set_callbacks`` and ``TorchSoftmaxClassifier.set_callbacks``.
 
-They follow scikit-learn's protocol (:class:`~sklearn.callback.FitCallback`) and go together with its own callbacks. One
-instance may watch several fits, also at the same time, but for :class:`Checkpoint`, whose file is that of one fit.
+They follow scikit-learn's protocol (:class:`~sklearn.callback.FitCallback`) and can be combined with its own callbacks.
+One instance may watch several fits, also at the same time, except a :class:`Checkpoint`, whose file belongs to one fit.
 """
 
-import hashlib
-import io
-import json
+from __future__ import annotations
+
 import math
 import os
+from collections.abc import Callable, Collection
 from numbers import Integral, Real
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 
-from torchlogreg._data.array_api import numpy_of
-from torchlogreg._displays.boundary import MovingBoundary
+from torchlogreg._displays.boundary import MovingBoundary, boundary_title
 from torchlogreg._estimators.base import LinearClassifier
-from torchlogreg._export.safetensors import is_special, replace_file
 from torchlogreg._monitoring.callback_context import OwnCallback
+from torchlogreg._monitoring.checkpoint import read_checkpoint, write_checkpoint
 from torchlogreg._monitoring.history import MONITORS
+from torchlogreg._runtime.files import is_special
 from torchlogreg._runtime.sklearn_private import check_matplotlib_support
 from torchlogreg._runtime.warn import warn
-from torchlogreg._solvers import STATES
 
 __all__ = ["Checkpoint", "EarlyStopping", "LiveBoundary"]
 
 ACCURACIES = "train_accuracy", "validation_accuracy"
 CHOICES = "objective", "gradient_norm", *sorted(MONITORS["train"] | MONITORS["validation"])
-MAGIC = b"torchlogreg checkpoint 1\n"  # the number is raised when an older version would misread a file
-CHECKSUMS = "data or weights", "start", "validation data"
 
 
 class _Callback(OwnCallback):
     """A callback of the two estimators."""
 
-    def setup(self, estimator, context):
+    def setup(self, estimator: Any, context: Any) -> None:
         """Start watching a fit.
 
         Parameters
@@ -54,10 +51,10 @@ class _Callback(OwnCallback):
             )
         self._begin(context)
 
-    def _begin(self, context):
-        """Check what has to hold before the fit of a task."""
+    def _begin(self, context: Any) -> None:
+        """Check the conditions of a fit, given its task."""
 
-    def teardown(self, estimator, context):  # noqa: ARG002 - the protocol's
+    def teardown(self, estimator: Any, context: Any) -> None:  # noqa: ARG002 - the protocol's
         """Stop watching a fit, however it ended.
 
         Parameters
@@ -70,13 +67,13 @@ class _Callback(OwnCallback):
         """
         self._end(context)
 
-    def _end(self, context):
-        """Let go of what was kept for the fit of a task."""
+    def _end(self, context: Any) -> None:
+        """Discard what was stored for a fit, given its task."""
 
-    def on_fit_task_begin(self, estimator, context):
+    def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
         """Begin a task: the fit, or an iteration of it."""
 
-    def on_fit_task_end(self, estimator, context):
+    def on_fit_task_end(self, estimator: Any, context: Any) -> bool | None:
         """End a task; true to stop the fit."""
 
 
@@ -87,7 +84,7 @@ class EarlyStopping(_Callback):
     ----------
     monitor : str, default='validation_loss'
         What to watch, an entry of ``history_``: ``'objective'``, ``'gradient_norm'`` (not for ``solver='sgd'``),
-        ``'train_loss'``, ``'train_accuracy'``, or of the rows in ``fit(..., X_val=..., y_val=...)``
+        ``'train_loss'``, ``'train_accuracy'``, or for the validation data in ``fit(..., X_val=..., y_val=...)``
         ``'validation_loss'`` and ``'validation_accuracy'``.
 
     threshold : float, default=None
@@ -103,17 +100,17 @@ class EarlyStopping(_Callback):
     ------
     ValueError
         If `monitor` is not among those, neither `threshold` nor `patience` is given, or a number is out of range; from
-        ``fit``, if it does not know the monitor.
+        ``fit``, if the fit does not have that monitor.
 
     See Also
     --------
-    TorchLogisticRegression : Its parameter ``early_stopping`` restores the best iterate on the rows to validate on.
+    TorchLogisticRegression : Its parameter ``early_stopping`` restores the best iterate on the validation data.
 
     Notes
     -----
-    The fit keeps the iterate at which it stops (with ``early_stopping=True`` and rows to validate on, the best one on
-    them), and warns of nothing. ``converged_`` says whether `tol` was met there. Loss and accuracy on the training
-    rows take a read of X in each epoch of ``'sgd'``, and where the other solvers do not keep the logits.
+    The result is the iterate at which the fit stops (with ``early_stopping=True`` and validation data, the best one on
+    that data), without a warning. ``converged_`` says whether `tol` was met there. Loss and accuracy on the training
+    rows take a pass over the data in each epoch of ``'sgd'``, and where the other solvers do not store the logits.
 
     Examples
     --------
@@ -127,7 +124,14 @@ class EarlyStopping(_Callback):
     True
     """
 
-    def __init__(self, monitor="validation_loss", *, threshold=None, patience=None, min_delta=0.0):
+    def __init__(
+        self,
+        monitor: str = "validation_loss",
+        *,
+        threshold: float | None = None,
+        patience: int | None = None,
+        min_delta: float = 0.0,
+    ):
         if monitor not in CHOICES:
             raise ValueError(f"monitor must be one of {list(CHOICES)}, got {monitor!r}.")
         if threshold is None and patience is None:
@@ -141,11 +145,11 @@ class EarlyStopping(_Callback):
         self.monitor, self.threshold, self.patience, self.min_delta = monitor, threshold, patience, min_delta
 
     @property
-    def _monitors(self):
+    def _monitors(self) -> Collection[str]:
         return {self.monitor}
 
-    def on_fit_task_end(self, estimator, context):  # noqa: ARG002 - the protocol's
-        """Stop after an iteration that is good enough, or one too many.
+    def on_fit_task_end(self, estimator: Any, context: Any) -> bool:  # noqa: ARG002 - the protocol's
+        """Stop after an iteration that is good enough, or after too many without improvement.
 
         Parameters
         ----------
@@ -164,54 +168,53 @@ class EarlyStopping(_Callback):
         if progress is None:
             return False
         sign = -1.0 if self.monitor in ACCURACIES else 1.0
-        noted = progress.history[self.monitor]
-        if self.threshold is not None and sign * noted[-1] < sign * self.threshold:
+        values = [sign * value for value in progress.history[self.monitor]]
+        if self.threshold is not None and values[-1] < sign * self.threshold:
             return True
-        if self.patience is None or len(noted) <= self.patience:
+        if self.patience is None or len(values) <= self.patience:
             return False
-        values = [sign * value for value in noted]
         return not min(values[-self.patience :]) < min(values[: -self.patience]) - self.min_delta
 
 
 class Checkpoint(_Callback):
-    """Write where a fit stands to a file, and go on from there when the same fit is run again.
+    """Write the state of a fit to a file, and resume from there when the same fit is run again.
 
-    A process may be killed at any moment: the file is then whole, and the fit that goes on from it has the iterates,
-    and with them the coefficients, ``n_iter_``, ``loss_curve_`` and ``history_`` (but its times), of one that was never
-    interrupted. A fit that ends removes its file, and so does one whose objective overflows.
+    A process may be killed at any moment: the file is then complete, and the fit that resumes from it has the iterates,
+    and with them the coefficients, ``n_iter_``, ``loss_curve_`` and ``history_`` (except its times), of one that was
+    never interrupted. A fit that ends removes its file, and so does one whose objective overflows.
 
     Parameters
     ----------
     path : str or path-like
-        The file. Its folder must be there.
+        The file. Its folder must exist.
 
     every : int, default=10
-        How many iterations, or epochs, lie between two writes. One takes as long as writing what the solver has in
-        memory: coefficients, and for ``solver='lbfgs'`` its metric and up to 100 pairs of their size.
+        Number of iterations, or epochs, from one write to the next. A write takes as long as writing what the solver
+        has in memory: coefficients, and for ``solver='lbfgs'`` its preconditioner and up to 100 pairs of their size.
 
     Raises
     ------
     ValueError
-        If `every` is not positive; from ``fit``, if the file is a pipe or a device, damaged, no checkpoint, or that of
-        another fit: of other data, another start, other parameters or another version, or if a search fits the
-        estimator. The message says what differs.
+        If `every` is not positive; from ``fit``, if the file is a pipe or a device, damaged, not a checkpoint, or the
+        checkpoint of another fit (of other data, another start, other parameters or another version), or if a search
+        fits the estimator. The message says what differs.
     FileNotFoundError
         From ``fit``, if the folder is missing.
 
     Notes
     -----
-    All of X, y and the weights are read once for a checksum. `max_iter` may be another one but for ``'sgd'``, whose
-    rate it determines, and `verbose` in any case. Other callbacks may come and go, unless they add the loss and the
-    accuracy of the training rows to the history. With as many threads as before the iterates are the same to the last
-    bit; otherwise sums over the rows are rounded differently. A file holds numbers only, and reading it executes
-    nothing.
+    A checksum of X, y and the weights takes one pass over them. `verbose` may change between the runs, and so may
+    `max_iter`, except for ``'sgd'``, whose learning rate depends on it. Other callbacks may be added or removed, unless
+    they add the loss and the accuracy of the training rows to the history. With the same number of threads the iterates
+    are the same to the last bit; otherwise sums over the rows are rounded differently. A file holds numbers only, and
+    loading it executes nothing.
 
-    With ``random_state=None`` the order of the rows in ``solver='sgd'`` goes on as it began; but rows that
-    ``early_stopping`` holds out need a `random_state` that tells them.
+    With ``random_state=None`` the order of the rows in ``solver='sgd'`` continues as it began; but if
+    ``early_stopping`` holds out rows, set `random_state`, so that the same rows are held out again.
 
     Examples
     --------
-    Run again after an interruption, these lines go on where they were:
+    Run again after an interruption, these lines continue where they stopped:
 
     >>> import os, tempfile
     >>> from sklearn.datasets import load_digits
@@ -224,16 +227,16 @@ class Checkpoint(_Callback):
     (True, False)
     """
 
-    def __init__(self, path, *, every=10):
+    def __init__(self, path: str | os.PathLike, *, every: int = 10):
         _check_count(every, "every")
         self.path, self.every = path, every
 
-    def _begin(self, context):
+    def _begin(self, context: Any) -> None:
         _check_folder(self.path, "checkpoint")
         if is_special(self.path):
             raise ValueError(
-                f"{self.path} is no regular file, and a checkpoint is read again and removed in the end: pass another "
-                "path."
+                f"{self.path} is not a regular file, but a checkpoint is loaded from its file and removed in the end: "
+                "pass another path."
             )
         while (context := context.parent) is not None:
             if not context.sequential_subtasks:  # as those of a search are, which may run at the same time
@@ -242,32 +245,11 @@ class Checkpoint(_Callback):
                     "the best model alone, and fit that."
                 )
 
-    def _resume(self, fingerprint):
-        fingerprint = fingerprint()
-        try:
-            content = Path(self.path).read_bytes()
-        except FileNotFoundError:
-            return None
-        remedy = "Delete it to start afresh, or pass another path."
-        if not content.startswith(MAGIC):
-            raise ValueError(f"{self.path} is no checkpoint, or one of another version of torchlogreg. {remedy}")
-        digest, content = content[len(MAGIC) :][:32], content[len(MAGIC) + 32 :]
-        if hashlib.sha256(content).digest() != digest:
-            raise ValueError(f"The checkpoint {self.path} is damaged: its content does not match its SHA-256. {remedy}")
-        header, payload = content.split(b"\n", 1)
-        before, now = json.loads(header), json.loads(json.dumps(fingerprint))
-        differences = [
-            f"other {name}" if name in CHECKSUMS else f"{name} was {before.get(name)} and is {now.get(name)}"
-            for name in sorted(before.keys() | now.keys())
-            if before.get(name) != now.get(name)
-        ]
-        if differences:
-            raise ValueError(f"{self.path} is the checkpoint of another fit: {', '.join(differences)}. {remedy}")
-        with torch.serialization.safe_globals(STATES):
-            return torch.load(io.BytesIO(payload), weights_only=True)
+    def _resume(self, fingerprint: Callable[[], dict]) -> Any:
+        return read_checkpoint(self.path, fingerprint)
 
-    def on_fit_task_begin(self, estimator, context):  # noqa: ARG002 - the protocol's
-        """Write the file before an iteration that is due: from here the fit goes on for certain.
+    def on_fit_task_begin(self, estimator: Any, context: Any) -> None:  # noqa: ARG002 - the protocol's
+        """Write the file, if it is due, before an iteration: no rule can end the fit between this point and the next.
 
         Parameters
         ----------
@@ -283,23 +265,17 @@ class Checkpoint(_Callback):
         n_iter = len(progress.history.get("objective", ()))
         if not n_iter or n_iter % self.every:
             return
-        payload = io.BytesIO()
-        torch.save(progress.state(), payload)
-        header = json.dumps(progress.fingerprint()).encode() + b"\n"
-        digest = hashlib.sha256(header)
-        with payload.getbuffer() as numbers:
-            digest.update(numbers)
-            replace_file(self.path, MAGIC, digest.digest(), header, numbers)
+        write_checkpoint(self.path, progress.fingerprint(), progress.state())
 
-    def _forget(self):
+    def _forget(self) -> None:
         Path(os.path.realpath(self.path)).unlink(missing_ok=True)  # a link stays a link
 
 
 class LiveBoundary(_Callback):
     """Draw the rows of two features and the boundary between the classes while a fit goes on.
 
-    The title has the mean loss, the accuracy and, for two classes, the coefficients. In a notebook or with a window the
-    picture changes as the fit goes on; with a `path` it becomes an animation as well.
+    The title shows the mean loss, the accuracy and, for two classes, the coefficients. In a notebook or with a window
+    the picture changes as the fit goes on; with a `path` it becomes an animation as well.
 
     Parameters
     ----------
@@ -313,7 +289,7 @@ class LiveBoundary(_Callback):
         Axes to draw on; None makes a figure for each fit, which is closed at its end unless it has a window.
 
     fps : float, default=10
-        Pictures a second in the GIF.
+        Pictures per second in the GIF.
 
     Raises
     ------
@@ -327,11 +303,11 @@ class LiveBoundary(_Callback):
     Warns
     -----
     UserWarning
-        If the GIF could not be written when the fit had ended; the model is kept.
+        If the GIF could not be written when the fit had ended. The model is fitted all the same.
 
     Notes
     -----
-    Of more than 2000 rows as many are drawn, evenly spaced. Loss and accuracy, of all rows, are those of ``history_``.
+    At most 2000 rows are drawn, evenly spaced. Loss and accuracy are those of all rows, as in ``history_``.
 
     Examples
     --------
@@ -346,24 +322,33 @@ class LiveBoundary(_Callback):
     True
     """
 
-    _monitors = MONITORS["train"]
-
-    def __init__(self, every=1, *, path=None, ax=None, fps=10):
+    def __init__(self, every: int = 1, *, path: str | os.PathLike | None = None, ax: Any = None, fps: float = 10):
         _check_count(every, "every")
         if not _is_finite(fps) or fps <= 0:
             raise ValueError(f"fps must be a positive number, got {fps!r}.")
         self.every, self.path, self.ax, self.fps = every, path, ax, fps
-        self._pictures = {}  # and what waits to be drawn, by the fit's task
+        self._pictures = {}  # each with a frame that is not drawn yet, by the task of the fit
+
+    @property
+    def _monitors(self) -> Collection[str]:
+        return MONITORS["train"]
 
     def __getstate__(self):
-        return {**vars(self), "_pictures": {}}  # a window stays where it is
+        return {**vars(self), "_pictures": {}}  # a window cannot be pickled
 
-    def _begin(self, context):  # noqa: ARG002 - whatever the task is
+    def _begin(self, context: Any) -> None:  # noqa: ARG002 - the same for every task
         check_matplotlib_support("LiveBoundary")
         if self.path is not None:
             _check_folder(self.path, "animation")
 
-    def on_fit_task_begin(self, estimator, context, *, X=None, y=None):  # noqa: ARG002 - the protocol's
+    def on_fit_task_begin(
+        self,
+        estimator: Any,  # noqa: ARG002 - the protocol's
+        context: Any,
+        *,
+        X: Any = None,
+        y: Any = None,
+    ) -> None:
         """Check the number of features.
 
         Parameters
@@ -388,7 +373,14 @@ class LiveBoundary(_Callback):
         if len(shape) != 2 or shape[1] != 2:
             raise ValueError(f"LiveBoundary draws rows of two features, X of shape (n_samples, 2); got {shape}.")
 
-    def on_fit_task_end(self, estimator, context, *, X=None, y=None):  # noqa: ARG002 - the protocol's
+    def on_fit_task_end(
+        self,
+        estimator: Any,  # noqa: ARG002 - the protocol's
+        context: Any,
+        *,
+        X: Any = None,
+        y: Any = None,
+    ) -> None:
         """Draw a picture after an iteration.
 
         Parameters
@@ -415,12 +407,12 @@ class LiveBoundary(_Callback):
             due = n_iter % self.every == 0
         else:
             picture, due = MovingBoundary(X, y, attributes, ax=self.ax, path=self.path, fps=self.fps), True
-        frame = attributes, _title(context.task_name, n_iter, progress.history, attributes)
+        frame = attributes, boundary_title(context.task_name, n_iter, progress.history, attributes)
         if due:
             picture.draw(*frame)
         self._pictures[key] = picture, None if due else frame
 
-    def _end(self, context):
+    def _end(self, context: Any) -> None:
         """Draw the last picture and write the animation."""
         picture, waiting = self._pictures.pop(id(context), (None, None))
         if waiting is not None:
@@ -429,32 +421,24 @@ class LiveBoundary(_Callback):
             return
         try:
             picture.close()
-        except (OSError, ValueError) as error:  # ValueError: of a suffix that no format has
+        except (OSError, ValueError) as error:  # ValueError: a suffix that belongs to no format
             warn(
-                f"The animation {self.path} could not be written: {error}. To have it, fit again with a path to a .gif "
-                "file that can be written; the model is what it would be with it.",
+                f"The animation {self.path} could not be written: {error}. To get it, fit again with a path to a .gif "
+                "file that can be written; the model does not depend on it.",
                 UserWarning,
             )
 
 
-def _title(task_name, n_iter, history, attributes):
-    title = f"{task_name} {n_iter}: loss {history['train_loss'][-1]:.5f}, accuracy {history['train_accuracy'][-1]:.3f}"
-    coef, intercept = numpy_of(attributes["coef_"]), numpy_of(attributes["intercept_"])
-    if len(coef) > 1:
-        return title
-    return title + "\nw = ({:.4f}, {:.4f}), b = {:.4f}".format(*coef[0], intercept[0])
-
-
-def _check_folder(path, what):
+def _check_folder(path: str | os.PathLike, what: str) -> None:
     folder = Path(path).absolute().parent
     if not folder.is_dir():
         raise FileNotFoundError(f"The folder of the {what} is missing: {folder}")
 
 
-def _is_finite(value):
+def _is_finite(value: Any) -> bool:
     return isinstance(value, Real) and math.isfinite(value)
 
 
-def _check_count(value, name):
+def _check_count(value: Any, name: str) -> None:
     if not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} must be a positive integer, got {value!r}.")

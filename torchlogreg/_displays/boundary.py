@@ -1,6 +1,9 @@
-"""The rows of two features and the boundary between their classes, drawn again and again."""
+"""Rows of two features and the boundary between their classes, as an animation."""
+
+from __future__ import annotations
 
 import sys
+from typing import Any
 
 import numpy as np
 from scipy.sparse import issparse
@@ -11,13 +14,15 @@ from torchlogreg._displays.shared import COLOURS
 
 MARKERS = "o^sDvP*"
 MOST_POINTS = 2000
-GRID = 200  # points along each side of the picture at which the model is asked
+BOUNDARY_GRID = 200  # points along each side of the picture at which the model is evaluated
 
 
 class MovingBoundary:
-    """A figure that follows a model, given by its attributes, and the animation that is made of it."""
+    """A figure that shows a model, given by its attributes, and the animation that is made of it."""
 
-    def __init__(self, X, y, attributes, *, ax=None, path=None, fps=10):
+    def __init__(
+        self, X: Any, y: Any, attributes: dict[str, Any], *, ax: Any = None, path: Any = None, fps: float = 10
+    ):
         import matplotlib.pyplot as plt
         from matplotlib.animation import PillowWriter
 
@@ -37,8 +42,8 @@ class MovingBoundary:
             raise
         self.writer = writer
 
-    def _prepare(self, X, y, attributes):
-        """What does not change from picture to picture."""
+    def _prepare(self, X, y, attributes: dict[str, Any]) -> None:
+        """Draw what does not change from picture to picture."""
         self.classes = numpy_of(attributes["classes_"])
         self._scatter(X.toarray() if issparse(X) else np.asarray(numpy_of(X), dtype=np.float64), as_column(y))
         self.ax.set(xlabel="x0", ylabel="x1")
@@ -46,14 +51,16 @@ class MovingBoundary:
             self.ax.set(**dict(zip(("xlabel", "ylabel"), attributes["feature_names_in_"], strict=True)))
         self.artists, self.shown = [], None
 
-    def _scatter(self, X, y):
-        """The points, and a grid of places around them."""
+    def _scatter(self, X: np.ndarray, y: np.ndarray) -> None:
+        """Draw the points; make a grid of places around them."""
         low, high = X.min(axis=0), X.max(axis=0)
         margin = 0.05 * np.where(high > low, high - low, 1.0)
         (left, bottom), (right, top) = low - margin, high + margin
         self.extent = left, right, bottom, top
         self.ax.set(xlim=(left, right), ylim=(bottom, top))
-        self.grid = np.stack(np.meshgrid(np.linspace(left, right, GRID), np.linspace(bottom, top, GRID)), axis=-1)
+        self.grid = np.stack(
+            np.meshgrid(np.linspace(left, right, BOUNDARY_GRID), np.linspace(bottom, top, BOUNDARY_GRID)), axis=-1
+        )
         some = slice(None, None, -(-len(X) // MOST_POINTS))
         X, y = X[some], y[some]
         for k, label in enumerate(self.classes):
@@ -62,12 +69,12 @@ class MovingBoundary:
             self.ax.scatter(*X[own].T, s=16, c=colour, marker=marker, alpha=0.6, linewidth=0, label=str(label))
         self.ax.legend(title="class", loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
 
-    def draw(self, attributes, title):
+    def draw(self, attributes: dict[str, Any], title: str) -> None:
         """Show this model."""
         for artist in self.artists:
             artist.remove()
         coef, intercept = (np.asarray(numpy_of(attributes[name]), np.float64) for name in ("coef_", "intercept_"))
-        logits = self.grid @ coef.T + intercept  # (GRID, GRID, K)
+        logits = self.grid @ coef.T + intercept  # (grid, grid, K)
         if len(coef) == 1:
             best, margins = (logits[..., 0] > 0).astype(int), logits
         else:
@@ -89,7 +96,7 @@ class MovingBoundary:
             self.writer.grab_frame()
 
     @property
-    def has_window(self):
+    def has_window(self) -> bool:
         """Whether the figure is one that changes on a screen by itself."""
         return getattr(self.figure.canvas, "required_interactive_framework", None) is not None
 
@@ -112,8 +119,8 @@ class MovingBoundary:
         else:
             self.shown.update(self.figure)
 
-    def close(self):
-        """Write the animation; close what nobody sees any more."""
+    def close(self) -> None:
+        """Write the animation, and close the figure if it is ours and has no window."""
         import matplotlib.pyplot as plt
 
         try:
@@ -122,3 +129,13 @@ class MovingBoundary:
         finally:
             if self.is_own and not self.has_window:
                 plt.close(self.figure)
+
+
+def boundary_title(task_name: str, n_iter: int, history: dict[str, list], attributes: dict[str, Any]) -> str:
+    """The title of a picture: loss, accuracy and, for two classes, the model."""
+    title = f"{task_name} {n_iter}: loss {history['train_loss'][-1]:.5f}, accuracy {history['train_accuracy'][-1]:.3f}"
+    coef, intercept = numpy_of(attributes["coef_"]), numpy_of(attributes["intercept_"])
+    if len(coef) > 1:
+        return title
+    w0, w1 = coef[0]
+    return f"{title}\nw = ({w0:.4f}, {w1:.4f}), b = {intercept[0]:.4f}"

@@ -1,33 +1,37 @@
 """What `partial_fit` does: an epoch of SGD over a block of rows, and what is remembered from block to block."""
 
+from __future__ import annotations
+
 import math
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
 import torch
 
-from torchlogreg._data.training_data import bytes_of_rows, total_weight
+from torchlogreg._data.array_api import numpy_of
+from torchlogreg._data.finite import explained
+from torchlogreg._data.training_data import TrainingData, block_data, bytes_of_rows, design_of, total_weight
+from torchlogreg._estimators import tuning
+from torchlogreg._estimators.attributes import model_attributes
+from torchlogreg._estimators.start import start_coefficients
+from torchlogreg._objective.losses import Loss, loss_of
 from torchlogreg._objective.objective import Objective
-from torchlogreg._objective.penalties import Ridge
+from torchlogreg._objective.penalties import Ridge, strengths
 from torchlogreg._objective.smoothness import largest_moment, row_moments
+from torchlogreg._runtime.out_of_memory import translated
+from torchlogreg._runtime.threads import fit_arithmetic, package_settings
 from torchlogreg._solvers.learning_rates import stable_rate
-from torchlogreg._solvers.sgd import class_major
-
-MARKED = 16  # rows by which a block is recognised
-# The learning rate "auto": a share of the stable one, for nothing cools it at the end of a stream as in `fit`; and the
-# steps after which it has fallen by the square root of two. One epoch of MNIST in blocks of 512 ends at test accuracies
-# of 0.910 to 0.911 with three seeds; at the stable rate and with 300 steps, at 0.890 to 0.903.
-SHARE, FLAT = 0.5, 100
-MOST_HALVINGS = 60  # of that rate in one call
+from torchlogreg._solvers.sgd import SGD, class_major
 
 
 class PartialFitState(NamedTuple):
-    """What a model remembers of the blocks that it has seen: NumPy's and Python's values only.
+    """What a model remembers of the blocks so far: values of NumPy and of Python only.
 
-    S, the total weight by which the objective divides, is that of a pass: blocks count until the first of them comes
-    again. So a stream that never repeats itself has the objective of `fit` on all rows so far, and further epochs over
-    the same blocks keep that of `fit` on those.
+    S, the total weight by which the objective divides, is that of one pass over the stream: blocks count until the
+    first of them comes again. So a stream that never repeats itself has the objective of `fit` on all rows so far, and
+    further epochs over the same blocks keep that of `fit` on those.
     """
 
     fingerprint: int | None  # of the first block
@@ -37,19 +41,19 @@ class PartialFitState(NamedTuple):
     weight_before: float = 0.0
     velocity: np.ndarray | None = None  # (p + 1, K)
     n_steps: int = 0
-    longest: float = 0.0  # squared norm of the longest row, the largest in any block, each weighted
+    longest: float = 0.0  # largest squared norm of a weighted row in any block
     mean_square: float = 0.0  # mean squared norm of the rows
     curvature: float = 0.0  # largest eigenvalue of the second moments
-    n_curvature: int = 0  # rows that it is from
+    n_curvature: int = 0  # rows that it was computed from
     caution: float = 1.0  # factor of the learning rate, halved where the objective rose
 
     @classmethod
-    def after(cls, data, before=None):
-        """The stream with one more block; a fit is a first block, that of a stream one that does not come again."""
+    def after(cls, data: TrainingData, before: PartialFitState | None = None) -> PartialFitState:
+        """The stream with one more block. A fit is a first block; that of a stream never comes again."""
         n, weight = data.X.shape[0], total_weight(data)
-        fingerprint = (
-            None if data.codes is None or n < MARKED else _fingerprint(data)
-        )  # a few rows may be alike by chance
+        # Blocks of a few rows may be equal by chance.
+        is_recognised = data.codes is not None and n >= tuning.RECOGNISED_ROWS
+        fingerprint = _fingerprint(data) if is_recognised else None
         if before is None:
             return cls(fingerprint, n, weight)
         if fingerprint is None or fingerprint != before.fingerprint:
@@ -62,24 +66,54 @@ class PartialFitState(NamedTuple):
         )
 
     @property
-    def S(self):
+    def S(self) -> float:
         """Total weight of the rows in a pass."""
         return max(self.weight, self.weight_before)
 
     @property
-    def mean_weight(self):
+    def mean_weight(self) -> float:
         """Mean weight of the rows in a pass."""
         return self.S / max(self.n_rows, self.n_rows_before)
 
 
-def _fingerprint(data):
-    """What a block of data is recognised by: its length, and some of its rows and labels."""
-    index = np.linspace(0, len(data.codes) - 1, min(len(data.codes), MARKED)).astype(np.int64)
+def _fingerprint(data: TrainingData) -> int:
+    """A checksum of a block: of its length, and of some of its rows and labels."""
+    index = np.linspace(0, len(data.codes) - 1, min(len(data.codes), tuning.RECOGNISED_ROWS)).astype(np.int64)
     return crc32(bytes_of_rows(data.X, index), crc32(data.codes[index].tobytes(), len(data.codes)))
 
 
+def partial_fit_attributes(estimator: Any, X, y, classes, sample_weight) -> dict[str, Any]:
+    """The attributes of the estimator after one epoch over a block."""
+    before = PartialFitState(**estimator._seen) if hasattr(estimator, "_seen") else None
+    with package_settings(), torch.inference_mode(False), torch.no_grad(), translated(device=True):
+        data = block_data(estimator, X, y, classes, sample_weight)
+    arithmetic = fit_arithmetic(data.X)
+    with torch.inference_mode(False), torch.no_grad(), translated(device=True), explained(data.X), arithmetic:
+        loss = loss_of(len(data.classes))
+        design = design_of(data, loss, intercept=estimator.fit_intercept)
+        n_iter = 1 + (0 if before is None else int(np.max(numpy_of(estimator.n_iter_))))
+        solver = SGD.from_params(vars(estimator))
+        solver = replace(solver, seed=solver.seed + n_iter)  # another order in every call
+        W = design.to_accumulation(start_coefficients(estimator, data, loss, continued=True))
+        l2 = strengths(estimator.C, estimator.l1_ratio).l2
+        step = partial_fit_step(solver, design, loss, l2, W, PartialFitState.after(data, before))
+        attributes = model_attributes(step.W, data, estimator.fit_intercept)
+    curve = np.append([] if before is None else numpy_of(estimator.loss_curve_), step.value)
+    if estimator.verbose:
+        print(f"partial_fit {n_iter:>4}  objective {step.value:.8g}  learning rate {step.rate:.3g}")
+    return {
+        **attributes,
+        "solver_": solver.name,
+        "device_": str(design.device),
+        "n_iter_": data.space.array(np.array([n_iter], dtype=np.int32)),
+        "converged_": False,
+        "loss_curve_": data.space.array(curve),
+        "_seen": step.seen._asdict(),
+    }
+
+
 class PartialFitStep(NamedTuple):
-    """Where an epoch over a block led."""
+    """The result of an epoch over a block."""
 
     W: torch.Tensor  # (1, d, K) in float64
     value: float  # mean over its mini-batches of F as each update found it
@@ -87,56 +121,59 @@ class PartialFitStep(NamedTuple):
     seen: PartialFitState
 
 
-def partial_fit_step(solver, rows, loss, l2, W, seen):
-    """One epoch of SGD over `rows` from W (1, d, K); `seen` has counted them already."""
-    objective = _block_problem(rows, loss, l2, seen)
-    rows, n = objective.design, objective.design.shape[0]
+def partial_fit_step(
+    solver: SGD, design: Any, loss: Loss, l2: float, W: torch.Tensor, seen: PartialFitState
+) -> PartialFitStep:
+    """One epoch of SGD over the rows of `design` from W (1, d, K); `seen` has counted them already."""
+    objective = _block_objective(design, loss, l2, seen)
+    design, n = objective.design, objective.design.shape[0]
     d, automatic = W.shape[1], solver.learning_rate == "auto"
-    generator = torch.Generator(rows.device).manual_seed(solver.seed)
-    W = class_major(W, rows)
+    generator = torch.Generator(design.device).manual_seed(solver.seed)
+    W = class_major(W, design)
     velocity = torch.zeros_like(W)
     if seen.velocity is not None:
         velocity.copy_(torch.from_numpy(np.array(seen.velocity))[:d])
     if automatic:
         seen = _with_bounds(objective, seen)
     size = n if solver.batch_size is None else min(solver.batch_size, n)
-    for _ in range(MOST_HALVINGS):
+    value = rate = math.nan
+    for _ in range(tuning.PARTIAL_FIT_HALVINGS):
         start = W.clone()
-        rate = _rate(solver, objective, seen, size) if automatic else solver.learning_rate
+        rate = _rate(solver, objective, seen, size) if automatic else float(solver.learning_rate)
         value = float(solver.epoch(objective, W, velocity, rate, generator))
         if not automatic or _is_sound(objective, start, W, value):
             break
-        # The bounds hold in expectation, not in every order of the rows.
+        # The bounds hold in expectation, but not in every order of the rows.
         W.copy_(start)
         velocity.zero_()
         seen = seen._replace(caution=seen.caution / 2)
     if not (math.isfinite(value) and bool(torch.isfinite(W).all())):
         raise ValueError("The objective overflowed in partial_fit. Lower learning_rate, or standardise X.")
-    kept = np.zeros((rows.n_features + 1, W.shape[2]))
-    kept[:d] = velocity[0].numpy(force=True)
-    seen = seen._replace(velocity=kept, n_steps=seen.n_steps + math.ceil(n / size))
-    return PartialFitStep(rows.to_accumulation(W), value, rate, seen)
+    stored = np.zeros((design.n_features + 1, W.shape[2]))
+    stored[:d] = velocity[0].numpy(force=True)
+    seen = seen._replace(velocity=stored, n_steps=seen.n_steps + math.ceil(n / size))
+    return PartialFitStep(design.to_accumulation(W), value, rate, seen)
 
 
-def _block_problem(rows, loss, l2, seen):
+def _block_objective(design: Any, loss: Loss, l2: float, seen: PartialFitState) -> Objective:
     """The objective on a block: its rows as a sample of the stream, the penalty over the S of the stream."""
     if not math.isfinite(seen.S):
         raise ValueError("The sum of the sample weights so far overflows. Scale them down, and C up.")
-    weight = float(rows.sample_weights.sum())
+    weight = float(design.sample_weights.sum())
     penalty = Ridge.of(
-        l2 * (weight / seen.S), rows.n_features, intercept=rows.intercept, accumulation=rows.accumulation
+        l2 * (weight / seen.S), design.n_features, intercept=design.intercept, accumulation=design.accumulation
     )
-    objective = Objective.of(rows, loss, penalty)
-    # Rows that weigh more than others in the stream do so in the block, too.
-    share = weight / rows.shape[0] / seen.mean_weight
+    objective = Objective.of(design, loss, penalty)
+    # A block whose rows weigh more than others of the stream weighs more, too.
+    share = weight / design.shape[0] / seen.mean_weight
     return objective if share == 1.0 else objective.reweighted(objective.design.sample_weights * share)
 
 
-def _with_bounds(objective, seen):
+def _with_bounds(objective: Objective, seen: PartialFitState) -> PartialFitState:
     """The stream with bounds that hold for the block, too.
 
-    Its largest eigenvalue is looked for in the first block, in longer ones, and in those whose rows are longer than
-    any before, by their mean or the longest; of blocks that are all alike, that is every doubling of their number.
+    The largest eigenvalue is computed on the first block, on blocks of at least twice as many rows as that, and on
+    those whose rows are longer than all before, by their mean or by the longest of them.
     """
     n = objective.design.shape[0]
     mean_square, longest = row_moments(objective)
@@ -151,18 +188,19 @@ def _with_bounds(objective, seen):
     return seen._replace(longest=max(longest, seen.longest), mean_square=max(mean_square, seen.mean_square))
 
 
-def _rate(solver, objective, seen, size):
-    """The rate for an endless number of rows, which falls as the square root of the steps grows."""
+def _rate(solver: SGD, objective: Objective, seen: PartialFitState, size: int) -> float:
+    """The learning rate for an endless stream, which falls with the square root of the number of steps."""
     smoothness = ((size - 1) * seen.curvature + seen.longest) / size * objective.loss.smoothness
     rate = stable_rate(solver, smoothness + float(objective.penalty.l2.max()))
-    return SHARE * rate * seen.caution / math.sqrt(1.0 + seen.n_steps / FLAT)
+    decay = math.sqrt(1.0 + seen.n_steps / tuning.PARTIAL_FIT_FLAT_STEPS)
+    return tuning.PARTIAL_FIT_RATE_SHARE * rate * seen.caution / decay
 
 
-def _is_sound(objective, start, W, value):
+def _is_sound(objective: Objective, start: torch.Tensor, W: torch.Tensor, value: float) -> bool:
     """Whether an epoch from `start` to W ended no higher than it began, or than zero coefficients."""
     at_zero = objective.loss.at_zero * float(objective.design.sample_weights.sum())
     if value <= at_zero:
-        return True  # a read less
+        return True  # and the passes below are saved
     accumulation = objective.design.to_accumulation
     after = float(objective.value_and_gradient(accumulation(W)).value)
     return after <= at_zero or after <= float(objective.value_and_gradient(accumulation(start)).value)

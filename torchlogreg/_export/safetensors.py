@@ -10,37 +10,36 @@ for; `_DECODERS` lists them. The digest is that of all the rest and of the tenso
 it is no signature, so whatever a file says is checked as well.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import math
 import os
 import re
-import secrets
-import shutil
-import stat
-from contextlib import suppress
 from importlib.metadata import version
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
 
 from torchlogreg._data.validation import plain
+from torchlogreg._runtime.files import is_special, replace_file
 
-FORMAT = 1  # raised when an older torchlogreg would misread a file
+FORMAT = 1  # of the file; raised when an older torchlogreg would misread a file
 TENSORS = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
 
 SKOPS_TRUSTED_TYPES = [
     "torch.device",
-    "torchlogreg.TorchLogisticRegressionCV",
-    "torchlogreg.TorchSoftmaxClassifierCV",
     "torchlogreg.TorchLogisticRegression",
+    "torchlogreg.TorchLogisticRegressionCV",
     "torchlogreg.TorchSoftmaxClassifier",
+    "torchlogreg.TorchSoftmaxClassifierCV",
 ]
 
 
-def save(model, path):
+def save(model: Any, path: str | os.PathLike) -> None:
     """Write a fitted estimator to a file, all of it or nothing."""
     check_is_fitted(model)
     if hasattr(model, "_skl_callbacks"):
@@ -63,7 +62,7 @@ def save(model, path):
     replace_file(path, _safetensors().numpy.save(tensors, {"torchlogreg": json.dumps(content)}))
 
 
-def load(cls, path):
+def load(cls: type, path: str | os.PathLike) -> Any:
     """The estimator of class `cls` in a file."""
     text, tensors = _read(path)
     try:
@@ -98,41 +97,6 @@ def load(cls, path):
     return model
 
 
-def is_special(path):
-    """Whether a path leads to what is there and is no regular file: a named pipe, a device, a folder."""
-    try:
-        return not stat.S_ISREG(os.stat(path).st_mode)
-    except FileNotFoundError:
-        return False
-
-
-def replace_file(path, *pieces):
-    """Write pieces of bytes to a path such that a crash leaves the old file or the new one, never a part.
-
-    A pipe or a device is written into, for others use it under its name.
-    """
-    if is_special(path):
-        with open(path, "wb") as file:
-            file.writelines(pieces)
-        return
-    target = Path(os.path.realpath(path))  # a link stays a link
-    part = target.with_name(f".torchlogreg-{secrets.token_hex(8)}")
-    try:
-        with open(part, "xb") as file:
-            with suppress(FileNotFoundError):
-                shutil.copymode(target, part)  # what was private stays private
-            file.writelines(pieces)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, target)
-    except BaseException as error:
-        with suppress(OSError):  # it may not even be there
-            part.unlink()
-        if isinstance(error, OSError) and error.filename is not None:  # which is that of the part
-            raise OSError(error.errno, error.strerror, os.fspath(path)) from None
-        raise
-
-
 def _safetensors():
     try:
         import safetensors.numpy
@@ -141,11 +105,11 @@ def _safetensors():
     return safetensors
 
 
-def _read(path):
+def _read(path: str | os.PathLike) -> tuple[str, dict[str, np.ndarray]]:
     """(JSON text, tensors by name) of a file."""
     safetensors = _safetensors()
     if is_special(path) and not os.path.isdir(path):  # to open a pipe is to wait for its writer
-        raise ValueError(f"{path} is no regular file. Copy what it holds to one, and load that.")
+        raise ValueError(f"{path} is not a regular file. Copy its content to one, and load that.")
     with open(path, "rb"):  # the usual errors for what is missing, a folder, or not readable
         pass
     try:
@@ -160,7 +124,7 @@ def _read(path):
     return metadata["torchlogreg"], tensors
 
 
-def _digest(content, tensors):
+def _digest(content: dict, tensors: dict[str, np.ndarray]) -> str:
     """SHA-256 of all that a file says."""
     digest = hashlib.sha256(json.dumps(content).encode())
     for name, tensor in sorted(tensors.items()):
@@ -169,11 +133,11 @@ def _digest(content, tensors):
     return digest.hexdigest()
 
 
-def _is_fitted_name(name):
+def _is_fitted_name(name: str) -> bool:
     return name.endswith("_") and not name.startswith("_") and name.isidentifier()
 
 
-def check_attributes(model, attributes):
+def check_attributes(model: Any, attributes: dict[str, Any]) -> None:
     """Raise unless the model can predict with these attributes."""
     for name in ("classes_", "coef_", "intercept_", "n_features_in_"):
         if name not in attributes:
@@ -203,7 +167,7 @@ def check_attributes(model, attributes):
         raise ValueError(f"feature_names_in_ must hold {p} strings, got {names!r}.")
 
 
-def _encode(value, name, tensors):
+def _encode(value: Any, name: str, tensors: dict[str, np.ndarray]) -> Any:
     """A value as JSON; floating arrays go to `tensors`. `name` is where it was found."""
     value = value.item() if isinstance(value, np.generic) else value
     kind = next((cls for cls in type(value).__mro__ if cls in _ENCODERS), None)
@@ -215,7 +179,7 @@ def _encode(value, name, tensors):
     return _ENCODERS[kind](value, name, tensors)
 
 
-def _decode(value, tensors):
+def _decode(value: Any, tensors: dict[str, np.ndarray]) -> Any:
     """What `_encode` was given."""
     if isinstance(value, list):
         return [_decode(v, tensors) for v in value]

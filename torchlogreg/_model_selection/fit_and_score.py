@@ -1,23 +1,26 @@
-"""Candidates against folds: all of them fitted as one batch, and scored on the rows that each fold holds out."""
+"""Candidates against folds: all of them fitted as one batch, and what they answer on the rows a fold holds out."""
+
+from __future__ import annotations
 
 import copy
 import time
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 
-from torchlogreg._data.array_api import Space, numpy_of
+from torchlogreg._data.array_api import Space
 from torchlogreg._data.finite import explained
 from torchlogreg._data.prediction import prediction_design
 from torchlogreg._data.targets import class_weighted, class_weights
 from torchlogreg._data.training_data import TrainingData, design_of, training_data
-from torchlogreg._estimators.base import model_attributes, to_float32
-from torchlogreg._model_selection.batched_fits import Candidates, Grid, Results, Settings, Weights
-from torchlogreg._monitoring.monitors import summable
-from torchlogreg._objective.losses import loss_of
+from torchlogreg._estimators.attributes import model_attributes, storage_rounding
+from torchlogreg._model_selection.batched_fits import BatchedFits, Method, Results, Weights
+from torchlogreg._model_selection.paths import Candidates
+from torchlogreg._monitoring.callback_context import FitCall
+from torchlogreg._objective.losses import Loss, loss_of
 from torchlogreg._objective.penalties import strengths
 from torchlogreg._runtime.out_of_memory import translated
 from torchlogreg._runtime.threads import caller_settings, fit_arithmetic, mapped, package_settings, plain_arithmetic
@@ -30,40 +33,40 @@ BATCHED = {"C", "class_weight", "fit_intercept"}  # parameters in which the mode
 class Fitted(NamedTuple):
     """The models of a grid."""
 
-    estimator: object  # the prototype that was fitted
+    estimator: Any  # the prototype that was fitted
     data: TrainingData
-    candidates: list  # Q dicts of parameters in BATCHED
-    grid: Grid
+    candidates: list[dict[str, Any]]  # Q dicts of parameters in BATCHED
+    fits: BatchedFits
     on_all: Results  # (Q), approximate if there are folds
     on_folds: Results | None  # (F Q), fold by fold
     seconds: float
 
     @property
-    def loss(self):
-        return self.grid.loss
+    def loss(self) -> Loss:
+        return self.fits.loss
 
     @property
-    def intercept(self):
+    def intercept(self) -> bool:
         """Whether the coefficients have the intercept as last row."""
-        return self.grid.design.intercept
+        return self.fits.design.intercept
 
     @property
-    def n_models(self):
+    def n_models(self) -> int:
         return len(self.on_all.W) + (0 if self.on_folds is None else len(self.on_folds.W))
 
-    def found(self, fold=None):
+    def found(self, fold: int | None = None) -> Results:
         """The Results of the Q models on all rows, or on a fold."""
         if fold is None:
             return self.on_all
         Q = len(self.candidates)
         return Results(*(values[fold * Q : (fold + 1) * Q] for values in self.on_folds))
 
-    def held_out(self, index, fold=None):
+    def held_out(self, index: np.ndarray, fold: int | None = None) -> torch.Tensor:
         """Logits (m, Q, K) of some rows of the data."""
         with package_settings():
             return self._logits(self.found(fold).W, design_of(self.data, self.loss, index, intercept=self.intercept))
 
-    def logits(self, X):
+    def logits(self, X) -> torch.Tensor:
         """Logits (m, Q, K) of any rows X, by the models on all rows."""
         W = self.on_all.W
         if not self.intercept:
@@ -71,13 +74,13 @@ class Fitted(NamedTuple):
         with package_settings():
             return self._logits(W, prediction_design(self.model(0), X, self.data.X.dtype))
 
-    def _logits(self, W, rows):
-        with torch.inference_mode(), plain_arithmetic(rows.X):
-            blocks = rows.blocks(W.shape[0] * W.shape[2])
-            return torch.cat([*mapped(lambda block: block.matvec(W), blocks, rows.compute.device)])
+    def _logits(self, W: torch.Tensor, design: Any) -> torch.Tensor:
+        with torch.inference_mode(), plain_arithmetic(design.X):
+            blocks = design.blocks(W.shape[0] * W.shape[2])
+            return torch.cat([*mapped(lambda block: block.matvec(W), blocks, design.compute.device)])
 
-    def model(self, q, fold=None, known=None):
-        """Candidate q as a fitted estimator; `known` are an X and its logits (m, 1, K), for predictions of that X.
+    def model(self, q: int, fold: int | None = None) -> Any:
+        """Candidate q as a fitted estimator.
 
         Its attributes are NumPy's whatever X is, for most scorers know no other: score it without array API dispatch.
         """
@@ -87,28 +90,26 @@ class Fitted(NamedTuple):
         vars(model).update(
             self.candidates[q],
             **model_attributes(found.W[q : q + 1], data, self.intercept),
-            solver_=self.grid.solver,
+            solver_=self.fits.solver.name,
             device_=str(self.data.X.device),
             n_iter_=np.array([int(found.n_iter[q])], dtype=np.int32),
             converged_=bool(found.converged[q]),
             objective_=float(found.value[q]),
             gradient_norm_=float(found.gradient_norm[q]),
         )
-        if known is not None:
-            model._known = known
         return model
 
-    def refit(self, q):
-        """The Results of candidate q on all rows."""
+    def refit(self, q: int) -> Results:
+        """The Results of candidate q on all rows, after the folds."""
         with torch.inference_mode(False), torch.no_grad(), fit_arithmetic(self.data.X):
-            return self.grid.on_all(slice(q, q + 1), self.grid.near_optimum(q, self.on_all, self.on_folds))
+            return self.fits.on_all(slice(q, q + 1), self.fits.near_optimum(q, self.on_all, self.on_folds))
 
-    def n_unconverged(self):
+    def n_unconverged(self) -> int:
         """How many models did not converge: those on the folds if there are any."""
         return int((~(self.on_all if self.on_folds is None else self.on_folds).converged).sum())
 
 
-def warn_unless_converged(n_unconverged, n_models, estimator):
+def warn_unless_converged(n_unconverged: int, n_models: int, estimator: Any) -> bool:
     """Warn about models that did not converge; returns whether all did."""
     if n_unconverged:
         warn(
@@ -119,7 +120,7 @@ def warn_unless_converged(n_unconverged, n_models, estimator):
     return not n_unconverged
 
 
-def unweighted_data(estimator, X, y, sample_weight):
+def unweighted_data(estimator: Any, X, y, sample_weight) -> TrainingData:
     """The checked data, without class weights, which depend on the fold."""
     estimator = copy.copy(estimator)
     estimator.class_weight = None
@@ -127,7 +128,7 @@ def unweighted_data(estimator, X, y, sample_weight):
         return training_data(estimator, X, y, sample_weight, access_of(estimator.solver))
 
 
-def as_splits(splits, n):
+def as_splits(splits: Iterable, n: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Pairs of training and test indices below n, from whatever a splitter or a user makes of them."""
     rows = np.arange(n)
 
@@ -138,8 +139,17 @@ def as_splits(splits, n):
     return [(indices(train), indices(test)) for train, test in splits]
 
 
-def fit_all(estimator, data, candidates, trains, left=None):
-    """Fit every candidate, a dict of parameters in BATCHED, on all rows and on the rows of each index in `trains`."""
+def fit_all(
+    estimator: Any,
+    data: TrainingData,
+    candidates: list[dict[str, Any]],
+    trains: Sequence[np.ndarray],
+    on_leave: Callable[[int], None] | None = None,
+) -> Fitted:
+    """Fit every candidate, a dict of parameters in BATCHED, on all rows and on the rows of each index in `trains`.
+
+    `on_leave` is told how many models are done each time that some are.
+    """
     start = time.perf_counter()
     loss = loss_of(len(data.classes))
     common = estimator.get_params(deep=False)
@@ -151,61 +161,25 @@ def fit_all(estimator, data, candidates, trains, left=None):
         explained(data.X),
         fit_arithmetic(data.X),
     ):
-        rows = design_of(data, loss, intercept=any(s["fit_intercept"] for s in settings))
-        accumulation = rows.accumulation
-        kinds, column = _distinct([s["class_weight"] for s in settings])
+        design = design_of(data, loss, intercept=any(s["fit_intercept"] for s in settings))
+        accumulation = design.accumulation
+        kinds, weighting = _distinct([s["class_weight"] for s in settings])
         weights = _weights(data, kinds, trains)
         values = Candidates(
             l2=torch.tensor(
                 [strengths(s["C"], 0.0).l2 for s in settings], dtype=accumulation.dtype, device=accumulation.device
             ),
-            free=torch.tensor([bool(s["fit_intercept"]) for s in settings], device=accumulation.device),
-            column=torch.tensor(column, device=accumulation.device),
+            has_intercept=torch.tensor([bool(s["fit_intercept"]) for s in settings], device=accumulation.device),
+            weighting=torch.tensor(weighting, device=accumulation.device),
         )
-        seed = check_random_state(0 if estimator.random_state is None else estimator.random_state)
-        how = Settings(
-            solver=estimator.solver,
-            tol=estimator.tol,
-            max_iter=estimator.max_iter,
-            seed=seed.randint(2**31 - 1),
-            store=to_float32 if data.dtype == np.float32 else None,
-        )
-        grid = Grid(rows, loss, weights, values, how, left)
-        on_all = grid.on_all(loosely=bool(trains))
-        on_folds = grid.on_folds(on_all) if trains else None
-    return Fitted(estimator, data, candidates, grid, on_all, on_folds, time.perf_counter() - start)
+        method = Method(common, storage_rounding(data), on_leave)
+        fits = BatchedFits(design, loss, weights, values, method)
+        on_all = fits.on_all(loosely=bool(trains))
+        on_folds = fits.on_folds(on_all) if trains else None
+    return Fitted(estimator, data, candidates, fits, on_all, on_folds, time.perf_counter() - start)
 
 
-@package_settings()
-def neg_log_loss(loss, eta, codes, weight):
-    """`sklearn.metrics.log_loss`, negative, for each of Q models: (Q,)."""
-    log_proba = loss.log_proba(eta)
-    index = torch.from_numpy(codes).to(eta.device)[:, None, None].expand(-1, eta.shape[1], 1)
-    own = log_proba.gather(2, index)[..., 0]
-    eps = torch.finfo(own.dtype).eps
-    own = own.clamp(min=np.log(eps), max=np.log1p(-eps)).double()
-    return _averaged(own, weight)
-
-
-@package_settings()
-def accuracy(loss, eta, codes, weight):
-    """`sklearn.metrics.accuracy_score` for each of Q models: (Q,)."""
-    return _averaged((loss.choice(eta) == torch.from_numpy(codes).to(eta.device)[:, None]).double(), weight)
-
-
-# Scores that are computed from the logits of all models at once, in a fraction of the time of scikit-learn's.
-FROM_LOGITS = {"neg_log_loss": neg_log_loss, "accuracy": accuracy}
-
-
-def _averaged(values, weight):
-    if weight is None:
-        return values.mean(dim=0).numpy(force=True)
-    weight = torch.from_numpy(np.array(numpy_of(weight), dtype=np.float64)).to(values)
-    weight = summable(weight)
-    return ((weight @ values) / weight.sum()).numpy(force=True)
-
-
-def _weights(data, kinds, trains):
+def _weights(data: TrainingData, kinds: list, trains: Sequence[np.ndarray]) -> Weights:
     """The weights of all rows first, then of each fold, by class weight."""
     n = len(data.weight)
     out = np.empty((1 + len(trains), len(kinds), n))
@@ -226,7 +200,7 @@ def _weights(data, kinds, trains):
     return Weights(torch.from_numpy(out), mass)
 
 
-def _distinct(values):
+def _distinct(values: list) -> tuple[list, list[int]]:
     """The distinct values, and the index of each value among them; dicts need not be hashable."""
     distinct = []
     for value in values:
@@ -235,35 +209,21 @@ def _distinct(values):
     return distinct, [distinct.index(value) for value in values]
 
 
-def score_by_name(scoring, params):
-    """The function in FROM_LOGITS of that name, if there is one and it takes these parameters."""
-    if isinstance(scoring, str) and set(params) <= {"sample_weight"}:
-        return FROM_LOGITS.get(scoring)
-    return None
-
-
 class Progress:
     """scikit-learn's callbacks, one task for each model, and a line of text as often as some are done."""
 
-    def __init__(self, estimator, X, y, metadata, n_models):
-        self.arguments = {"estimator": estimator, "X": X, "y": y, "metadata": metadata}
-        self.done, self.n_models, self.verbose = 0, n_models, estimator.verbose
-        self.context = estimator._init_callback_context(max_subtasks=n_models)
-        self.context.call_on_fit_task_begin(**self.arguments)
-        self.active = hasattr(estimator, "_skl_callbacks")
+    def __init__(self, call: FitCall, n_models: int, verbose: int):
+        self.call, self.n_models, self.verbose, self.n_done = call, n_models, verbose, 0
 
-    def advance(self, k):
-        """Note that k models are done."""
-        self.done += k
+    def advance(self, k: int) -> None:
+        """k more models are done."""
+        self.n_done += k
         if self.verbose:
-            print(f"{self.done} of {self.n_models} models done")
-        if not self.active:
+            print(f"{self.n_done} of {self.n_models} models done")
+        if not self.call.is_watched:
             return
         with caller_settings():
             for _ in range(k):
-                task = self.context.subcontext(task_name="model")
-                task.call_on_fit_task_begin(**self.arguments)
-                task.call_on_fit_task_end(**self.arguments)
-
-    def end(self):
-        self.context.call_on_fit_task_end(**self.arguments, reconstruction_attributes={})
+                task = self.call.context.subcontext(task_name="model")
+                task.call_on_fit_task_begin(**self.call.arguments)
+                task.call_on_fit_task_end(**self.call.arguments)

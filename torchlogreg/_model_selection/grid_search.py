@@ -17,16 +17,17 @@ from torchlogreg._data.array_api import Space, numpy_of
 from torchlogreg._data.targets import known
 from torchlogreg._data.training_data import STREAMED
 from torchlogreg._data.validation import is_no_table, is_stream
-from torchlogreg._estimators.base import LinearClassifier, LinearPredictor
+from torchlogreg._estimators.base import LinearClassifier
 from torchlogreg._estimators.logistic import TorchLogisticRegression, TorchSoftmaxClassifier
+from torchlogreg._estimators.predictor import LinearPredictor
 from torchlogreg._model_selection.fit_and_score import (
     BATCHED,
     as_splits,
     fit_all,
-    score_by_name,
     unweighted_data,
     warn_unless_converged,
 )
+from torchlogreg._model_selection.scoring import CachedPredictor, score_by_name
 from torchlogreg._runtime.sklearn_private import (
     check_method_params,
     fit_context,
@@ -34,6 +35,7 @@ from torchlogreg._runtime.sklearn_private import (
     score_with,
     scorer_parts,
 )
+from torchlogreg._solvers import is_stochastic
 
 
 class _NotBatched(Exception):
@@ -198,11 +200,7 @@ def _batches(estimator, candidates):
 
 def _check_batchable(full, last):
     """Raise unless `full` ends in an estimator of ours, `last`, that can be in a batch, with valid parameters."""
-    if (
-        type(last) not in (TorchLogisticRegression, TorchSoftmaxClassifier)
-        or last.solver == "sgd"
-        or last.l1_ratio != 0
-    ):
+    if type(last) not in (TorchLogisticRegression, TorchSoftmaxClassifier) or last.l1_ratio != 0:
         raise _NotBatched
     steps = [last]
     if full is not last:
@@ -212,6 +210,8 @@ def _check_batchable(full, last):
     if any(hasattr(step, "_skl_callbacks") for step in steps):
         raise _NotBatched
     last._validate_params()
+    if is_stochastic(last.solver):
+        raise _NotBatched
 
 
 def _same(a, b):
@@ -354,6 +354,7 @@ class _Search:
         y, out = _safe_indexing(self.labels, index), []
         with config_context(array_api_dispatch=False):
             for q in range(len(fitted.candidates)):
-                model = wrap(fitted.model(q, fold, None if self.opaque else (X, eta[:, q : q + 1])))
+                model = fitted.model(q, fold)
+                model = wrap(model if self.opaque else CachedPredictor(model, X, eta[:, q : q + 1]))
                 out.append(score_with(model, X, y, self.scorers, params, self.search.error_score))
         return out

@@ -1,10 +1,16 @@
 """The cross-validation estimators: folds times values of C in one batch."""
 
+from __future__ import annotations
+
 import time
+from collections.abc import Callable
 from copy import copy
 from numbers import Integral
+from typing import Any, Literal, Self
 
 import numpy as np
+import torch
+from numpy.typing import ArrayLike
 from sklearn import config_context
 from sklearn.metrics import get_scorer, get_scorer_names, make_scorer
 from sklearn.model_selection import check_cv
@@ -13,18 +19,23 @@ from sklearn.utils.metadata_routing import UNUSED, MetadataRouter, MethodMapping
 
 from torchlogreg._data.array_api import numpy_of
 from torchlogreg._data.targets import known
-from torchlogreg._estimators.base import LinearClassifier, LinearPredictor, model_attributes
+from torchlogreg._data.training_data import TrainingData
+from torchlogreg._estimators.attributes import model_attributes, replace_attributes
+from torchlogreg._estimators.base import LinearClassifier
 from torchlogreg._estimators.docstrings import documented_cv
 from torchlogreg._estimators.keywords import suggesting
 from torchlogreg._estimators.logistic import TorchLogisticRegression, TorchSoftmaxClassifier
+from torchlogreg._estimators.predictor import LinearPredictor
 from torchlogreg._model_selection.fit_and_score import (
+    Fitted,
     Progress,
     as_splits,
     fit_all,
-    score_by_name,
     unweighted_data,
     warn_unless_converged,
 )
+from torchlogreg._model_selection.scoring import CachedPredictor, score_by_name
+from torchlogreg._monitoring.callback_context import FitCall
 from torchlogreg._runtime.sklearn_private import (
     Interval,
     StrOptions,
@@ -35,19 +46,25 @@ from torchlogreg._runtime.sklearn_private import (
     routing_enabled,
     scorer_parts,
 )
+from torchlogreg._solvers import SOLVERS
 
+# Parameters of a single fit that the estimators with cross-validation have as well.
 PLAIN = ("fit_intercept", "class_weight", "tol", "max_iter", "random_state", "verbose", "device")
+# Attributes that a fit may leave out.
+OF_THE_LAST_FIT = ("feature_names_in_", "objective_", "gradient_norm_")
 
 
 class _LinearClassifierCV(LinearPredictor):
-    """Everything that the two cross-validation estimators share."""
+    """What the two cross-validation estimators share."""
+
+    _single: type[LinearClassifier]
 
     _parameter_constraints: dict = {
         "Cs": [Interval(Integral, 1, None, closed="left"), "array-like"],
         "l1_ratios": ["array-like"],
         "cv": ["cv_object"],
         "scoring": [StrOptions(set(get_scorer_names())), callable, None],
-        "solver": [StrOptions({"auto", "lbfgs", "newton-cholesky"})],
+        "solver": [StrOptions({"auto", *(name for name, solver in SOLVERS.items() if not solver.stochastic)})],
         "refit": ["boolean"],
         **{name: LinearClassifier._parameter_constraints[name] for name in PLAIN},
     }
@@ -58,19 +75,19 @@ class _LinearClassifierCV(LinearPredictor):
     def __init__(
         self,
         *,
-        Cs=10,
-        l1_ratios=(0.0,),
-        fit_intercept=True,
-        cv=None,
-        scoring="neg_log_loss",
-        class_weight=None,
-        solver="auto",
-        tol=1e-4,
-        max_iter=100,
-        refit=True,
-        random_state=None,
-        verbose=0,
-        device="auto",
+        Cs: int | ArrayLike = 10,
+        l1_ratios: ArrayLike = (0.0,),
+        fit_intercept: bool = True,
+        cv: Any = None,
+        scoring: str | Callable | None = "neg_log_loss",
+        class_weight: dict | Literal["balanced"] | None = None,
+        solver: Literal["auto", "lbfgs", "newton-cholesky"] = "auto",
+        tol: float = 1e-4,
+        max_iter: int = 100,
+        refit: bool = True,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+        device: str | torch.device = "auto",
     ):
         self.Cs = Cs
         self.l1_ratios = l1_ratios
@@ -87,7 +104,7 @@ class _LinearClassifierCV(LinearPredictor):
         self.device = device
 
     @fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None, sample_weight=None, **params):
+    def fit(self, X: Any, y: ArrayLike | None = None, sample_weight: ArrayLike | None = None, **params: Any) -> Self:
         """Fit a model for each value of C on each fold, and on all rows at the best C.
 
         Parameters
@@ -124,60 +141,66 @@ class _LinearClassifierCV(LinearPredictor):
         """
         raise_for_params(params, self, "fit")
         Cs = self._checked_grid()
-        metadata = None if sample_weight is None else {"sample_weight": sample_weight}
         plain = self._single(solver=self.solver, **{name: getattr(self, name) for name in PLAIN})
         data = unweighted_data(plain, X, y, sample_weight)
-        y, sample_weight = numpy_of(y), numpy_of(sample_weight)
-        splits, score_params = self._splits(X, y, data, sample_weight, params)
-        F, Q = len(splits), len(Cs)
-        progress = Progress(self, X, y, metadata, (F + 1) * Q + self.refit)
-        fitted = fit_all(plain, data, [{"C": C} for C in Cs.tolist()], [train for train, _ in splits], progress.advance)
-        scores, seconds = np.empty((F, Q)), np.empty(F)
+        labels, weight = numpy_of(y), numpy_of(sample_weight)
+        splits, score_params = self._splits(X, labels, data, weight, params)
+        n_models = (len(splits) + 1) * len(Cs) + self.refit
+        call = FitCall.begin(self, X, labels, sample_weight, max_subtasks=n_models)
+        progress = Progress(call, n_models, self.verbose)
+        candidates, trains = [{"C": C} for C in Cs.tolist()], [train for train, _ in splits]
+        fitted = fit_all(plain, data, candidates, trains, progress.advance)
+        scores, seconds = np.empty((len(splits), len(Cs))), np.empty(len(splits))
         for f, (_, test) in enumerate(splits):
             start = time.perf_counter()
-            scores[f] = self._scores(fitted, f, X, y, test, score_params)
-            seconds[f] = (time.perf_counter() - start) / Q
-        W = fitted.on_folds.W.unflatten(0, (F, Q))
+            scores[f] = self._scores(fitted, f, X, labels, test, score_params)
+            seconds[f] = (time.perf_counter() - start) / len(Cs)
+        attributes = self._path_attributes(fitted, Cs, scores, seconds) | self._chosen_attributes(fitted, Cs, scores)
+        replace_attributes(self, attributes, stale=OF_THE_LAST_FIT, then=call.end)
+        return self
+
+    def _path_attributes(self, fitted: Fitted, Cs, scores, seconds) -> dict[str, Any]:
+        """The attributes that concern all models."""
+        data, shape = fitted.data, scores.shape  # (F, Q)
+        at_centre = fitted.on_all.n_iter * ~fitted.fits.followed_paths(fitted.on_all)  # others start on a path
+        n_iter = (fitted.on_folds.n_iter.view(shape) + at_centre).numpy(force=True)
+        coefs = fitted.on_folds.W.unflatten(0, shape).mT.numpy(force=True)[:, None].astype(data.dtype)
+        array = data.space.array
+        return {
+            "Cs_": array(Cs),
+            "l1_ratios_": array(np.zeros(1)),
+            "scores_": array(scores[:, None]),
+            "coefs_paths_": array(np.ascontiguousarray(coefs)),
+            "n_iter_": array(n_iter[:, None].astype(np.int32)),
+            "cv_results_": format_results(fitted.candidates, scores, fitted.seconds / fitted.n_models, seconds),
+            "solver_": fitted.fits.solver.name,
+            "device_": str(data.X.device),
+        }
+
+    def _chosen_attributes(self, fitted: Fitted, Cs, scores) -> dict[str, Any]:
+        """The attributes of the final model, which is fitted to all rows or the mean over the folds."""
+        F, Q = scores.shape
         ranked = np.where(np.isfinite(scores), scores, -np.inf)
-        n_unconverged, attributes = fitted.n_unconverged(), {}
+        n_unconverged, of_refit = fitted.n_unconverged(), {}
         if self.refit:
             best = int(ranked.sum(axis=0).argmax())
             C, final = float(Cs[best]), fitted.refit(best)
-            chosen = final.W
+            W = final.W
             n_unconverged += int(~final.converged)
-            attributes = {"objective_": float(final.value), "gradient_norm_": float(final.gradient_norm)}
+            of_refit = {"objective_": float(final.value), "gradient_norm_": float(final.gradient_norm)}
         else:
             best = ranked.argmax(axis=1)
-            C, chosen = float(np.mean(Cs[best])), W[np.arange(F), best].mean(dim=0, keepdim=True)
-        converged = warn_unless_converged(n_unconverged, F * Q + self.refit, self)
-        at_centre = fitted.on_all.n_iter * ~fitted.grid.followed  # models on a path start elsewhere
-        n_iter = (fitted.on_folds.n_iter.view(F, Q) + at_centre).numpy(force=True)
-        attributes |= {
-            **model_attributes(chosen, data, fitted.intercept),
+            W = fitted.on_folds.W.unflatten(0, (F, Q))[np.arange(F), best].mean(dim=0, keepdim=True)
+            C = float(np.mean(Cs[best]))
+        return {
+            **of_refit,
+            **model_attributes(W, fitted.data, fitted.intercept),
             "C_": C,
-            "Cs_": data.space.array(Cs),
             "l1_ratio_": 0.0,
-            "l1_ratios_": data.space.array(np.zeros(1)),
-            "scores_": data.space.array(scores[:, None]),
-            "coefs_paths_": data.space.array(np.ascontiguousarray(W.mT.numpy(force=True)[:, None].astype(data.dtype))),
-            "n_iter_": data.space.array(n_iter[:, None].astype(np.int32)),
-            "cv_results_": format_results(fitted.candidates, scores, fitted.seconds / fitted.n_models, seconds),
-            "converged_": converged,
-            "solver_": fitted.grid.solver,
-            "device_": str(data.X.device),
+            "converged_": warn_unless_converged(n_unconverged, F * Q + self.refit, self),
         }
-        before = dict(vars(self))
-        for name in ("feature_names_in_", "objective_", "gradient_norm_"):
-            self.__dict__.pop(name, None)
-        vars(self).update(attributes)
-        try:
-            progress.end()
-        except BaseException:  # a callback's error must not leave half a model behind
-            self.__dict__ = before
-            raise
-        return self
 
-    def score(self, X, y, *, sample_weight=None, **params):
+    def score(self, X: Any, y: ArrayLike, *, sample_weight: ArrayLike | None = None, **params: Any) -> float:
         """Score of the refitted model on the given rows, by `scoring`.
 
         Parameters
@@ -209,7 +232,7 @@ class _LinearClassifierCV(LinearPredictor):
         with config_context(array_api_dispatch=False):  # most scorers know NumPy only
             return self._scorer(model.classes_)(model, X, known(y), **params)
 
-    def get_metadata_routing(self):
+    def get_metadata_routing(self) -> MetadataRouter:
         """How metadata is routed.
 
         Returns
@@ -225,7 +248,7 @@ class _LinearClassifierCV(LinearPredictor):
             .add(scorer=get_scorer(self.scoring or "accuracy"), method_mapping=scorer)
         )
 
-    def _scorer(self, classes):
+    def _scorer(self, classes: np.ndarray) -> Callable:
         """The scorer for `fit` and `score`, with all classes as its labels where it takes labels: rows may lack one."""
         scorer = get_scorer(self.scoring or "accuracy")
         parts = scorer_parts(scorer)
@@ -241,7 +264,7 @@ class _LinearClassifierCV(LinearPredictor):
             **{**options, **parts.options},
         )
 
-    def _checked_grid(self):
+    def _checked_grid(self) -> np.ndarray:
         """The values of C."""
         if np.any(np.asarray(self.l1_ratios, dtype=np.float64) != 0) or np.size(self.l1_ratios) != 1:
             raise NotImplementedError(f"l1_ratios={self.l1_ratios} is not supported yet: use (0.0,), the L2 penalty.")
@@ -252,7 +275,7 @@ class _LinearClassifierCV(LinearPredictor):
             raise ValueError(f"Cs must be a number of values or hold positive numbers; got {self.Cs!r}.")
         return Cs
 
-    def _splits(self, X, y, data, sample_weight, params):
+    def _splits(self, X, y, data: TrainingData, sample_weight, params: dict) -> tuple[list, dict]:
         """The folds, and the parameters of the scorer."""
         split_params, score_params = {}, {}
         if routing_enabled():
@@ -268,7 +291,7 @@ class _LinearClassifierCV(LinearPredictor):
                 raise ValueError(f"Fold {f} has no test row with a positive weight.")
         return splits, score_params
 
-    def _scores(self, fitted, f, X, y, test, params):
+    def _scores(self, fitted: Fitted, f: int, X, y, test: np.ndarray, params: dict) -> np.ndarray:
         """Scores (Q,) of the models of fold f on the rows at `test`."""
         eta = fitted.held_out(test, f)
         params = check_method_params(X, params=params, indices=test)
@@ -277,8 +300,9 @@ class _LinearClassifierCV(LinearPredictor):
             return score(fitted.loss, eta, fitted.data.codes[test], params.get("sample_weight"))
         X, y = _safe_indexing(*indexable(X), test), _safe_indexing(y, test)  # COO is not, as it comes
         scorer = self._scorer(fitted.data.classes)
-        opaque = scorer_parts(scorer) is None  # a function that may do more with a model than predict X
-        models = (fitted.model(q, f, None if opaque else (X, eta[:, q : q + 1])) for q in range(eta.shape[1]))
+        models = (fitted.model(q, f) for q in range(eta.shape[1]))
+        if scorer_parts(scorer) is not None:  # else a function that may do more with a model than predict X
+            models = (CachedPredictor(model, X, eta[:, q : q + 1]) for q, model in enumerate(models))
         with config_context(array_api_dispatch=False):
             return np.array([scorer(model, X, y, **params) for model in models])
 

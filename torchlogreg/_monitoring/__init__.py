@@ -1,1 +1,1 @@
-"""What is noted while a fit runs: the history, the losses of training and validation data, callbacks."""
+"""What a fit records while it runs: the history, losses of training and validation data, callbacks."""

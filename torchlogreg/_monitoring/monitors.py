@@ -1,10 +1,14 @@
-"""What looks at the training and the validation data after each iteration."""
+"""The mean loss and the accuracy on the training and the validation data after each iteration."""
+
+from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from typing import Any
 from zlib import crc32
 
+import numpy as np
 import torch
 from sklearn import config_context
 
@@ -18,27 +22,33 @@ from torchlogreg._data.targets import (
     codes_among,
     encoded,
 )
-from torchlogreg._data.training_data import design_of
+from torchlogreg._data.training_data import TrainingData, design_of
 from torchlogreg._data.validation import is_no_table
-from torchlogreg._objective.losses import loss_of
+from torchlogreg._monitoring import tuning
+from torchlogreg._monitoring.history import Iterate
+from torchlogreg._objective.losses import Loss, loss_of
+from torchlogreg._objective.objective import Objective, Point
 from torchlogreg._runtime.sklearn_private import feature_names
 from torchlogreg._runtime.threads import mapped
 from torchlogreg._runtime.warn import warn
 
+# Logits (m, 1, K) of some rows, their labels, and their weights and sample weights (m,) on the host.
+Piece = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]
 
-def validation_data(estimator, data, X, y, sample_weight):
-    """The monitor of the rows that the user validates on, checked as those of `data` were; None if there are none."""
+
+def validation_data(estimator, data: TrainingData, X, y, sample_weight) -> Validation | None:
+    """The monitor of the user's validation data, checked as the training `data` were; None if there are none."""
     if X is None and y is None and sample_weight is None:
         return None
     if X is None or y is None:
         missing = [name for name, value in (("X_val", X), ("y_val", y)) if value is None]
-        raise ValueError(f"Validation data come together, as X_val and y_val: {' and '.join(missing)} must be given.")
+        raise ValueError(f"Validation data needs both X_val and y_val: {' and '.join(missing)} must be given.")
     if is_no_table(X):
-        raise ValueError("X_val must be a table, an array or a tensor; a stream cannot be validated on.")
+        raise ValueError("X_val must be a table, an array or a tensor; a stream cannot be validation data.")
     stand_in = copy.copy(estimator)
     vars(stand_in).pop("feature_names_in_", None)
     vars(stand_in).update(data.schema)
-    if warning := _agree_on_names(stand_in, X):
+    if warning := _check_names(stand_in, X):
         warn(warning, UserWarning)
     try:
         n, parts = prediction_parts(stand_in, X, data.torch_dtype)
@@ -59,12 +69,12 @@ def validation_data(estimator, data, X, y, sample_weight):
         weight = class_weighted(weight, data.factor, codes)
         if not weight.any():
             raise ValueError("class_weight leaves no row of X_val; at least one weight must be positive.")
-    source = (lambda: parts) if small else partial(_read_again, stand_in, X, data.torch_dtype)
+    source = (lambda: parts) if small else partial(_checked_parts, stand_in, X, data.torch_dtype)
     return Validation(source, loss_of(len(data.classes)), *as_tensors(codes, weight, own), data.torch_dtype)
 
 
-def _agree_on_names(stand_in, X):
-    """Let a model have names of features if X_val has, lest validate_data warn of X; what there is to say instead."""
+def _check_names(stand_in, X) -> str | None:
+    """Give a model feature names if X_val has some, as validate_data would warn of X; what to warn of instead."""
     names = feature_names(X)
     if (names is None) == (not hasattr(stand_in, "feature_names_in_")):
         return None
@@ -75,106 +85,116 @@ def _agree_on_names(stand_in, X):
     return "X_val has feature names, but X does not. Pass both as frames, or both as arrays."
 
 
-def _read_again(stand_in, X, dtype):
+def _checked_parts(stand_in, X, dtype: torch.dtype) -> Iterator[Any]:
     """The parts of a large array that has been checked."""
-    vars(stand_in).pop("feature_names_in_", None)  # nor say again what there is to say of names
+    vars(stand_in).pop("feature_names_in_", None)  # or the warning about names would come again
     with config_context(assume_finite=True):
         yield from prediction_parts(stand_in, X, dtype)[1]
 
 
-def held_out_data(data, loss, index, *, intercept):
+def held_out_data(data: TrainingData, loss: Loss, index: np.ndarray, *, intercept: bool) -> Validation:
     """The monitor of the rows at an index of the training data."""
     rows = design_of(data, loss, index, intercept=intercept)
     own = None if data.sample_weight is None else data.sample_weight[index]
     return Validation(lambda: (rows,), loss, *as_tensors(data.codes[index], data.weight[index], own), data.torch_dtype)
 
 
-def training_monitor(data, index):
+def training_monitor(data: TrainingData, index: np.ndarray | None) -> Training:
     """The monitor of the training rows, of all or of those at an index."""
     if data.codes is None:
-        return Training(factor=torch.from_numpy(data.X.factor) if data.X.is_weighted else None)
+        return Training(class_weight=torch.from_numpy(data.X.factor) if data.X.is_weighted else None)
     own = data.sample_weight
     if own is not None and index is not None:
         own = own[index]
     return Training(*as_tensors(own))
 
 
-MOST_WEIGHT = 1e300  # in a sum
-
-
 class Training:
-    """The monitor of the training rows. It reads them where the solver has not kept their logits.
+    """The monitor of the training rows. It takes a pass over them where the solver has not stored their logits.
 
-    Their sample weights, without those of classes, are `own` (n,); in a stream, where each row's weight is a multiple
-    of its class's `factor` (n_classes,), what that leaves: nothing where it is 0. All are one if both are None.
+    `sample_weight` (n,) excludes the class weights. In a stream each row's weight is a multiple of its class weight, in
+    `class_weight` (n_classes,), and the sample weight is the quotient, 0 where the class weight is. All sample weights
+    are one if both are None.
     """
 
-    def __init__(self, own=None, factor=None):
-        self.own, self.factor = own if own is None else summable(own), factor
+    def __init__(self, sample_weight: torch.Tensor | None = None, class_weight: torch.Tensor | None = None):
+        self.sample_weight = None if sample_weight is None else summable(sample_weight)
+        self.class_weight = class_weight
 
-    def __call__(self, iterate):
+    def __call__(self, iterate: Iterate) -> tuple[float, float]:
         return _means(iterate.objective.loss, self._pieces(iterate.objective, iterate.point))
 
-    def _pieces(self, objective, point):
+    def _pieces(self, objective: Objective, point: Point) -> Iterator[Piece]:
         if point.eta is not None:
             logits = [(point.eta.permute(2, 0, 1), objective.design)]
         else:
             logits = ((rows.matvec(point.W), rows) for rows in objective.blocks())
         start = 0
         for eta, rows in logits:
-            weight, own = rows.weight[:, 0].cpu(), self.own
+            weight, own = rows.weight[:, 0].cpu(), self.sample_weight
             if own is not None:
                 own = own[start : start + len(eta)]
-            elif self.factor is not None:
-                own = (weight / self.factor[objective.loss.codes(rows.y).cpu()]).nan_to_num(0.0)
+            elif self.class_weight is not None:
+                own = (weight / self.class_weight[objective.loss.codes(rows.y).cpu()]).nan_to_num(0.0)
             yield eta, rows.y, weight, own
             start += len(eta)
 
 
 class Validation:
-    """The monitor of other rows, block by block.
+    """The monitor of validation data, block by block.
 
-    `parts` returns the rows, without labels, each time it is called; labels are `codes` (n,), and `weight` (n,) is that
-    of their losses; their sample weights are `own` (n,), or one. Coefficients are rounded to `dtype`, as they are kept.
+    `parts` returns the rows, without labels, each time it is called. Labels are `codes` (n,), and `weight` (n,) weighs
+    the losses; `sample_weight` (n,), or one, weighs the accuracy. Coefficients are rounded to `dtype`, in which the
+    model stores them.
     """
 
-    def __init__(self, parts: Callable, loss, codes, weight, own, dtype):
+    def __init__(
+        self,
+        parts: Callable[[], Iterable],
+        loss: Loss,
+        codes: torch.Tensor,
+        weight: torch.Tensor,
+        sample_weight: torch.Tensor | None,
+        dtype: torch.dtype,
+    ):
         self.parts, self.loss, self.dtype = parts, loss, dtype
-        self.codes, self.weight, self.own = codes, summable(weight), own if own is None else summable(own)
+        self.codes, self.weight = codes, summable(weight)
+        self.sample_weight = None if sample_weight is None else summable(sample_weight)
 
-    def __call__(self, iterate):
+    def __call__(self, iterate: Iterate) -> tuple[float, float]:
         return _means(self.loss, self._pieces(iterate.of_features.to(self.dtype)))
 
-    def fingerprint(self):
-        """What the rows are recognised by."""
+    def fingerprint(self) -> int:
+        """A checksum of the rows, their labels and their weights."""
         fingerprint = checksum([self.codes, self.weight])
         for rows in self.parts():
             fingerprint = crc32(repr(rows.fingerprint()).encode(), fingerprint)
         return fingerprint
 
-    def _pieces(self, W):
+    def _pieces(self, W: torch.Tensor) -> Iterator[Piece]:
         start = 0
         for rows in self.parts():
-            missing = rows.shape[1] - W.shape[1]  # rows to predict have an intercept, whether or not the model has
+            missing = (
+                rows.shape[1] - W.shape[1]
+            )  # designs for prediction have an intercept, whether or not the model has
             V = torch.nn.functional.pad(W, (0, 0, 0, missing)).to(rows.compute.device, rows.compute.dtype)
             blocks = rows.blocks(W.shape[2])
             for eta in mapped(lambda block, V=V: block.matvec(V), blocks, rows.compute.device):
                 at = slice(start, start + len(eta))
                 start = at.stop
                 y = self.loss.targets(self.codes[at].to(eta.device), eta.dtype)
-                yield eta, y, self.weight[at], None if self.own is None else self.own[at]
+                yield eta, y, self.weight[at], None if self.sample_weight is None else self.sample_weight[at]
 
 
-def summable(weight):
+def summable(weight: torch.Tensor) -> torch.Tensor:
     """Weights for a mean: as they are, or as shares of the largest where sums of them might overflow."""
-    return weight if float(weight.sum()) < MOST_WEIGHT else weight / weight.max()
+    return weight if float(weight.sum()) < tuning.LARGEST_WEIGHT_SUM else weight / weight.max()
 
 
-def _means(loss, pieces):
-    """Weighted means over pieces of the rows: logits (m, 1, K), labels, weights and sample weights (m,) on the host.
+def _means(loss: Loss, pieces: Iterable[Piece]) -> tuple[float, float]:
+    """The mean loss, by weight, and the share of right answers, by sample weight.
 
-    Of the losses by their weights, and of the right answers by sample weight; by count, as exact as accuracy_score, if
-    that is None.
+    Without sample weights the answers are counted, which is as exact as accuracy_score.
     """
     total = mass = right = counted = 0.0
     for eta, y, weight, own in pieces:

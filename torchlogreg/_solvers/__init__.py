@@ -42,9 +42,16 @@ def access_of(name):
     return Access(in_random_order=solver.stochastic, by_products=solver.matrix_free)
 
 
-def choose(rows, n_logits):
-    """The faster solver for these rows and so many logits."""
-    n, d = rows.shape
-    if is_wide(rows):
+def is_stochastic(name):
+    """Whether the solver of that name estimates gradients from some of the rows; "auto" never stands for such a one."""
+    return name != "auto" and SOLVERS[name].stochastic
+
+
+def solver_class(name, design, n_logits):
+    """The solver of that name; for "auto" the faster one for this design and so many logits."""
+    if name != "auto":
+        return SOLVERS[name]
+    n, d = design.shape
+    if is_wide(design):
         d = n + 1  # the problem that is solved
-    return NewtonCholesky.name if newton_numpy.size(n, d, n_logits) <= TINY else LBFGS.name
+    return NewtonCholesky if newton_numpy.size(n, d, n_logits) <= TINY else LBFGS

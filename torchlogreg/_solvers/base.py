@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Protocol
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
+from sklearn.utils import check_random_state
 
 from torchlogreg._objective.objective import Objective, Point
 
@@ -92,3 +94,23 @@ class Solver(ABC):
     @abstractmethod
     def in_float64(self) -> Solver:
         """The solver for an objective that became `in_float64`."""
+
+
+class SelectableSolver(Solver):
+    """A solver that an estimator's parameter `solver` can name."""
+
+    takes_centre: ClassVar[bool] = False  # whether it shares what was computed at a nearby optimum, see `around`
+
+    @classmethod
+    @abstractmethod
+    def from_params(cls, params: Mapping[str, Any], *, validated: bool = False) -> Self:
+        """The solver with an estimator's parameters, by name; `validated` if validation data say when to stop."""
+
+    @abstractmethod
+    def around(self, centre: Any) -> Self:
+        """The solver for models near a `Centre`, the optimum of others."""
+
+
+def drawn_seed(random_state: Any, default: int | None) -> int:
+    """A seed from an estimator's `random_state`, for which None stands for `default`; None is another one each time."""
+    return check_random_state(default if random_state is None else random_state).randint(2**31 - 1)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from torchlogreg._objective.objective import Point
-from torchlogreg._solvers.base import Solver
+from torchlogreg._solvers.base import SelectableSolver, drawn_seed
 from torchlogreg._solvers.lbfgs_memory import LBFGSMemory
 from torchlogreg._solvers.line_search import Descent, dot, line_search_step, select, where_accepted
 from torchlogreg._solvers.newton import NewtonCholesky
@@ -43,7 +43,7 @@ class LBFGSState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LBFGS(Solver):
+class LBFGS(SelectableSolver):
     """Limited-memory BFGS; Nocedal and Wright (2006), Numerical Optimization, algorithm 7.5.
 
     The initial matrix of the two-loop recursion is gamma P, with P the inverse of an estimate of the Hessian, from
@@ -58,6 +58,17 @@ class LBFGS(Solver):
 
     name = "lbfgs"
     matrix_free = True
+    takes_centre = True
+
+    @classmethod
+    def from_params(cls, params, *, validated=False):  # noqa: ARG003
+        """See `SelectableSolver`."""
+        # Samples of rows are the same in every fit unless asked otherwise.
+        return cls(seed=drawn_seed(params["random_state"], 0))
+
+    def around(self, centre):
+        """See `SelectableSolver`."""
+        return replace(self, centre=centre)
 
     def init(self, objective, W):
         """See `Solver`."""

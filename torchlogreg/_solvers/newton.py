@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from torchlogreg._objective.objective import Point
-from torchlogreg._solvers.base import Solver
+from torchlogreg._solvers.base import SelectableSolver
 from torchlogreg._solvers.line_search import Descent, line_search_step, select, where_accepted
 from torchlogreg._solvers.newton_numpy import NewtonNumPy, is_small
 from torchlogreg._solvers.preconditioners.base import SURE, hidden, is_blind
@@ -33,7 +33,7 @@ class NewtonState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class NewtonCholesky(Solver):
+class NewtonCholesky(SelectableSolver):
     """Damped Newton; Boyd and Vandenberghe (2004), Convex Optimization, algorithm 9.5.
 
     An iteration is one pass over X: value, gradient and Hessian at a trial point. A `rough` one does not ask what the
@@ -44,6 +44,15 @@ class NewtonCholesky(Solver):
 
     name = "newton-cholesky"
     whole_hessian = True
+
+    @classmethod
+    def from_params(cls, params, *, validated=False):  # noqa: ARG003
+        """See `SelectableSolver`; it has no settings."""
+        return cls()
+
+    def around(self, centre):  # noqa: ARG002
+        """See `SelectableSolver`."""
+        return self
 
     def init(self, objective, W):
         """See `Solver`."""

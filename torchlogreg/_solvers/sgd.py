@@ -8,11 +8,12 @@ from typing import NamedTuple
 import torch
 
 from torchlogreg._objective.objective import Point
-from torchlogreg._solvers.base import Solver
+from torchlogreg._solvers.base import SelectableSolver, drawn_seed
 from torchlogreg._solvers.learning_rates import AutomaticRate, ConstantRate
 from torchlogreg._solvers.stopping import Settled
 
 ROUNDING = 1e-12  # of weights that are all alike
+AUTOMATIC_BATCH = 32  # rows in a mini-batch with batch_size="auto"
 
 
 class SGDState(NamedTuple):
@@ -33,7 +34,7 @@ class SGDState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SGD(Solver):
+class SGD(SelectableSolver):
     """Mini-batch SGD: the update of `torch.optim.SGD`, the data kept on its device, no DataLoader.
 
     An iteration is one epoch. Coefficients have the dtype of products with X, as they have in a hand-written loop.
@@ -52,6 +53,25 @@ class SGD(Solver):
 
     name = "sgd"
     stochastic = True
+
+    @classmethod
+    def from_params(cls, params, *, validated=False):
+        """See `SelectableSolver`."""
+        size = params["batch_size"]
+        same = {name: params[name] for name in ("learning_rate", "momentum", "nesterov", "shuffle")}
+        return cls(
+            **same,
+            batch_size=AUTOMATIC_BATCH if size == "auto" else size and int(size),
+            n_iter_no_change=params["n_iter_no_change"],
+            tol=params["tol"],
+            n_epochs=max(1, params["max_iter"]),
+            seed=drawn_seed(params["random_state"], None),  # another order of the rows in every fit
+            validated=validated,
+        )
+
+    def around(self, centre):  # noqa: ARG002
+        """See `SelectableSolver`."""
+        return self
 
     def init(self, objective, W):
         """See `Solver`."""

@@ -1,0 +1,100 @@
+"""From the arguments of `fit` to the objective that is minimised."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from sklearn.model_selection import StratifiedShuffleSplit
+
+from torchlogreg._data.training_data import TrainingData, design_of, fit_data
+from torchlogreg._estimators.start import start_coefficients
+from torchlogreg._monitoring.monitors import Validation, held_out_data, validation_data
+from torchlogreg._objective.losses import Loss, loss_of
+from torchlogreg._objective.objective import Objective
+from torchlogreg._objective.penalties import Ridge, strengths
+from torchlogreg._objective.reparametrisation import NonEmptyColumns
+from torchlogreg._runtime.out_of_memory import translated
+from torchlogreg._solvers import access_of, is_stochastic, solver_class
+from torchlogreg._solvers.base import Solver
+
+
+def check_combination(estimator: Any) -> None:
+    """Raise for parameters that do not go together."""
+    if estimator.nesterov and not estimator.momentum:
+        raise ValueError("nesterov=True needs a momentum greater than 0.")
+    if estimator.l1_ratio != 0:
+        raise NotImplementedError(
+            f"l1_ratio={estimator.l1_ratio} is not supported yet: use l1_ratio=0 (the L2 penalty), with C=np.inf for "
+            "no penalty at all."
+        )
+
+
+class FitInputs(NamedTuple):
+    """What a fit was given, checked."""
+
+    data: TrainingData
+    loss: Loss
+    W: torch.Tensor  # (1, d, K) in float64, where to start
+    validation: Validation | None  # of the user's validation data
+
+
+def fit_inputs(estimator: Any, X, y, sample_weight, *, start: tuple, validation: tuple) -> FitInputs:
+    """Check the arguments of `fit`, among them a `start` (coef, intercept) and `validation` (X, y, sample_weight)."""
+    with translated(device=True):
+        access = access_of(estimator.solver)
+        data = fit_data(estimator, X, y, sample_weight, access, validated=validation[0] is not None)
+        monitor = validation_data(estimator, data, *validation)
+    loss = loss_of(len(data.classes))
+    W = start_coefficients(estimator, data, loss, *start, continued=estimator.warm_start)
+    return FitInputs(data, loss, W, monitor)
+
+
+class FitProblem(NamedTuple):
+    """What a fit minimises, and by which solver."""
+
+    objective: Objective
+    solver: Solver
+    inputs: FitInputs
+    columns: NonEmptyColumns  # from the coefficients of all features to those that are solved for, and back
+    train: np.ndarray | None  # index of the training rows; None for all
+    held_out: np.ndarray | None  # index of those that `early_stopping` holds out; None for none
+    validation: Validation | None  # of the user's validation data, or of the rows held out
+    keeps_best: bool  # whether the result is the best iterate on the validation data
+
+    @property
+    def start(self) -> torch.Tensor:
+        """The coefficients to start from, where the objective takes them."""
+        return self.columns.enter(self.inputs.W).to(self.columns.design.accumulation.device)
+
+
+def fit_problem(estimator: Any, inputs: FitInputs) -> FitProblem:
+    """The objective of a fit on the training rows, and its solver."""
+    data, loss, W, validation = inputs
+    intercept, train, held_out = estimator.fit_intercept, None, None
+    if validation is None and estimator.early_stopping and is_stochastic(estimator.solver):
+        train, held_out = _split(estimator, data)
+        validation = held_out_data(data, loss, held_out, intercept=intercept)
+    columns = NonEmptyColumns.of(
+        design_of(data, loss, train, intercept=intercept), W, wanted=not is_stochastic(estimator.solver)
+    )
+    design = columns.design
+    l2 = strengths(estimator.C, estimator.l1_ratio).l2
+    penalty = Ridge.of(l2, design.n_features, intercept=intercept, accumulation=design.accumulation)
+    objective = Objective.of(design, loss, penalty)
+    keeps_best = estimator.early_stopping and validation is not None
+    solver = solver_class(estimator.solver, objective.design, loss.n_logits)
+    solver = solver.from_params(vars(estimator), validated=keeps_best)
+    return FitProblem(objective, solver, inputs, columns, train, held_out, validation, keeps_best)
+
+
+def _split(estimator: Any, data: TrainingData) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the training rows and of those held out, among the rows that have a weight."""
+    usable = np.flatnonzero(data.weight > 0)
+    codes = data.codes[usable]
+    single = np.bincount(codes)[codes] == 1  # the only row of a class that has a weight is trained on
+    usable, always = usable[~single], usable[single]
+    splitter = StratifiedShuffleSplit(1, test_size=estimator.validation_fraction, random_state=estimator.random_state)
+    train, held_out = next(splitter.split(usable, data.codes[usable]))
+    return np.concatenate([usable[train], always]), usable[held_out]

@@ -1,0 +1,88 @@
+"""Regularisation paths: candidates in the order of their strengths, each started from where the stronger ones lead.
+
+Where classes are nearly separable, the optimum of all rows is a poor start for the weak penalties of a fold. Those
+models are solved one after the other, each from the extrapolated path of its own fold.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+
+from torchlogreg._model_selection import tuning
+
+
+class Candidates(NamedTuple):
+    """Q settings of one model."""
+
+    l2: torch.Tensor  # (Q,) strengths
+    has_intercept: torch.Tensor  # (Q,)
+    weighting: torch.Tensor  # (Q,) which of the V weightings of the rows
+
+    def by_strength(self) -> list[torch.Tensor]:
+        """Indices of the candidates that differ by strength only, the strongest first."""
+        kinds = torch.stack([self.weighting, self.has_intercept.to(self.weighting)], dim=1)
+        paths = (torch.nonzero((kinds == kind).all(dim=1)).flatten() for kind in kinds.unique(dim=0))
+        return [path[self.l2[path].argsort(descending=True, stable=True)] for path in paths]
+
+
+class Stage(NamedTuple):
+    """Candidates that are solved together."""
+
+    candidates: torch.Tensor  # (m,) their index
+    follows: bool  # whether each starts from the candidate before it on its path
+
+
+class Paths(NamedTuple):
+    """The order of Q candidates, and when to follow it."""
+
+    paths: list[torch.Tensor]
+    l2: torch.Tensor  # (Q,)
+    before: torch.Tensor  # (Q,) the candidate before on the path; -1 for the first
+    threshold: torch.Tensor  # (Q,) objective on all rows below which a candidate follows the one before
+
+    @classmethod
+    def none(cls, candidates: Candidates) -> Paths:
+        """Every candidate starts by itself."""
+        before = torch.full_like(candidates.weighting, -1)
+        return cls([], candidates.l2, before, torch.full_like(candidates.l2, -math.inf))
+
+    @classmethod
+    def of(cls, candidates: Candidates, without_features: torch.Tensor) -> Paths:
+        """The paths, given each candidate's least objective `without_features` (Q,)."""
+        out = cls.none(candidates)._replace(paths=candidates.by_strength())
+        for path in out.paths:
+            out.before[path[1:]] = path[:-1]
+            out.threshold[path[1:]] = tuning.NEARLY_SEPARABLE * without_features[path[1:]]
+        return out
+
+    def ranks(self, values: torch.Tensor) -> torch.Tensor:
+        """How many candidates before each have to be solved first, (Q,); `values` (Q,) are those on all rows."""
+        ranks = torch.zeros_like(self.before)
+        for path in self.paths:
+            least = values[path].cummin(dim=0).values  # the weaker the penalty, the lower the optimum
+            ranks[path] = (least < self.threshold[path]).cumsum(dim=0)
+        return ranks
+
+    def stages(self, values: torch.Tensor) -> list[Stage]:
+        """The candidates in the order in which they are solved."""
+        ranks = self.ranks(values)
+        return [Stage(torch.nonzero(ranks == r).flatten(), r > 0) for r in range(int(ranks.max()) + 1)]
+
+    def predecessors(self, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """For candidates q: the one before, the one before that, and how far to go on from the latter over the former.
+
+        The path is continued in a line over log C, in units of the step between the two, where there are two.
+        """
+        last = self.before[q]
+        second = torch.where(self.before[last] < 0, last, self.before[last])
+        ahead, behind = ((self.l2[a] / self.l2[b]).log() for a, b in ((last, q), (second, last)))
+        t = torch.where((behind > 0) & ahead.isfinite(), (ahead / behind).clamp(max=tuning.PATH_STRETCH), 0.0)
+        return last, second, t
+
+
+def extrapolated(last: torch.Tensor, second: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """Coefficients (B, d, K) a step t (B,) beyond `last`, in units of the step from `second` to it."""
+    return last + t[:, None, None] * (last - second)

@@ -1,0 +1,21 @@
+"""The tuning constants of this package, with what they were chosen by."""
+
+# Memory of models that are solved together: bytes that a batch may take, or those of X if they are more. A model takes
+# about so many arrays of the size of its coefficients and, where the solver needs the whole Hessian, so many matrices
+# of the size of the Hessian.
+BATCH_BYTES = 2**28
+ARRAYS_OF_A_MODEL = 24
+HESSIANS_OF_A_MODEL = 3
+
+# Share of the best objective without features below which an optimum moves far with the rows and with C: weaker
+# penalties are then solved along the path of their fold.
+NEARLY_SEPARABLE = 0.2
+# Largest length of an extrapolated step along a path, in units of the step before it (both in log C).
+PATH_STRETCH = 1.5
+
+# Largest tolerance for the models of all rows where those of the folds start from them.
+CENTRE_TOL = 0.2
+
+# Strength, over S, of the penalty on an intercept that a candidate does not have: an intercept of 1e-30 changes no
+# logit.
+NO_INTERCEPT = 1e30
