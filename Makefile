@@ -1,6 +1,6 @@
 # make demo: a virtual environment, the package with its pins, and the quickstart.
 # make test: the same with the test extra, the linters and pytest.
-# make docs: the same with the docs extra, the site in docs/_build/html, and a browser that looks at it.
+# make docs: the same with the docs extra, the examples, the site in docs/_build/html, and a browser that looks at it.
 # make benchmark: the same with the benchmark extra, and the suite that writes docs/performance.* (under 20 minutes).
 PYTHON ?= python3
 VENV := .venv
@@ -25,7 +25,7 @@ lint: $(VENV)/test.stamp
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf $(VENV) output docs/_build docs/gallery docs/generated docs/sg_execution_times.rst
+	rm -rf $(VENV) output examples/output docs/_build docs/gallery docs/generated docs/sg_execution_times.rst
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -124,7 +124,7 @@ def bench(row, repeats):
         values, whole = X.data.nbytes, X.data.nbytes + X.indices.nbytes + X.indptr.nbytes
         print(f"\nPeak memory beyond X: {peak[0] / 2**20:.0f} MiB, {peak[0] / values:.2f} times the values of X,")
         print(f"{peak[0] / whole:.2f} times the values with their indices.")
-    print(f"\n{model.solver_}: {model.n_iter_[0]} iterations, {model.n_passes_:.1f} reads.\n", flush=True)
+    print(f"\n{model.solver_}: {model.n_iter_[0]} iterations, {model.n_passes_:.1f} passes over X.\n", flush=True)
 
 
 def contestants(C, K):

@@ -1,4 +1,4 @@
-"""Fits of rows on disk: reads, time against plain reading, and resident memory.
+"""Fits of rows on disk: passes over the data, time against plain reading, and resident memory.
 
 It writes float32 rows to a temporary folder, once as one .npy file, and once as shards. Every fit runs in a process of
 its own; ``benchmarks/README.md`` says how to read the table.
@@ -20,7 +20,7 @@ import numpy as np
 
 N_FEATURES, SHARD, PIECE = 50, 100_000, 2**24  # the last in bytes
 COLD = "shards, from the disk each time"
-READ_MOST, SLOWEST, MEGABYTES = 8, 1.5, 600  # what is to hold
+MOST_PASSES, SLOWEST, MEGABYTES = 8, 1.5, 600  # what is to hold
 
 
 class Shards:
@@ -96,7 +96,7 @@ def fit(folder, kind):
         json.dumps(
             {
                 "seconds": time.perf_counter() - start,
-                "reads": model.n_passes_,
+                "passes": model.n_passes_,
                 "converged": model.converged_,
                 "objective": model.objective_,
                 "before": before,
@@ -128,20 +128,18 @@ def bench(folder, n, repeats):
     shards = sorted(folder.glob("X-*.npy"))
     files = {"memmap": [folder / "X.npy"], "shards": shards, COLD: shards}
     print(f"{n:,} x {N_FEATURES} float32, {n * N_FEATURES * 4 / 1e9:.2f} GB; medians of {repeats}\n")
-    print(
-        "| rows | one plain read, s | fit, s | reads | fit / plain reads | peak MB | of that before the fit | goals |"
-    )
+    print("| data | reading the files, s | fit, s | passes | pass / reading | peak MB | before the fit | goals |")
     print("|---|---|---|---|---|---|---|---|")
     for kind, paths in files.items():
-        runs, reads = [], []
+        runs, plain_seconds = [], []
         for _ in range(repeats):
-            reads.append(reading(paths, kind == COLD))
+            plain_seconds.append(reading(paths, kind == COLD))
             command = [sys.executable, __file__, "--fit", str(folder), kind]
             runs.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-        seconds, plain = median(run["seconds"] for run in runs), median(reads)
-        most, ratio = runs[0]["reads"], seconds / (plain * runs[0]["reads"])
+        seconds, plain = median(run["seconds"] for run in runs), median(plain_seconds)
+        most, ratio = runs[0]["passes"], seconds / (plain * runs[0]["passes"])
         megabytes = max(run["peak"] for run in runs)
-        met = runs[0]["converged"] and most <= READ_MOST and ratio <= SLOWEST and megabytes < MEGABYTES
+        met = runs[0]["converged"] and most <= MOST_PASSES and ratio <= SLOWEST and megabytes < MEGABYTES
         print(
             f"| {kind} | {plain:.2f} | {seconds:.2f} | {most:.2f} | {ratio:.2f} | {megabytes:.0f} "
             f"| {max(run['before'] for run in runs):.0f} | {'met' if met else 'NOT met'} |",

@@ -24,8 +24,8 @@ def next_rung(effort, coarse):
 class Cell:
     """What was measured of a contestant on a problem.
 
-    `points` maps each effort to a dict with the relative gap, reads of X, peak extra bytes, the seconds of the run that
-    found these (`climb`) and of those that were run for the clock alone (`seconds`).
+    `points` maps each effort to a dict with the relative gap, passes over X, peak extra bytes, the seconds of the run
+    that found these (`climb`) and of those that were run for the clock alone (`seconds`).
     """
 
     def __init__(self, contestant, X, y, C, objective, optimum, budget, device="cpu"):
@@ -94,7 +94,7 @@ class Cell:
         gap = self.objective.relative_gap(result.coef, result.intercept, self.optimum)
         self.points[effort] = {
             "gap": gap if gap < FAR else FAR,
-            "reads": result.reads,
+            "passes": result.passes,
             "exact": result.exact,
             "bytes": peak[0] if peak else None,
             "climb": seconds,

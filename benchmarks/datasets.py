@@ -19,8 +19,8 @@ class Row:
     """A data set with its C, the relative gap at which it is judged, and what is judged.
 
     `goals` maps a group of peers ("all", "scikit-learn", or one by name) to how many times faster than the fastest of
-    them ours should reach the target; `reads` maps a gap to the most reads of X that ours should take. `defaults` also
-    compares default fits, `device` also runs the row on an accelerator.
+    them ours should reach the target; `passes` maps a gap to the most passes over X that ours should take. `defaults`
+    also compares default fits, `device` also runs the row on an accelerator.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Row:
     target: float = 1e-6
     budget: float = 0.8  # seconds a peer may spend on its way up the ladder of efforts
     goals: dict[str, float] = field(default_factory=dict)
-    reads: dict[float, int] = field(default_factory=dict)
+    passes: dict[float, int] = field(default_factory=dict)
     defaults: bool = False
     device: bool = False
 
@@ -110,7 +110,7 @@ def mnist(n):
 
 def pathological(name, make, C=1.0, **settings):
     """One of the sets with 50,000 rows on which preconditioners fail."""
-    return Row(name, partial(make, **settings), 50_000, 4_000, C, budget=1.2, reads={1e-8: 15})
+    return Row(name, partial(make, **settings), 50_000, 4_000, C, budget=1.2, passes={1e-8: 15})
 
 
 def real(name, load, goals, scale=StandardScaler):
@@ -121,7 +121,7 @@ def real(name, load, goals, scale=StandardScaler):
 DEFAULT = "scikit-learn lbfgs"
 SMALL = {"scikit-learn": 1 / 1.1}
 HARD = {DEFAULT: 20.0}
-LARGE = {"goals": {"scikit-learn": 6.0, "all": 3.0}, "reads": {1e-6: 6}, "device": True, "budget": 1.9}
+LARGE = {"goals": {"scikit-learn": 6.0, "all": 3.0}, "passes": {1e-6: 6}, "device": True, "budget": 1.9}
 
 ROWS = (
     Row("isotropic-500k", partial(isotropic, p=54), 500_000, 20_000, **LARGE),

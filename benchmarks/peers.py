@@ -33,11 +33,11 @@ SCIKIT_LEARN = tuple(
 
 
 class Fit(NamedTuple):
-    """Coefficients (K, p), intercepts (K,), and reads of X, where known; `exact` if that is not a lower bound."""
+    """Coefficients (K, p), intercepts (K,), and passes over X, where known; `exact` if that is not a lower bound."""
 
     coef: np.ndarray
     intercept: np.ndarray
-    reads: float | None = None
+    passes: float | None = None
     exact: bool = False
 
 
@@ -107,12 +107,12 @@ def cpu_contestants():
             "scikit-learn newton-cholesky",
             partial(fit_scikit_learn, solver="newton-cholesky"),
             hessian=True,
-            note="its reads count value, gradient and Hessian as two",
+            note="its passes count value, gradient and Hessian as two",
         ),
         Contestant(
             "scikit-learn newton-cg",
             partial(fit_scikit_learn, solver="newton-cg"),
-            note="its reads leave out the products of the inner conjugate gradients",
+            note="its passes leave out the products of the inner conjugate gradients",
         ),
         Contestant(
             "scikit-learn liblinear",
@@ -123,7 +123,7 @@ def cpu_contestants():
         ),
         Contestant(
             "scikit-learn saga",
-            partial(fit_scikit_learn, solver="saga", random_state=0, reads_per_iteration=1),
+            partial(fit_scikit_learn, solver="saga", random_state=0, passes_per_iteration=1),
             threads=(None,),
         ),
         Contestant("scikit-learn lbfgs, tensors", fit_tensors, as_tensors, note=ARRAY_API),
@@ -154,7 +154,7 @@ ARRAY_API = "`array_api_dispatch=True`; the tensors are made beforehand"
 
 
 def fit_ours(X, y, C, effort, solver, device="cpu"):
-    """Our estimators; `n_passes_` counts their reads of X."""
+    """Our estimators; `n_passes_` counts their passes over X."""
     model = ours(y)(C=C, solver=solver, max_iter=effort, tol=0.0, device=device).fit(X, y)
     return Fit(model.coef_, model.intercept_, getattr(model, "n_passes_", None), exact=True)
 
@@ -164,12 +164,12 @@ def ours(y):
 
 
 def fit_scikit_learn(
-    X, y, C, effort, module="sklearn.linear_model", solver="lbfgs", tol=0.0, reads_per_iteration=2, **settings
+    X, y, C, effort, module="sklearn.linear_model", solver="lbfgs", tol=0.0, passes_per_iteration=2, **settings
 ):
     """Fit scikit-learn's LogisticRegression, or a class that stands in for it."""
     estimator = import_module(module).LogisticRegression
     model = estimator(C=C, solver=solver, max_iter=effort, tol=tol, **settings).fit(X, y)
-    return Fit(model.coef_, model.intercept_, reads_per_iteration * int(np.max(model.n_iter_)))
+    return Fit(model.coef_, model.intercept_, passes_per_iteration * int(np.max(model.n_iter_)))
 
 
 def fit_tensors(X, y, C, effort, device=None):

@@ -1,4 +1,4 @@
-"""The table in Markdown and the plot of gap against time, from the raw numbers of one or two devices."""
+"""The page in Markdown and its two pictures, from the raw numbers of one or two devices."""
 
 import math
 
@@ -12,7 +12,7 @@ from cell import RIVAL, TARGETS, first, seconds_of
 from matplotlib.ticker import NullFormatter
 from peers import AUTO, DEFAULT_PEER, OURS, SCIKIT_LEARN
 
-NONE = "-"
+NONE, NOT_REACHED = "-", "not reached"
 NO_SLOWER, OWN_MARGIN = 1.0, 1.2
 FLOOR = 1e-12  # gaps below are drawn there
 TITLES = {"cpu": "CPU", "cuda": "CUDA device"}
@@ -39,62 +39,88 @@ OTHER_STYLES = [(color, "-", "o") for color in ("#000000", "#D55E00", "#0072B2",
 
 
 def write(results, out):
-    """Write `out` with the suffixes .md and .png; a device's plot has its name in it."""
-    parts = ["# Performance\n", INTRODUCTION]
-    for device in ("cpu", "cuda"):
+    """Write `out` with the suffix .md, and two pictures for each device; those of an accelerator have its name."""
+    parts, targets = ["# Performance\n"], []
+    for device, title in TITLES.items():
         if device in results:
-            picture = out.with_name(out.name + ("" if device == "cpu" else f"-{device}")).with_suffix(".png")
-            parts += section(results[device], TITLES[device], picture.name)
-            plot(results[device], picture)
+            name = out.name if device == "cpu" else f"{out.name}-{device}"
+            overview_picture(results[device], out.with_name(f"{name}.png"))
+            gap_picture(results[device], out.with_name(f"{name}-gaps.png"))
+            parts += section(results[device], title, name)
+            if device == "cpu" and not results[device]["quick"]:
+                targets = ["## Targets, met and missed\n", TARGETS_TEXT, targets_table(results[device]["rows"])]
         else:
             options = f" --device {device}" if device != "cpu" else ""
-            parts.append(f"## {TITLES[device]}\n\nNot run. `python benchmarks/suite.py{options}` runs it.\n")
-    out.with_suffix(".md").write_text("\n".join(parts))
-    print(f"\nwritten: {out}.md, .json, .png")
+            parts.append(f"## {title}\n\nNot run. `python benchmarks/suite.py{options}` runs it.\n")
+    out.with_suffix(".md").write_text("\n".join(parts + targets))
+    print(f"\nwritten: {out}.md, .json, .png, -gaps.png")
 
 
 INTRODUCTION = """\
-Seconds until a fit is within a relative gap of the optimum of one objective,
-`F = (sum of losses + ||W||^2 / (2 C)) / n` with the intercept not penalised, computed in float64 for every solver's
-coefficients by the same lines. `python benchmarks/suite.py` measures and writes this page;
-[benchmarks/README.md](../benchmarks/README.md) says how.
+How long does a fit take until its objective is within a relative gap of the minimum? The gap is 1e-6, for MNIST 1e-3.
+Every solver minimises the same objective, `F = (sum of losses + ||W||^2 / (2 C)) / n` without a penalty on the
+intercept, and every gap is computed in float64 by the same code. The clock stops as soon as the gap is reached.
+"""
+
+TABLE_TEXT = """\
+`torchlogreg` is `solver="auto"`. *Times faster* is the time of the other divided by ours: below 1, we
+are slower. *Not reached* means that none of them reached the gap in the time that the suite allows each of them.
+"""
+
+DATA = """\
+**The data.** digits, iris, wine and breast_cancer are scikit-learn's tables. They are standardised, except for digits
+and where the name says "raw". mnist has pixels in float32 between 0 and 1. The others are generated:
+
+- *isotropic*, *gauss*, *wide*, *many-classes*: independent normal columns;
+- *correlated*, *corr*: columns of which twenty common factors explain all but a tenth;
+- *scaled*, *scales*: normal columns in units from 1e-4 (or 1e-3) to 1e4;
+- *lognormal*: positive columns with long tails;
+- *rarecat*: indicators of categories, some of which occur in a few rows only, beside numeric columns;
+- *outliers*: five rows are ten thousand times as long as the others.
+
+C is 1, or 1e6 where the name says so.
+"""
+
+TARGETS_TEXT = """\
+What the project set out to reach, and whether this run reached it. *Ratio* is our time divided by that of the other.
 """
 
 NOTES = f"""\
-- *Seconds* are medians of whole calls of `fit`, checks and copies included. Each solver gets the least number of
-  iterations that reaches the gap, as if someone had told it when to stop. *Runs* counts those behind the column of the
-  row's own gap (printed in bold). Ours, scikit-learn's default, and peers less than {RIVAL:g} times slower than the
-  fastest peer are timed several times, in turn; of the others the least effort is known to a factor of 1.5 or 2, and
-  timed once. `-`: not reached within the seconds that a solver may spend on the row.
-- *Reads of X*: evaluations of X w and of X' r count one each unless a kernel does both at once; at the row's gap and at
-  1e-8. A lower bound (`>=`) where a solver tells its iterations only: two reads each, saga one.
+- *Seconds* are medians of whole calls of `fit`, including checks and copies. Each solver gets the smallest number of
+  iterations that reaches the gap, as if someone had told it when to stop. *Runs* is the number of timed fits behind the
+  column in bold, the gap at which the data set is judged. Our solvers, scikit-learn's default and peers that take less
+  than {RIVAL:g} times as long as the fastest peer are timed several times, in turn. For the others the smallest number
+  of iterations is known to a factor of 1.5 or 2, and they are timed once. `-`: not reached in the time allowed.
+- *Passes over X*: an evaluation of X w counts as one pass and an evaluation of X' r as another, unless a kernel does
+  both at once. The first number is for the gap in bold, the second for 1e-8. `>=` marks a lower bound for solvers that
+  report iterations only: two passes for each, one for saga.
 - *Extra memory* is the largest resident memory during the fit beyond that before it.
 - *Threads*: solvers run with the default number of threads or with one, whichever is faster for three iterations; `1`
-  marks the latter. Ours always run with the default.
-- *other model*: one-against-the-rest or two classes only. *Hessian too large*: one iteration would take longer than all
-  of the row's seconds. *failed*: it raised an error.
+  marks the latter. Our solvers always run with the default.
+- *other model*: one-versus-rest, or two classes only. *Hessian too large*: one iteration would take longer than the
+  time allowed. *failed*: it raised an error.
 """
 
 
-def section(result, title, picture):
-    """Markdown of one device."""
-    parts = [f"## {title}\n"]
+def section(result, title, name):
+    """Markdown of one device: what a reader wants first, then how it was measured, then every solver."""
+    parts = [] if title == TITLES["cpu"] else [f"## {title}\n"]
+    parts += [f"![Seconds to the gap for each data set: torchlogreg, scikit-learn, other libraries]({name}.png)\n"]
     if result["quick"]:
-        parts.append("**Quick mode: small data, short runs. It shows that everything runs; no condition is judged.**\n")
-    parts += [f"- {name}: {text}" for name, text in result["machine"].items()]
-    parts += [f"- Command: `{result['command']}`, {result['minutes']:.1f} minutes\n"]
-    if title == TITLES["cpu"] and not result["quick"]:
-        parts += ["### Conditions\n", conditions_table(result["rows"])]
-    parts += ["### Overview\n", overview(result["rows"]), f"![gap against time]({picture})\n"]
-    for row in result["rows"]:
-        parts.append(row_table(row))
-    parts += ["### Notes\n", NOTES.rstrip(), *(f"- {name}: {note}." for name, note in result["notes"].items()), ""]
-    parts += ["### Peers that could not be installed\n", missing(result["missing"])]
-    return parts
+        parts.append("**Quick mode: small data, short runs. It shows that everything runs; no target is judged.**\n")
+    parts += [INTRODUCTION, overview(result["rows"]), TABLE_TEXT, DATA]
+    parts += [f"## How it was measured: {title}\n"]
+    parts += [f"- {key}: {text}" for key, text in result["machine"].items()]
+    parts += [f"- Command: `{result['command']}`, {result['minutes']:.1f} minutes. It measures and writes this page;"]
+    parts += ["  [benchmarks/README.md](../benchmarks/README.md) says how.", NOTES.rstrip()]
+    parts += [f"- {key}: {note}." for key, note in result["notes"].items()]
+    parts += [f"- Peers that could not be installed: {missing(result['missing'])}\n"]
+    parts += [f"## Every solver: {title}\n", f"![Relative gap against seconds]({name}-gaps.png)\n"]
+    return parts + [row_table(row) for row in result["rows"]]
 
 
 def missing(reasons):
-    return "\n".join(f"- {name}: {reason}" for name, reason in reasons.items()) + "\n" if reasons else "None.\n"
+    return ", ".join(f"{name} ({reason})" for name, reason in reasons.items()) + "." if reasons else "none."
 
 
 def table(header, lines):
@@ -109,49 +135,42 @@ def table(header, lines):
 
 
 def overview(rows):
-    """One line a data set: its shape, and the fastest of each kind at the row's gap."""
-    header = (
-        "data",
-        "n",
-        "p",
-        "K",
-        "C",
-        "gap",
-        "auto, s",
-        "fastest peer, s",
-        "fastest of scikit-learn, s",
-        "ratio to the fastest peer",
-    )
+    """One line a data set: its size, our time, and the fastest of scikit-learn and of all peers."""
+    header = ("data", "rows x columns, classes", "torchlogreg, s")
+    header += ("fastest of scikit-learn, s", "times faster", "fastest peer of all, s", "times faster")
     lines = []
     for row in rows:
-        names = row["solvers"]
-        own = (
-            reached(row, AUTO)
-            if AUTO in names
-            else fastest(row, [name for name in names if name.startswith("torchl")])[1]
-        )
-        peer, theirs = fastest(row, [name for name in names if not name.startswith("torchlogreg")])
-        sklearn, native = fastest(row, [name for name in names if name.startswith("scikit-learn ")])
-        ratio = f"{own / theirs:.2f}" if own and theirs else NONE
-        cells = (number(own), named(theirs, peer), named(native, sklearn), ratio)
-        lines.append(
-            (
-                row["name"],
-                f"{row['n']:,}",
-                f"{row['p']:,}",
-                str(row["K"]),
-                f"{row['C']:g}",
-                power(row["target"]),
-                *cells,
-            )
-        )
+        own = own_seconds(row)
+        size = f"{row['n']:,} x {row['p']:,}, {row['K']}"
+        cells = []
+        for prefix in ("scikit-learn ", ""):
+            peer, theirs = fastest(row, [name for name in row["solvers"] if is_peer(name) and name.startswith(prefix)])
+            cells += [named(theirs, peer, NOT_REACHED), times(theirs, own)]
+        lines.append((row["name"], size, number(own), *cells))
     return table(header, lines)
+
+
+def times(theirs, own):
+    if not (own and theirs):
+        return NONE
+    return f"{theirs / own:.1f}" if theirs >= own else f"{theirs / own:.2f}"
+
+
+def is_peer(name):
+    return not name.startswith("torchlogreg")
+
+
+def own_seconds(row):
+    """Seconds of `auto`; on an accelerator of the faster of its two variants."""
+    if AUTO in row["solvers"]:
+        return reached(row, AUTO)
+    return fastest(row, [name for name in row["solvers"] if not is_peer(name)])[1]
 
 
 def row_table(row):
     """Return the table of one data set."""
     targets = [f"**{power(gap)}**" if gap == row["target"] else power(gap) for gap in gaps(row)]
-    header = ("solver", "reads of X", *(f"s to {gap}" for gap in targets), "runs", "extra memory, MB", "threads")
+    header = ("solver", "passes over X", *(f"s to {gap}" for gap in targets), "runs", "extra memory, MB", "threads")
     lines = [line(name, row, solver) for name, solver in row["solvers"].items()]
     lines += [(name, reason, *[NONE] * (len(header) - 2)) for name, reason in row["absent"].items()]
     dtype = "" if row["dtype"] == "float64" else f", {row['dtype']}"
@@ -163,13 +182,13 @@ def row_table(row):
 def line(name, row, solver):
     """One solver's cells."""
     points = by_effort(solver)
-    reads = " / ".join(reads_of(points, gap) for gap in (row["target"], TARGETS[-1]))
+    passes = " / ".join(passes_of(points, gap) for gap in (row["target"], TARGETS[-1]))
     seconds = [number(seconds_at(points, gap)) for gap in gaps(row)]
     effort = first(points, row["target"])
     runs = str(max(1, len(points[effort]["seconds"]))) if effort else NONE
     used = points[effort or max(points)]["bytes"]
     memory = NONE if used is None else f"{used / 1e6:.1f}"
-    return (name, reads, *seconds, runs, memory, str(solver["threads"] or ""))
+    return (name, passes, *seconds, runs, memory, str(solver["threads"] or ""))
 
 
 def gaps(row):
@@ -181,11 +200,11 @@ def by_effort(solver):
     return {point["effort"]: point for point in solver["points"]}
 
 
-def reads_of(points, gap):
+def passes_of(points, gap):
     effort = first(points, gap)
-    if effort is None or points[effort]["reads"] is None:
+    if effort is None or points[effort]["passes"] is None:
         return NONE
-    return f"{'' if points[effort]['exact'] else '>= '}{points[effort]['reads']:.3g}"
+    return f"{'' if points[effort]['exact'] else '>= '}{points[effort]['passes']:.3g}"
 
 
 def seconds_at(points, gap):
@@ -207,18 +226,18 @@ def fastest(row, names):
     return name, times.get(name)
 
 
-def conditions_table(rows):
+def targets_table(rows):
     """Say what is asked for, what was measured, and whether it is met."""
-    header = ("condition", "data", "ours", "theirs", "ratio", "verdict")
-    return table(header, [line for row in rows for line in conditions(row)])
+    header = ("target", "data", "ours", "theirs", "ratio", "verdict")
+    return table(header, [line for row in rows for line in targets_of(row)])
 
 
-def conditions(row):
-    """Lines of the table of conditions that concern one data set."""
+def targets_of(row):
+    """Lines of the table of targets that concern one data set."""
     groups = {"all": [name for name in row["solvers"] if name not in OURS], "scikit-learn": [*SCIKIT_LEARN]}
     lines = []
     for group, factor in row["goals"].items():
-        text = f"{factor:g} times as fast as" if factor > 1 else f"at most {1 / factor:g} times the time of"
+        text = f"{factor:g} times as fast as" if factor > 1 else f"at most {1 / factor:.3g} times the time of"
         names = groups.get(group, [group])
         whom = {"all": "the fastest peer", "scikit-learn": "the fastest of scikit-learn"}.get(group, group)
         lines.append(compared(f"{text} {whom}", row, names, 1 / factor))
@@ -226,7 +245,7 @@ def conditions(row):
     lines.append(against_default(row))
     if row["defaults"]:
         lines += default_lines(row)
-    return lines + [reads_line(row, float(gap), most) for gap, most in row["reads"].items()]
+    return lines + [passes_line(row, float(gap), most) for gap, most in row["passes"].items()]
 
 
 def compared(text, row, names, limit):
@@ -256,13 +275,13 @@ def default_lines(row):
     return lines
 
 
-def reads_line(row, gap, most):
+def passes_line(row, gap, most):
     points = by_effort(row["solvers"][AUTO]) if AUTO in row["solvers"] else {}
     effort = first(points, gap)
-    text = f"gap {power(gap)} in at most {most} reads of X"
-    reads = points[effort]["reads"] if effort else None
-    word = "NOT met" if effort is None else "not counted" if reads is None else met(reads <= most)
-    return (text, row["name"], NONE if reads is None else f"{reads:.3g} reads", NONE, NONE, word)
+    text = f"gap {power(gap)} in at most {most} passes over X"
+    passes = points[effort]["passes"] if effort else None
+    word = "NOT met" if effort is None else "not counted" if passes is None else met(passes <= most)
+    return (text, row["name"], NONE if passes is None else f"{passes:.3g} passes", NONE, NONE, word)
 
 
 def verdict(text, row, own, theirs, name, limit):
@@ -287,11 +306,41 @@ def number(seconds):
     return NONE if seconds is None else f"{seconds:.3g}"
 
 
-def named(seconds, name):
-    return NONE if seconds is None else f"{seconds:.3g} ({name})"
+def named(seconds, name, none=NONE):
+    return none if seconds is None else f"{seconds:.3g} ({name})"
 
 
-def plot(result, path):
+FAMILIES = {  # scikit-learn-intelex is another library
+    "fastest of scikit-learn": ("#0072B2", "s", lambda name: name.startswith("scikit-learn ")),
+    "fastest other library": ("#999999", "D", lambda name: is_peer(name) and not name.startswith("scikit-learn ")),
+}
+
+
+def overview_picture(result, path):
+    """Draw one line a data set: seconds of ours, of the fastest of scikit-learn and of the fastest other library."""
+    rows = result["rows"]
+    figure, axis = plt.subplots(figsize=(8, 1.4 + 0.27 * len(rows)), layout="constrained")
+    places = np.arange(len(rows))
+    for label, (color, marker, belongs) in FAMILIES.items():
+        times = [fastest(row, [name for name in row["solvers"] if belongs(name)])[1] for row in rows]
+        axis.plot([t or np.nan for t in times], places, marker, color=color, label=label, markersize=6)
+    own = [own_seconds(row) or np.nan for row in rows]
+    axis.plot(own, places, "o", color="#D55E00", label="torchlogreg", markersize=8)
+    for place, (seconds, row) in enumerate(zip(own, rows, strict=True)):
+        if fastest(row, [name for name in row["solvers"] if is_peer(name)])[0] is None:
+            style = {"textcoords": "offset points", "ha": "right", "va": "center"}
+            axis.annotate("not reached by any other", (seconds, place), (-8, 0), **style)
+    axis.set_yticks(places, [f"{row['name']}  {row['n']:,} x {row['p']:,}" for row in rows], fontsize=9)
+    axis.invert_yaxis()
+    axis.set(xscale="log", xlabel="seconds until the relative gap is reached")
+    axis.grid(True, which="major", linewidth=0.4)
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles[::-1], labels[::-1], loc="outside upper center", ncols=3, frameon=False)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def gap_picture(result, path):
     """Draw one panel a data set: relative gap against seconds, both logarithmic."""
     rows, columns = result["rows"], min(3, len(result["rows"]))
     height = -(-len(rows) // columns)

@@ -112,7 +112,7 @@ def run_row(row, present, arguments):
         "dtype": str(X.dtype),
         "target": row.target,
         "goals": row.goals,
-        "reads": {str(gap): most for gap, most in row.reads.items()},
+        "passes": {str(gap): most for gap, most in row.passes.items()},
         "optimum": optimum,
         "bound": bound,
         "solvers": {name: cell.record() for name, cell in cells.items()},

@@ -25,7 +25,7 @@ X, y = load_breast_cancer(return_X_y=True)
 
 
 def same_coefficients(ax):
-    """Ours against scikit-learn's."""
+    """Draw our coefficients against scikit-learn's."""
     ours = TorchLogisticRegression(tol=1e-8).fit(X, y).coef_[0]
     theirs = LogisticRegression(solver="newton-cholesky", tol=1e-10).fit(X, y).coef_[0]
     difference = np.abs(ours - theirs).max()
@@ -38,14 +38,14 @@ def same_coefficients(ax):
 
 
 def few_iterations(ax):
-    """Objective above its minimum, on features that nobody has scaled."""
+    """Draw the objective above its minimum, on features that are not scaled."""
     best = TorchLogisticRegression(tol=1e-12).fit(X, y)
     ours = best.loss_curve_ / best.objective_ - 1
     iterations = [1, 3, 10, 30, 100, 300, 1000]
     theirs = []
     for k in iterations:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # cut short on purpose
+            warnings.simplefilter("ignore", ConvergenceWarning)  # few iterations on purpose
             peer = LogisticRegression(max_iter=k).fit(X, y)
         objective = log_loss(y, peer.predict_proba(X)) + (peer.coef_**2).sum() / (2 * len(y))
         theirs.append(objective / best.objective_ - 1)
@@ -58,11 +58,11 @@ def few_iterations(ax):
 
 
 def grid_in_one_solve(ax):
-    """All folds and values of C as one batch."""
+    """Draw the scores of all folds and values of C, fitted as one batch."""
     cv = TorchLogisticRegressionCV(Cs=13, cv=10, max_iter=300).fit(scale(X), y)
     assert cv.converged_
     display = ScorePathDisplay.from_estimator(cv, ax=ax, line_kw={"color": ORANGE}, fill_between_kw={"color": ORANGE})
-    ax.set_title("130 models in one solve")
+    ax.set_title("130 models in one batch")
     ax.legend(handles=[display.line_, display.chosen_], loc="lower left")
 
 

@@ -1,9 +1,9 @@
 """
-A line by gradient descent
-==========================
+Fit a line by gradient descent
+==============================
 
-Where the lessons begin: linear regression with one feature, on three small tables. A thousand steps on the squared loss
-find the line that scikit-learn solves for.
+The lessons begin with linear regression on one feature. On three small tables, a thousand steps of gradient descent on
+the squared loss find the same line as scikit-learn's direct solution.
 """
 
 import matplotlib.pyplot as plt
@@ -12,11 +12,11 @@ import torch
 from sklearn.datasets import make_regression
 from sklearn.linear_model import LinearRegression
 
-torch.set_num_threads(1)  # so few rows do not repay a second thread
+torch.set_num_threads(1)  # a second thread does not pay off on so few rows
 
 
 def by_hand(x, t):
-    """Descend on the mean squared loss from zero; the slope and the intercept."""
+    """Minimise the mean squared loss from zero; return the slope and the intercept."""
     w, b = (torch.zeros(1, dtype=torch.float64, requires_grad=True) for _ in range(2))
     optimizer = torch.optim.SGD([w, b], lr=0.1)
     for _ in range(1000):
@@ -47,4 +47,5 @@ for ax, (name, (x, t)) in zip(axes, tables.items(), strict=True):
     ax.set(title=name, xlabel="x")
 
 # %%
-# A line has no bounds, a probability has: :doc:`plot_from_line_to_softmax` bends it.
+# A line is unbounded, but a probability lies between 0 and 1. :doc:`plot_from_line_to_softmax` shows how to get from
+# one to the other.

@@ -1,9 +1,9 @@
 """
-Curves that bend a line
-=======================
+Activation functions, and the loss made of two of them
+======================================================
 
-relu, sigmoid, tanh and softplus, with the derivatives that autograd finds; and why two of them are all that logistic
-regression is made of.
+relu, sigmoid, tanh and softplus, with the derivatives that autograd computes. Logistic regression needs only two of
+them: its probability is a sigmoid and its loss a softplus.
 """
 
 import matplotlib.pyplot as plt
@@ -26,8 +26,8 @@ axes[0, 0].legend()
 axes[1, 0].set_xlabel("z"), axes[1, 1].set_xlabel("z")
 
 # %%
-# They are relatives. The derivative of softplus is the sigmoid. tanh is a sigmoid, stretched. softplus is a relu
-# without the corner, above it by at most log 2. The sigmoid is nowhere steeper than 1/4.
+# These functions are related. The derivative of softplus is the sigmoid. tanh is a stretched sigmoid. softplus is a
+# smooth relu and exceeds it by at most log 2. The slope of the sigmoid is at most 1/4.
 p = torch.sigmoid(z)
 assert torch.allclose(slopes[softplus], p, rtol=0, atol=1e-12)
 assert torch.allclose(torch.tanh(z), 2 * torch.sigmoid(2 * z) - 1, rtol=0, atol=1e-12)
@@ -36,23 +36,25 @@ assert (softplus(z) <= torch.relu(z) + np.log(2)).all()
 assert slopes[torch.sigmoid].max() <= 0.25
 
 # %%
-# Logistic regression says that class 1 has the probability sigmoid(z), and pays minus the logarithm of what it said of
-# the class that came: softplus(-z) for class 1, softplus(z) for class 0. In one formula, softplus(z) - y z.
+# Logistic regression predicts that class 1 has the probability sigmoid(z). Its loss is minus the logarithm of the
+# probability of the true class: softplus(-z) for class 1, softplus(z) for class 0. In one formula, softplus(z) - y z.
 for y in (0, 1):
-    paid = -torch.log(p if y else 1 - p)
+    loss = -torch.log(p if y else 1 - p)
     for same in (softplus(-z if y else z), softplus(z) - y * z, -logsigmoid(z if y else -z)):
-        assert torch.allclose(paid, same, rtol=0, atol=1e-12)
+        assert torch.allclose(loss, same, rtol=0, atol=1e-12)
 
 # %%
-# The derivative of softplus(z) - y z is sigmoid(z) - y: what was said less what came. So gradients never blow up, and
-# a row that is right for sure has none. The first epoch of ``fit`` from zero shows the loss at z = 0, log 2.
+# The derivative of softplus(z) - y z is sigmoid(z) - y, the predicted probability minus the label. So gradients never
+# blow up, and a row that is predicted correctly with certainty has none. At z = 0 the loss is log 2, which is also what
+# ``fit`` reports for its first epoch from zero.
 model = TorchLogisticRegression(solver="sgd", batch_size=None, learning_rate=0.1, tol=0, max_iter=1)
 model.fit([[-1.0], [1.0]], [0, 1])
 assert np.isclose(model.loss_curve_[0], np.log(2))
 
 # %%
-# torch's softplus is the relu beyond z = 20, and its derivative 1. In float32 nobody can tell; in float64 up to 2e-9
-# is missing. The formula as it stands overflows instead. ``logaddexp(z, 0)`` and ``logsigmoid`` do neither.
+# Above z = 20, torch's softplus returns z itself, with derivative 1. In float32 this makes no difference; in float64
+# the result is too small by up to 2e-9. The formula written out would overflow instead. ``logaddexp(z, 0)`` and
+# ``logsigmoid`` have neither problem.
 steep = torch.linspace(0, 40, 401, dtype=torch.float64)
 error = (softplus(steep) - torch.logaddexp(steep, torch.zeros_like(steep))).abs()
 print(f"softplus, float64: largest error up to 20 {error[:201].max():.0e}, beyond {error.max():.0e}")
@@ -64,7 +66,7 @@ assert -logsigmoid(torch.tensor(-100.0)) == 100
 _, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.6), layout="constrained")
 left.plot(z.detach(), softplus(-z).detach(), c=ORANGE, lw=2.5, label="class 1: softplus(-z)")
 left.plot(z.detach(), softplus(z).detach(), "--", c=BLUE, lw=2.5, label="class 0: softplus(z)")
-left.set(xlabel="z", ylabel="loss of a row", title="What a prediction costs"), left.legend(loc="upper center")
+left.set(xlabel="z", ylabel="loss of a row", title="Loss of each class"), left.legend(loc="upper center")
 right.semilogy(steep, error.clamp(min=1e-16), c=GREEN, lw=2)
 right.set(xlabel="z", ylabel="absolute error", title="torch's softplus in float64")
 for ax in (left, right):

@@ -2,8 +2,8 @@
 What autograd does
 ==================
 
-Leaves, a gradient for many losses, gradients that pile up, and derivatives of derivatives: what ``torch.autograd`` has
-to offer, each on the loss of logistic regression, and what each has to do with ``fit``.
+Leaf tensors, gradients of many losses, accumulated gradients and second derivatives: the main features of
+``torch.autograd``, each shown on the loss of logistic regression, with what it means for ``fit``.
 """
 
 import matplotlib.pyplot as plt
@@ -11,7 +11,7 @@ import torch
 
 from torchlogreg import TorchLogisticRegression
 
-torch.set_num_threads(1)  # so few rows do not repay a second thread
+torch.set_num_threads(1)  # a second thread does not pay off on so few rows
 torch.manual_seed(10)
 X = torch.cat([torch.randn(100, 2) + 2.7, torch.randn(100, 2) - 0.7]).double()  # two clouds
 A, y = torch.column_stack([X, torch.ones(200)]), torch.tensor([0.0, 1.0]).repeat_interleave(100).double()
@@ -24,8 +24,8 @@ def losses_of(w):
 
 
 # %%
-# **Leaves.** ``w`` is a leaf: it was made, not computed. ``backward`` leaves gradients in leaves only. What it finds is
-# what paper and pencil find: the mean of (p - y) x.
+# **Leaf tensors.** ``w`` is a leaf: it was created directly, not computed from other tensors. ``backward`` stores
+# gradients in leaves only. The result is the same as by hand, the mean of (p - y) x.
 w = torch.zeros(3, dtype=torch.float64, requires_grad=True)
 losses = losses_of(w)
 losses.mean().backward()
@@ -33,8 +33,8 @@ assert (w.is_leaf, losses.is_leaf) == (True, False)
 assert torch.allclose(w.grad, A.T @ (torch.sigmoid(A @ w) - y) / 200, rtol=0, atol=1e-12)
 
 # %%
-# **A gradient for many losses.** A vector has no one gradient, so ``backward`` asks for a weight for each entry and
-# finds the gradient of their weighted sum. That is what ``sample_weight`` means to ``fit``. ``grad`` returns the same.
+# **The gradient of many losses.** A vector does not have a single gradient, so ``backward`` asks for a weight for each
+# entry and computes the gradient of the weighted sum. ``sample_weight`` means the same in ``fit``. ``grad`` returns it.
 weights = torch.linspace(0, 2, 200, dtype=torch.float64)
 before, (g,) = w.grad.clone(), torch.autograd.grad(weights @ losses_of(w), w)
 losses_of(w).backward(gradient=weights)
@@ -42,10 +42,10 @@ assert torch.allclose(w.grad, before + g, rtol=0, atol=1e-12)
 
 
 # %%
-# The last line found a sum: **gradients pile up**, for ``backward`` adds to what is there. A loop that never zeroes
-# them takes the steps of a momentum of 1: a ball without friction, past the minimum, and back, and past it.
+# The last assertion expects a sum, because **gradients accumulate**: ``backward`` adds to what is stored. A loop that
+# never resets it takes the steps of momentum 1, like a ball without friction that rolls past the minimum and back.
 def descend(*, forget=False, momentum=0.0):
-    """Take 300 steps on the mean plus the penalty for C = 0.05; the objective before each."""
+    """Take 300 steps on the mean loss plus the penalty for C = 0.05; return the objective before each."""
     w, curve = torch.zeros(3, dtype=torch.float64, requires_grad=True), []
     optimizer = torch.optim.SGD([w], lr=0.1, momentum=momentum)
     for _ in range(300):
@@ -61,17 +61,17 @@ def descend(*, forget=False, momentum=0.0):
 forgotten, zeroed = descend(forget=True), descend()
 assert torch.allclose(forgotten, descend(momentum=1.0), rtol=1e-9)
 best = TorchLogisticRegression(C=0.05, tol=1e-12).fit(X, y).objective_
-print(f"above the minimum after 300 steps: {zeroed[-1] - best:.1e} zeroed, {forgotten[-50:].max() - best:.1e} not")
+print(f"above the minimum after 300 steps: {zeroed[-1] - best:.1e} reset, {forgotten[-50:].max() - best:.1e} not")
 
 _, ax = plt.subplots(figsize=(6.5, 4.5), layout="constrained")
-ax.plot(forgotten - best, c="#D55E00", lw=2, label="never zeroed")
-ax.plot(zeroed - best, c="#0072B2", lw=2, label="zeroed")
-ax.set(xlabel="step", ylabel="objective above its minimum", title="Gradients that pile up", yscale="log")
+ax.plot(forgotten - best, c="#D55E00", lw=2, label="never reset")
+ax.plot(zeroed - best, c="#0072B2", lw=2, label="reset")
+ax.set(xlabel="step", ylabel="objective above its minimum", title="Gradients that are never reset", yscale="log")
 ax.grid(alpha=0.3), ax.legend()
 
 # %%
-# **Derivatives of derivatives.** With ``create_graph=True`` a gradient has a graph of its own, and has derivatives. At
-# even odds the loss curves by 1/4, and nowhere more. :doc:`plot_autograd_newton` makes use of curvature.
+# **Second derivatives.** With ``create_graph=True`` a gradient has a graph of its own and can be differentiated again.
+# The curvature of the loss is largest at z = 0, where it is 1/4. :doc:`plot_autograd_newton` makes use of curvature.
 z = torch.linspace(-3, 3, 7, dtype=torch.float64, requires_grad=True)
 (slope,) = torch.autograd.grad(torch.logaddexp(z, 0 * z).sum(), z, create_graph=True)
 (curvature,) = torch.autograd.grad(slope.sum(), z)

@@ -1,10 +1,10 @@
 """
-Newton's method by autograd
-===========================
+Newton's method with autograd
+=============================
 
-Gradient descent takes hundreds of steps, for it does not know how the slope will change. Second derivatives do.
-Autograd multiplies with the Hessian, conjugate gradients make Newton's step of that, and ten steps end at the
-estimator's coefficients.
+Gradient descent takes hundreds of steps, because it does not know how the slope will change. Second derivatives tell.
+Autograd multiplies vectors by the Hessian, conjugate gradients turn these products into Newton's step, and ten steps
+arrive at the estimator's coefficients.
 """
 
 import matplotlib.pyplot as plt
@@ -26,10 +26,10 @@ def objective(w):
 
 
 # %%
-# ``create_graph=True`` gives the gradient g a graph of its own. The gradient of g'v is H v, and that is all that
-# conjugate gradients need to solve H d = -g.
+# ``create_graph=True`` gives the gradient g a graph of its own. The gradient of g'v is H v, and conjugate gradients
+# need nothing else to solve H d = -g.
 def newton(w):
-    """One step of Newton's method: w + d, and how many products with H it took."""
+    """Take one step of Newton's method; return w + d and the number of products with H."""
     (g,) = torch.autograd.grad(objective(w), w, create_graph=True)
     d, r, products = torch.zeros_like(g), -g.detach(), 0
     v, enough = r, 1e-8 * r.norm()
@@ -47,7 +47,7 @@ for _ in range(10):
     newtons, products = [*newtons, w], products + more
 
 # %%
-# The estimator's default solver for so few features is Newton's method as well. It forms H, from closed formulas.
+# For so few features, the estimator's default solver is Newton's method as well. It computes H from closed formulas.
 model = TorchLogisticRegression(C=1.0, tol=1e-12).fit(scale(X), y)
 g = torch.autograd.grad(objective(w), w)[0].abs().max().item()
 difference = np.abs(w.detach().numpy()[:-1] - model.coef_).max()
@@ -57,8 +57,8 @@ assert model.solver_ == "newton-cholesky"
 assert difference < 1e-8 > max(g, model.gradient_norm_)
 
 # %%
-# Gradient descent is not there after 300 steps. Newton's method about doubles the number of right digits in each of
-# its last steps, and pays for it: each costs about thirty products with H.
+# Gradient descent has not converged after 300 steps. Newton's method about doubles the number of correct digits in each
+# of its last steps. The price is about thirty products with H for each step.
 assert 25 < products / 10 < 35
 w = torch.zeros(31, dtype=torch.float64, requires_grad=True)
 optimizer, descent = torch.optim.SGD([w], lr=0.25), []
@@ -74,6 +74,6 @@ _, ax = plt.subplots(figsize=(6.5, 4.5), layout="constrained")
 ax.plot(range(1, 301), gaps[0], c="#0072B2", lw=2, label="gradient descent")
 ax.plot(range(1, 12), gaps[1].clamp(min=1e-16), "o--", c="#D55E00", lw=2, label="Newton")
 ax.set(xscale="log", yscale="log", xlabel="iteration", ylabel="objective above its minimum")
-ax.set_title("Slopes alone, and slopes with second derivatives")
+ax.set_title("First derivatives alone, and with second derivatives")
 ax.grid(alpha=0.3)
 ax.legend(loc="lower right")

@@ -1,10 +1,10 @@
 """
-Do the probabilities mean what they say?
-========================================
+When are predicted probabilities calibrated?
+============================================
 
-Of all rows to which a model gives 0.8, four fifths should belong to the class. Logistic regression does that by itself
-if there are rows enough. With few rows and a weak penalty it is far too sure of itself. scikit-learn's tools for
-calibration take the estimators as they are.
+Of all rows to which a model gives the probability 0.8, four fifths should belong to the class. Logistic regression is
+calibrated by itself if there are enough rows. With few rows and a weak penalty it is far too confident. scikit-learn's
+tools for calibration work with the estimators directly.
 """
 
 import matplotlib.pyplot as plt
@@ -17,7 +17,7 @@ from sklearn.metrics import log_loss
 from torchlogreg import TorchLogisticRegression, TorchLogisticRegressionCV
 
 # %%
-# Twenty features, and a class that is drawn with a known probability: so the best possible log loss is known, too.
+# Twenty features, and a class that is sampled with a known probability, so that the best possible log loss is known.
 rng = np.random.default_rng(0)
 X = rng.standard_normal((40_000, 20))
 p = expit(X @ rng.standard_normal(20) * 0.4)
@@ -38,9 +38,10 @@ print(f"log loss on 20,000 other rows\n{'the true probabilities':29}{best:.4f}")
 print(*(f"{name:29}{loss:.4f}" for name, loss in losses.items()), sep="\n")
 
 # %%
-# Many rows are as good as the truth, without any calibration. On few rows the weak penalty costs more than half of what
-# there is to win over a coin (0.69), and to stop mini-batches early does not prevent it. A penalty chosen by
-# cross-validated log loss mends much of it, and so does a calibrator on top.
+# With many rows the log loss is close to that of the true probabilities, without any calibration. With few rows and a
+# weak penalty, more than half of the possible improvement over a coin toss (0.69) is lost, and early stopping of
+# mini-batch SGD does not prevent that. A penalty chosen by cross-validated log loss recovers much of it, and so does a
+# calibrator.
 assert losses["20,000 rows"] - best < 0.001
 assert losses["200 rows, C chosen"] < losses["200 rows, weak penalty"] - 0.05
 assert losses["200 rows, calibrated"] < losses["200 rows, weak penalty"] - 0.05
@@ -53,12 +54,12 @@ for name, colour, marker in styles:
     CalibrationDisplay.from_estimator(
         models[name], X[test], y[test], n_bins=10, ax=ax, name=name, color=colour, marker=marker
     )
-ax.set(xlabel="probability that was predicted", ylabel="share that came true", title="Predicted and true")
+ax.set(xlabel="predicted probability", ylabel="observed frequency", title="Calibration curves")
 ax.legend(loc="upper left")
 
 # %%
-# The weaker the penalty, the better the loss of the rows that the model has seen, and from some C on the worse that of
-# all others. The cross-validated choice does not see them, but finds a good value.
+# The weaker the penalty, the better the loss on the training rows and, from some C on, the worse the loss on all
+# others. Cross-validation does not see those other rows and still finds a good value.
 Cs = np.geomspace(1e-4, 1e4, 25)
 path = [TorchLogisticRegression(C=C).fit(X[few], y[few]) for C in Cs]
 _, ax = plt.subplots(figsize=(6.5, 4.5), layout="constrained")
@@ -67,4 +68,4 @@ for rows, name, style in ((few, "the 200 rows", "--"), (test, "other rows", "-")
 chosen = models["200 rows, C chosen"].C_
 ax.axvline(chosen, c="#009E73", ls=":", lw=2, label=f"chosen, C = {chosen:.2g}")
 ax.axhline(best, c="#0072B2", ls="-.", lw=1.5, label="true probabilities")
-ax.set(xlabel="C", ylabel="log loss", title="200 rows: which penalty?"), ax.legend(loc="center right")
+ax.set(xlabel="C", ylabel="log loss", title="200 rows: log loss against C"), ax.legend(loc="center right")

@@ -1,9 +1,9 @@
 """
-Hours of study
-==============
+A probability from a single feature
+===================================
 
-Three students studied for 1, 2 and 3 hours; only the last one passed. How long should the fourth one study? Logistic
-regression with a single feature, from a random start.
+Three students studied for 1, 2 and 3 hours; only the last one passed. How long should the next one study? Logistic
+regression with a single feature, from a random starting point.
 """
 
 import matplotlib.pyplot as plt
@@ -12,7 +12,7 @@ import torch
 
 from torchlogreg import ProbabilityCurveDisplay, TorchLogisticRegression
 
-torch.set_num_threads(1)  # so few rows do not repay a second thread
+torch.set_num_threads(1)  # a second thread does not pay off on so few rows
 
 hours = torch.tensor([[1.0], [2.0], [3.0]])
 passed = torch.tensor([0.0, 0.0, 1.0])
@@ -21,7 +21,7 @@ passed = torch.tensor([0.0, 0.0, 1.0])
 # %%
 # By hand: a linear layer, the *sum* of the losses, and a thousand steps of ``torch.optim.SGD``.
 def by_hand(layer):
-    """Train the layer; its weight and its bias."""
+    """Train the layer; return its weight and its bias."""
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.01)
     for _ in range(1000):
         loss = torch.nn.functional.binary_cross_entropy_with_logits(layer(hours)[:, 0], passed, reduction="sum")
@@ -32,7 +32,8 @@ def by_hand(layer):
 
 
 # %%
-# In a few lines, for two random starts. The estimator's loss is the mean of three, hence three times the rate.
+# With the estimator, from two random starting points. It averages the loss over three rows, so the same step needs
+# three times the learning rate.
 model = TorchLogisticRegression(
     solver="sgd", C=np.inf, batch_size=None, momentum=0, learning_rate=0.03, tol=0, max_iter=1000
 )
@@ -54,6 +55,6 @@ for seed, style in ((0, "-"), (1, "--")):
     assert 2.4 < curve.boundary_ < 2.5
 
 # %%
-# The probability of passing. Both starts end at nearly the same curve; a thousand steps are not quite the optimum,
-# for these classes are separable and the unpenalised curve would go on becoming steeper.
-ax.set(xlim=(0, 10), xlabel="hours of study", ylabel="probability of passing", title="One feature, one curve")
+# The probability of passing. Both runs end at nearly the same curve. A thousand steps do not reach an optimum, because
+# there is none: the classes are separable, so without a penalty the curve would become steeper forever.
+ax.set(xlim=(0, 10), xlabel="hours of study", ylabel="probability of passing", title="Who passes?")

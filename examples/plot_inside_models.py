@@ -1,9 +1,9 @@
 """
-Inside: many models, one X
-==========================
+How twenty models share each pass over the data
+===============================================
 
-Five folds and four values of C are twenty models. All of them are columns: of the coefficients, of the logits, and of
-the weights of the rows, which are zero where a fold holds a row out. A picture of :doc:`/how-it-works`.
+Five folds and four values of C make twenty models. Each one is a column: of the coefficients, of the logits, and of the
+sample weights, which are zero for the rows that a fold holds out. :doc:`/how-it-works` uses this picture.
 """
 
 import matplotlib.pyplot as plt
@@ -24,19 +24,20 @@ for fold, (_, held_out) in enumerate(folds.split(X)):
 logits = X @ W[:, :30].T + W[:, 30]
 
 # %%
-# Each column is the model that a fit of its own finds, with its rows and its C.
+# Each column agrees with a separate fit to the training rows of its fold, with its C.
 for k in range(20):
     rows = weights[:, k] > 0
     alone = TorchLogisticRegression(C=Cs[k % 4], tol=1e-8).fit(X[rows], y[rows])
     assert np.allclose(alone.coef_[0], W[k, :30], rtol=0, atol=1e-5)
 
 # %%
-# One product of X with all coefficients gives all logits: X is read once for the twenty. White rows have no weight.
+# One product of X with all coefficients gives all logits, so one pass over X serves twenty models. White rows have
+# weight zero.
 fig, axes = plt.subplots(1, 3, figsize=(7.5, 4.4), width_ratios=[30, 20, 20], layout="constrained")
 pictures = {
     "X: 80 rows, 30 features": (X, "gray", 3),
-    "times coefficients": (W[:, :30].T, "RdBu_r", np.abs(W).max()),
-    "gives logits": (np.where(weights > 0, logits, np.nan), "RdBu_r", 10),
+    "coefficients of 20 models": (W[:, :30].T, "RdBu_r", np.abs(W).max()),
+    "their logits": (np.where(weights > 0, logits, np.nan), "RdBu_r", 10),
 }
 for ax, (title, (values, colours, limit)) in zip(axes, pictures.items(), strict=True):
     ax.imshow(values, cmap=colours, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")

@@ -1,10 +1,11 @@
 """
-A linear probe on embeddings
-============================
+Train a linear probe on embeddings
+==================================
 
-What does a frozen network know? Put a linear model on its embeddings. Half precision goes in as it is, C is chosen by
-cross-validation, and the result goes back onto the network as a layer. Nothing is downloaded here: the network is small
-and its filters are random. With a pretrained one, only the first block changes.
+What information do the embeddings of a frozen network contain? A linear probe tells. Embeddings in half precision are
+used as they are, C is chosen by cross-validation, and the fitted model becomes the last layer of the network. Nothing
+is downloaded here: the network is small and its filters are random. With a pretrained one, only the first block
+changes.
 """
 
 import matplotlib.pyplot as plt
@@ -17,7 +18,7 @@ from torch.nn import Conv2d, Flatten, LazyBatchNorm1d, MaxPool2d, ReLU, Sequenti
 
 from torchlogreg import ScorePathDisplay, TorchSoftmaxClassifierCV
 
-torch.set_num_threads(1)  # so few rows do not repay a second thread
+torch.set_num_threads(1)  # a second thread does not pay off on so few rows
 torch.manual_seed(0)
 X, y = load_digits(return_X_y=True)
 images = torch.tensor(X / 16, dtype=torch.float32).reshape(-1, 1, 8, 8)
@@ -25,7 +26,7 @@ train, test = train_test_split(np.arange(len(y)), train_size=400, stratify=y, ra
 
 
 def standardised(*layers):
-    """Freeze the layers, with a last one that standardises what they say of the training images."""
+    """Freeze the layers, and add one that standardises their output on the training images."""
     network = Sequential(*layers, Flatten(), LazyBatchNorm1d(affine=False, momentum=None))
     with torch.no_grad():
         network(images[train])  # the statistics
@@ -33,8 +34,8 @@ def standardised(*layers):
 
 
 # %%
-# 256 numbers in float16 for each image of 64 pixels: they stay as they are in memory, and are lifted block by block.
-# The pixels themselves are what an embedding has to beat.
+# 256 numbers in float16 for each image of 64 pixels. They stay in half precision in memory and are upcast block by
+# block. The baseline is a probe on the pixels themselves.
 filters = Conv2d(1, 32, 3, padding=1), ReLU(), MaxPool2d(2), Conv2d(32, 64, 3, padding=1), ReLU(), MaxPool2d(2)
 networks = {"pixels": standardised(), "random filters": standardised(*filters)}
 _, ax = plt.subplots(figsize=(6.5, 4.5), layout="constrained")
@@ -51,19 +52,19 @@ for (name, network), colour in zip(networks.items(), ("#0072B2", "#D55E00"), str
         fill_between_kw={"color": colour},
         chosen_kw={"visible": False},
     )
-ax.set_title("Which C, on pixels and on embeddings"), ax.legend(handles=ax.lines[::2], loc="lower right")
+ax.set_title("Score against C, on pixels and on embeddings"), ax.legend(handles=ax.lines[::2], loc="lower right")
 assert accuracies[1] > accuracies[0] + 0.01
 
 # %%
-# scikit-learn finds the same head, once the embeddings have been copied to float64 for it.
+# scikit-learn finds the same coefficients, from a copy of the embeddings in float64.
 peer = LogisticRegression(C=probe.C_, tol=1e-6, max_iter=1000).fit(E[train].double(), y[train])
 difference = np.abs(peer.coef_ - probe.coef_).max() / np.abs(peer.coef_).max()
 print(f"coefficients differ by {difference:.0e} of the largest")
 assert difference < 1e-2
 
 # %%
-# ``to_torch`` makes a layer of the head. On the network it is a classifier of images; the embeddings are then float32,
-# which shifts probabilities by less than 0.01.
+# ``to_torch`` turns the fitted model into a layer. Together with the network it classifies images. The embeddings are
+# then float32, which changes probabilities by less than 0.01.
 classifier = Sequential(network, probe.to_torch())
 with torch.no_grad():
     p = classifier(images[test]).numpy()

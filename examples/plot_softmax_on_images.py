@@ -1,9 +1,9 @@
 """
-Softmax on images
-=================
+Softmax regression on images
+============================
 
-Ten digits, 784 pixels (Fashion-MNIST has the same shapes), mini-batches of 64: the loop over a ``DataLoader``, then the
-estimator. The data moves to its device once, not batch by batch; and ``score`` cannot count wrongly.
+Ten digits, 784 pixels (Fashion-MNIST has the same shapes), mini-batches of 64: first the loop over a ``DataLoader``,
+then the estimator. It moves the data to the device once instead of batch by batch, and ``score`` computes the accuracy.
 """
 
 import io
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchlogreg import CoefficientDisplay, TorchSoftmaxClassifier
 from torchlogreg.datasets import fetch_mnist
 
-torch.set_num_threads(1)  # so small batches do not repay a second thread
+torch.set_num_threads(1)  # a second thread does not pay off on such small batches
 if "TORCHLOGREG_DATA" in os.environ:
     X, y, X_test, y_test = fetch_mnist()
 else:
@@ -28,7 +28,7 @@ else:
     X, X_test, y, y_test = train_test_split((X / 16).astype(np.float32), y, random_state=0)
 
 # %%
-# One epoch by hand. Cross entropy takes the logits: the layer has no softmax.
+# One epoch by hand. The layer has no softmax, because ``cross_entropy`` takes logits.
 start = time.perf_counter()
 layer = torch.nn.Linear(X.shape[1], 10)
 torch.nn.init.zeros_(layer.weight), torch.nn.init.zeros_(layer.bias)
@@ -43,7 +43,7 @@ with torch.no_grad():
     accuracy = (layer(torch.from_numpy(X_test)).argmax(dim=1).numpy() == y_test).mean()
 
 # %%
-# The same epoch as one ``fit``: the same batches in the same order, the same weights.
+# The same epoch in one call of ``fit``: the same batches in the same order give the same weights.
 model = TorchSoftmaxClassifier(
     solver="sgd", C=np.inf, batch_size=64, learning_rate=0.01, momentum=0.9, shuffle=False, tol=0, max_iter=1
 )
@@ -58,8 +58,8 @@ assert abs(accuracy - model.score(X_test, y_test)) < 1e-3
 
 
 # %%
-# Five epochs in a new random order each, with both accuracies after each of them; then the weights as a torch file.
-class _Evaluate:  # a scikit-learn callback, given the model as it is after each epoch
+# Five epochs in random order, with both accuracies after each of them. Then the weights are saved as a torch file.
+class _Evaluate:  # a scikit-learn callback, which is given the model after each epoch
     def setup(self, estimator, context): ...
     def teardown(self, estimator, context): ...
     def on_fit_task_begin(self, estimator, context): ...
@@ -74,6 +74,6 @@ torch.save(model.to_torch().state_dict(), file := io.BytesIO())
 print(f"{file.tell()} bytes to load with load_state_dict; fitted on: {model.device_}")
 
 # %%
-# The weights of a class are a picture: pixels that speak for it in red, against it in blue.
+# The weights of a class form an image: red pixels are evidence for the class, blue pixels against it.
 side = int(X.shape[1] ** 0.5)
 CoefficientDisplay.from_estimator(model, image_shape=(side, side)).figure_.set_size_inches(7, 4)

@@ -1,9 +1,9 @@
 """
-Two clouds, and when to stop
-============================
+Stop training at a target accuracy
+==================================
 
-Gradient descent with momentum on two Gaussian clouds, watched by two callbacks: one stops it as soon as the training
-accuracy exceeds 0.99, one draws it while it goes on. What changes with other means and offsets of the clouds?
+Gradient descent with momentum on two Gaussian clouds, with two callbacks: one stops as soon as the training accuracy
+exceeds 0.99, the other draws the decision boundary. How do the means and offsets of the clouds change the result?
 """
 
 import matplotlib.pyplot as plt
@@ -13,9 +13,9 @@ import torch
 from torchlogreg import TorchLogisticRegression
 from torchlogreg.callbacks import EarlyStopping, LiveBoundary
 
-torch.set_num_threads(1)  # so few rows do not repay a second thread
+torch.set_num_threads(1)  # a second thread does not pay off on so few rows
 
-W, B = [[-0.0459, -0.4516]], [0.1329]  # the start
+W, B = [[-0.0459, -0.4516]], [0.1329]  # the starting point
 SETTINGS = {"solver": "sgd", "C": np.inf, "batch_size": None, "learning_rate": 0.01, "momentum": 0.9, "tol": 0}
 
 
@@ -33,7 +33,7 @@ def by_hand(X, y, n_steps, enough):
     optimizer = torch.optim.SGD([w, b], lr=0.01, momentum=0.9)
     while step < n_steps and accuracy <= enough:
         loss = torch.nn.functional.binary_cross_entropy_with_logits((X @ w.T + b)[:, 0], y)
-        optimizer.zero_grad()  # without this line the gradients pile up
+        optimizer.zero_grad()  # without this line gradients accumulate
         loss.backward()
         optimizer.step()
         step, accuracy = step + 1, (((X @ w.T + b)[:, 0] > 0) == y).double().mean().item()
@@ -41,14 +41,14 @@ def by_hand(X, y, n_steps, enough):
 
 
 # %%
-# 991 steps without a stop, then the five settings with it. Watched after every step, the first of them is over 0.99 at
-# step 376 already: the stop alone does not lead to 991. Each loss is the one before the last step, as in the loop.
+# First 991 steps without early stopping, then five settings with it. The lesson reports 991 steps; with a check after
+# every step, the accuracy exceeds 0.99 at step 376 already. Each loss is the one before the last step, as in the loop.
 runs = [(1.7, 1, 991, 1), *((*s, 1000, 0.99) for s in ((1.7, 1), (1, 1), (5, 1), (1.7, 5), (1.7, -1)))]
 _, axes = plt.subplots(2, 3, figsize=(14, 8.4), layout="constrained")
 for ax, (mean, bias, n_steps, enough) in zip(axes.flat, runs, strict=True):
     X, y = clouds(mean, bias)
     model = TorchLogisticRegression(**SETTINGS, max_iter=n_steps)
-    # In a notebook or with a window, `every=1` and no `ax` show every step; `path="clouds.gif"` makes a film of it.
+    # In a notebook or a window, `every=1` without `ax` shows every step; `path="clouds.gif"` saves an animation.
     model.set_callbacks(EarlyStopping("train_accuracy", threshold=enough), LiveBoundary(every=1000, ax=ax))
     model.fit(X, y, coef_init=W, intercept_init=B)
     assert model.history_["train_accuracy"][-1] == model.score(X, y)
@@ -61,5 +61,6 @@ for ax, (mean, bias, n_steps, enough) in zip(axes.flat, runs, strict=True):
     ax.set_title(f"mean {mean}, bias {bias}, stop above {enough}\n{text}")
 
 # %%
-# Near clouds (mean 1) overlap and never get there; far ones (mean 5) are apart after one step. A common offset leaves
-# clouds as separable as they were, but the intercept must make up for it, and gradient descent takes long over that.
+# Clouds that are close to each other (mean 1) overlap and never reach the target. Distant ones (mean 5) are separated
+# after one step. A common offset does not change how separable the clouds are, but the intercept has to compensate for
+# it, which takes gradient descent many steps.

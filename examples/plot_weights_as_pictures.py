@@ -1,9 +1,9 @@
 """
-Weights as pictures, and what the penalty draws
-===============================================
+What the penalty does to the weights of pixels
+==============================================
 
-The weights of a class have a value for each pixel, so they can be looked at. Trained to the end on few images they look
-like noise. A penalty makes pictures of them, and better predictions.
+The weights of a class have one value for each pixel, so they can be shown as an image. Fitted to the optimum on few
+images with a weak penalty, they look like noise. A stronger penalty gives visible shapes, and better predictions.
 """
 
 import os
@@ -24,8 +24,8 @@ else:
     X, X_test, y, y_test = train_test_split((X / 16).astype(np.float32), y, random_state=0)
 
 # %%
-# Three strengths of the penalty, each solved to the optimum, on 2000 images of MNIST. With a weak one (large C) all of
-# these are right, but more of the test images are wrong than with the one in the middle.
+# Three strengths of the penalty, each solved to the optimum, on 2000 images of MNIST. With a weak penalty (large C),
+# all training images are classified correctly, but fewer test images than with the strength in the middle.
 Cs = (0.001, 0.1, 10)
 models = [TorchSoftmaxClassifier(C=C, max_iter=200).fit(X, y) for C in Cs]
 scores = [(model.score(X, y), model.score(X_test, y_test)) for model in models]
@@ -39,14 +39,14 @@ if "TORCHLOGREG_DATA" in os.environ:
     assert max(test for _, test in scores) == scores[1][1]
 
 # %%
-# Five of the classes. Red pixels speak for a class, blue ones against it, white ones say nothing; each row of pictures
-# is scaled to its own largest weight. Above there are shapes. Below, neighbouring pixels contradict each other: that is
-# what a fit learns by heart.
+# Five of the classes. Red pixels are evidence for a class, blue pixels against it, white ones have no influence. Each
+# row of images is scaled to its own largest weight. In the top row there are shapes. In the bottom row, the weights of
+# neighbouring pixels are hardly related, which is a sign of overfitting.
 side = int(X.shape[1] ** 0.5)
 pictures = [model.coef_.reshape(10, side, side) for model in models]
-alike = [np.corrcoef(p[:, :, 1:].ravel(), p[:, :, :-1].ravel())[0, 1] for p in pictures]
-print("correlation of neighbouring weights:", ", ".join(f"{a:.2f}" for a in alike))
-assert alike == sorted(alike, reverse=True) or side == 8
+correlations = [np.corrcoef(p[:, :, 1:].ravel(), p[:, :, :-1].ravel())[0, 1] for p in pictures]
+print("correlation of neighbouring weights:", ", ".join(f"{c:.2f}" for c in correlations))
+assert correlations == sorted(correlations, reverse=True) or side == 8
 display = CoefficientDisplay(
     coef=np.concatenate([model.coef_[:5] / np.abs(model.coef_[:5]).max() for model in models]),
     labels=[f"{k}, C = {C:g}" for C in Cs for k in range(5)],

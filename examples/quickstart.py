@@ -1,10 +1,10 @@
 """
-Quickstart
-==========
+Quickstart: compare with scikit-learn
+=====================================
 
-Both estimators in a pipeline and in a grid search on real data, beside scikit-learn's ``LogisticRegression``, and one
-figure in ``output/quickstart.png``. MNIST takes part if the environment variable ``TORCHLOGREG_DATA`` names a folder
-with ``mnist.npz``.
+Both estimators in a pipeline and in a grid search on real data, next to scikit-learn's ``LogisticRegression``: the
+accuracy, the objective, the coefficients and the time. The figure is saved as ``output/quickstart.png``. MNIST is
+included if the environment variable ``TORCHLOGREG_DATA`` names a folder with ``mnist.npz``.
 """
 
 import os
@@ -31,13 +31,13 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.colors import LinearSegmentedColormap
 
-BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # told apart by colour-blind readers too
-MNIST_ROWS = 2_000  # of 60,000, so that all is done within a minute
+BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # colour-blind readers can tell them apart
+MNIST_ROWS = 2_000  # of 60,000, so that the script takes less than a minute
 GRID = {"C": [0.01, 0.1, 1.0, 10.0]}
 
 
 def fit(model, X, y):
-    """Fit; the seconds it took, and a remark if it warned that it did not converge."""
+    """Fit; return the seconds, and a remark if there was a convergence warning."""
     start = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
@@ -47,7 +47,7 @@ def fit(model, X, y):
 
 
 def mean_loss(pipeline, X, y):
-    """Mean over the rows of minus the log-probability of their own class, from the logits."""
+    """Return the mean log loss, computed from the logits."""
     logits = pipeline.decision_function(X).astype(np.float64)
     if logits.ndim == 1:
         logits = np.column_stack([np.zeros(len(y)), logits])
@@ -55,13 +55,13 @@ def mean_loss(pipeline, X, y):
 
 
 def objective(pipeline, X, y):
-    """sum_i loss_i / S + ||W||^2 / (2 C S), by the same formula for all estimators."""
+    """Return sum_i loss_i / S + ||W||^2 / (2 C S), by the same formula for all estimators."""
     model = pipeline[-1]
     return mean_loss(pipeline, X, y) + (model.coef_.astype(np.float64) ** 2).sum() / (2 * model.C * len(y))
 
 
 def compare(title, estimator, X_train, X_test, y_train, y_test):
-    """Print a table: one pipeline for each estimator, all with C = 1."""
+    """Print a table with one pipeline for each estimator, all with C = 1."""
     models = {
         type(estimator).__name__: estimator,
         "LogisticRegression": LogisticRegression(),
@@ -70,7 +70,7 @@ def compare(title, estimator, X_train, X_test, y_train, y_test):
     pipelines = {name: make_pipeline(StandardScaler(), model) for name, model in models.items()}
     timed = {name: fit(pipeline, X_train, y_train) for name, pipeline in pipelines.items()}
     exact = pipelines["  the same, tol=1e-8"][-1].coef_
-    print(f"\n{title}: {len(X_train)} rows to train on, {len(X_test)} to test on, {X_train.shape[1]} features")
+    print(f"\n{title}: {len(X_train)} training rows, {len(X_test)} test rows, {X_train.shape[1]} features")
     print(f"{'':24}{'accuracy':>9}{'log loss':>10}{'objective':>13}{'|W - W*|':>10}{'seconds':>9}")
     for name, pipeline in pipelines.items():
         seconds, remark = timed[name]
@@ -82,7 +82,7 @@ def compare(title, estimator, X_train, X_test, y_train, y_test):
 
 
 def search(estimator, X_train, X_test, y_train, y_test):
-    """Print a table: a grid search over C with each estimator."""
+    """Print a table with a grid search over C for each estimator."""
     print(f"{'grid search, 5 folds':24}{'accuracy':>9}{'best C':>10}{'':23}{'seconds':>9}")
     for model in (estimator, LogisticRegression()):
         grid = {f"{type(model).__name__.lower()}__C": GRID["C"]}
@@ -93,7 +93,7 @@ def search(estimator, X_train, X_test, y_train, y_test):
 
 
 def draw_boundary(ax, data):
-    """Probabilities over two principal components."""
+    """Draw the probabilities over two principal components."""
     X = make_pipeline(StandardScaler(), PCA(2)).fit_transform(data.data)
     model = TorchLogisticRegression().fit(X, data.target)
     display = DecisionBoundaryDisplay.from_estimator(
@@ -130,7 +130,7 @@ def draw_boundary(ax, data):
 
 
 def draw_losses(ax, X, y):
-    """How far each solver is from the optimum."""
+    """Draw how far each solver is from the optimum after each iteration."""
     X = StandardScaler().fit_transform(X)
     optimum = TorchSoftmaxClassifier(tol=1e-10, max_iter=1000).fit(X, y).objective_
     for solver, colour, style in (("sgd", ORANGE, "-"), ("lbfgs", BLUE, "--"), ("newton-cholesky", GREEN, ":")):
@@ -143,7 +143,7 @@ def draw_losses(ax, X, y):
         yscale="log",
         xlabel="iteration (sgd: epoch)",
         ylabel="objective above the optimum",
-        title="Digits: three solvers on the way to one optimum",
+        title="Digits: three solvers converge to one optimum",
     )
     ax.grid(alpha=0.3)
     ax.legend()
@@ -161,7 +161,7 @@ for title, data, estimator in (
 if "TORCHLOGREG_DATA" in os.environ:
     X_train, y_train, X_test, y_test = fetch_mnist()
     X_train, y_train = X_train[:MNIST_ROWS], y_train[:MNIST_ROWS]
-    compare(f"MNIST, its first {MNIST_ROWS} rows", TorchSoftmaxClassifier(), X_train, X_test, y_train, y_test)
+    compare(f"MNIST, first {MNIST_ROWS} rows", TorchSoftmaxClassifier(), X_train, X_test, y_train, y_test)
 else:
     print("\nMNIST: skipped, as TORCHLOGREG_DATA is not set and the download from OpenML is large")
 
@@ -171,4 +171,6 @@ draw_losses(axes[1], digits.data, digits.target)
 path = Path("output", "quickstart.png")
 path.parent.mkdir(exist_ok=True)
 fig.savefig(path, dpi=130)
-print(f"\nW*: the coefficients of the last line. Figure: {path}. {time.perf_counter() - start:.0f} seconds in total.")
+print(
+    f"\nW*: the coefficients found with tol=1e-8. Figure: {path}. {time.perf_counter() - start:.0f} seconds in total."
+)

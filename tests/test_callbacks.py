@@ -27,7 +27,7 @@ from torchlogreg import (
     TorchSoftmaxClassifier,
 )
 from torchlogreg._solvers import STATES
-from torchlogreg._solvers.line_search import CholeskyPreconditioner
+from torchlogreg._solvers.preconditioners.cholesky import CholeskyPreconditioner
 from torchlogreg._solvers.preconditioners.eigenbasis import EigenbasisPreconditioner
 from torchlogreg._solvers.preconditioners.frequent_columns import FrequentColumnsPreconditioner
 from torchlogreg.callbacks import MAGIC, Checkpoint, EarlyStopping, LiveBoundary
@@ -278,7 +278,7 @@ def state_in(path):
     """What a checkpoint says of the solver, and in which stage of the fit it was."""
     content = path.read_bytes()[len(MAGIC) + 32 :].split(b"\n", 1)[1]
     with torch.serialization.safe_globals(STATES):
-        state, stage, _ = torch.load(io.BytesIO(content), weights_only=True)["solver"]
+        stage, state = torch.load(io.BytesIO(content), weights_only=True)["solver"]
     return state, stage
 
 
@@ -304,8 +304,8 @@ def test_the_fits_come_to_what_they_are_to_show(name, metric, stages, tmp_path):
         seen.add(stage)
         if stage == "last":  # by Newton's method, which has neither
             continue
-        metrics.add(type(state["others"][0]))
-        order, *arrays = state["pairs"]
+        metrics.add(type(state.preconditioner))
+        _, order, *arrays = state.memory
         n_pairs += len(order)
         for array in arrays:  # no spare rows
             assert array.shape[1] == len(order)

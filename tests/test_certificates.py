@@ -1,6 +1,7 @@
 """Whether `converged_` is true: held to optima that were found in another way, far more accurately."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,7 +22,9 @@ from torchlogreg._objective.losses import loss_of
 from torchlogreg._objective.objective import Objective
 from torchlogreg._objective.penalties import Ridge
 from torchlogreg._runtime.linalg import root_cholesky
-from torchlogreg._solvers.line_search import CholeskyPreconditioner, DescentState, dot, hidden
+from torchlogreg._solvers.line_search import Descent, dot
+from torchlogreg._solvers.preconditioners.base import hidden
+from torchlogreg._solvers.preconditioners.cholesky import CholeskyPreconditioner
 from torchlogreg._solvers.starts import nearer
 
 SOLVERS = ["lbfgs", "newton-cholesky"]
@@ -220,7 +223,7 @@ def test_a_root_sees_what_sums_of_products_lose():
     W = torch.zeros(1, 3, 1, dtype=F64)
     small = torch.linalg.svdvals(problem.root(W))[-1]
     along = torch.tensor([[[-1.0], [1.0], [0.0]]], dtype=F64)
-    logits = problem.design.predict(along)[:, 0, 0]
+    logits = problem.design.matvec(along)[:, 0, 0]
     exact = (0.25 * problem.design.weight[:, 0] * (logits - logits.mean()) ** 2).sum().sqrt() / 2**0.5
     assert float(small) == pytest.approx(float(exact), rel=1e-2)
 
@@ -233,8 +236,8 @@ def test_what_a_raised_factor_hides_is_bounded(l2, K):
     preconditioner = CholeskyPreconditioner.of(
         point.hessian + 0.05 * torch.diag_embed(point.hessian.diagonal(dim1=2, dim2=3))
     )
-    preconditioner = preconditioner._replace(shift=torch.full_like(preconditioner.shift, 0.05 / 1.05))
-    seen = DescentState(point, preconditioner, -preconditioner.solve(point.gradient)).gap
+    preconditioner = replace(preconditioner, shift=torch.full_like(preconditioner.shift, 0.05 / 1.05))
+    seen = Descent(point, preconditioner, -preconditioner.solve(point.gradient)).gap
     exact = CholeskyPreconditioner.of(point.hessian).solve(point.gradient)
     whole = 0.5 * dot(point.gradient, exact) / point.value
     hides = hidden(problem, preconditioner, point)

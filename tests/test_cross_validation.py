@@ -13,6 +13,7 @@ from sklearn.callback import ProgressBar
 from sklearn.datasets import load_iris, make_classification
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+from sklearn.metrics import brier_score_loss, log_loss, make_scorer
 from sklearn.model_selection import (
     GridSearchCV,
     GroupKFold,
@@ -26,7 +27,6 @@ from sklearn.model_selection import (
     cross_val_score,
 )
 from sklearn.pipeline import make_pipeline
-from sklearn.policy import brier_score_loss, log_loss, make_scorer
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -118,7 +118,7 @@ def test_every_splitter(name, n_classes):
 
 def _log_loss_of(y):
     return make_scorer(
-        sklearn.policy.log_loss, greater_is_better=False, response_method="predict_proba", labels=np.unique(y)
+        sklearn.metrics.log_loss, greater_is_better=False, response_method="predict_proba", labels=np.unique(y)
     )
 
 
@@ -360,7 +360,7 @@ def test_routed_weights_reach_the_scores_on_request():
     X, y = data(2)
     weight = np.random.default_rng(0).uniform(0.1, 3.0, len(y))
     with sklearn.config_context(enable_metadata_routing=True):
-        plain = make_scorer(sklearn.policy.accuracy_score)
+        plain = make_scorer(sklearn.metrics.accuracy_score)
         scores = {}
         for requested in (True, False):
             scorer = plain.set_score_request(sample_weight=requested)
@@ -377,7 +377,7 @@ def test_score_routes_weights_as_scikit_learns():
     passed = [{}, {"sample_weight": weight}, {"other": weight}]
     with sklearn.config_context(enable_metadata_routing=True):
         for requested in (None, True, False, "other"):
-            scorer = make_scorer(sklearn.policy.accuracy_score).set_score_request(sample_weight=requested)
+            scorer = make_scorer(sklearn.metrics.accuracy_score).set_score_request(sample_weight=requested)
             model = TorchLogisticRegressionCV(Cs=CS, cv=3, scoring=scorer, **TIGHT).fit(X, y)
             peer = LogisticRegressionCV(Cs=CS, cv=3, scoring=scorer, **PEER).fit(X, y)
             for params in passed:
@@ -620,7 +620,7 @@ def test_metrics_from_rows_in_doubt_save_iterations(monkeypatch):
     logits = 5.0 * X @ rng.standard_normal((40, 5))  # most rows are classified beyond doubt
     y = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
     model = TorchSoftmaxClassifierCV(Cs=[1, 30, 1000, 30_000], cv=3, solver="lbfgs", max_iter=200).fit(X, y)
-    monkeypatch.setattr(policy_module, "draw_where_curved", lambda problem, W, size, g: sample_rows(problem, size, g))
+    monkeypatch.setattr(policy_module, "sample_where_curved", lambda problem, W, size, g: sample_rows(problem, size, g))
     evenly = clone(model).fit(X, y)
     assert model.converged_
     assert evenly.converged_
@@ -690,11 +690,14 @@ def test_hessians_of_a_batch_are_made_only_where_there_is_room_for_all(room, mon
     monkeypatch.setattr(policy_module, "ALL_MODELS", room * 650**2)
     rows = DenseDesign(torch.tensor(X), torch.tensor(y), torch.ones(len(y), 1), intercept=True)
     problem = Objective.of(rows, Multinomial(10), Ridge.of(1.0, 64, intercept=True, accumulation=rows.accumulation))
-    policy = policy_module.PreconditionerPolicy(problem, 10, seed=0)
+    policy = policy_module.PreconditionerPolicy(problem, 10)
     point = problem.value_and_gradient(torch.zeros(3, 65, 10, dtype=torch.float64))
     assert (policy.with_hessian(point).hessian is not None) == (room == 3)
-    slow = torch.ones(3, dtype=torch.float64)
-    assert any(policy.hessian_pays(slow) for _ in range(100)) == (room == 3)
+    slow, pays = policy_module.Refresh(), []
+    for _ in range(100):
+        slow = slow.seen(torch.ones(3, dtype=torch.float64))
+        pays.append(policy.hessian_pays(slow, 3))
+    assert any(pays) == (room == 3)
 
 
 @pytest.mark.parametrize("p", [12, 30])

@@ -1,6 +1,8 @@
-"""Every example runs without a warning, and all but the quickstart stay short."""
+"""The examples of the gallery: complete, in order, and short.
 
-import os
+`make docs` runs them, with warnings as errors; `test_site.py` looks at what they left.
+"""
+
 import re
 import subprocess
 import sys
@@ -20,29 +22,8 @@ LESSONS = {
         "plot_softmax_on_images.py",
         "plot_activations.py",
     ],
-    "softmax on MNIST": ["plot_softmax_on_images.py", "plot_complaints_time_accuracy.py", "plot_complaints_losses.py"],
+    "softmax on MNIST": ["plot_softmax_on_images.py", "plot_slow_batches.py", "plot_similar_losses.py"],
 }
-NEED_DATA = {"plot_from_line_to_softmax.py"}  # the others say what they leave out
-SLOW = {"quickstart.py"}
-
-
-def _example(path):
-    marks = [pytest.mark.slow] if path.name in SLOW else []
-    if path.name in NEED_DATA:
-        missing = "TORCHLOGREG_DATA" not in os.environ
-        marks.append(pytest.mark.skipif(missing, reason="TORCHLOGREG_DATA is not set: it would download the data"))
-    return pytest.param(path, marks=marks, id=path.name)
-
-
-@pytest.mark.parametrize("path", [_example(path) for path in sorted(FOLDER.glob("*.py"))])
-def test_runs_without_warnings(path, tmp_path):
-    environment = {**os.environ, "MPLBACKEND": "Agg"}
-    command = [sys.executable, "-W", "error", str(path)]
-    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stdout + run.stderr
-    if path.name == "quickstart.py":
-        assert (tmp_path / "output" / "quickstart.png").stat().st_size > 10_000
-        assert ("MNIST: skipped" in run.stdout) == ("TORCHLOGREG_DATA" not in os.environ)
 
 
 @pytest.mark.parametrize("lesson", LESSONS)

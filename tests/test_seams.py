@@ -79,7 +79,7 @@ def test_memory_that_runs_out_on_the_host_is_a_memory_error(fit, monkeypatch):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1000 bytes.")
 
     for module in ("_estimators.base", "_model_selection.fit_and_score"):
-        monkeypatch.setattr(f"torchlogreg.{module}.rows_of", fail)
+        monkeypatch.setattr(f"torchlogreg.{module}.design_of", fail)
     with pytest.raises(MemoryError, match="1000 bytes"):
         fit()
 

@@ -1,10 +1,13 @@
 """The built site in a real browser: pages load, search finds, code copies, links and pictures are there.
 
-`make docs` builds it first. Without the site, selenium or chromium the tests are skipped and say so.
+`make docs` builds it first, which runs the examples of the gallery with warnings as errors; what they left is tested
+here. Without the site, selenium or chromium the tests are skipped and say so.
 """
 
 import functools
 import http.server
+import os
+import re
 import shutil
 import threading
 from html.parser import HTMLParser
@@ -15,6 +18,7 @@ import pytest
 
 SITE = Path(__file__).parents[1] / "docs" / "_build" / "html"
 PAGES = sorted(path.relative_to(SITE).as_posix() for path in SITE.rglob("*.html") if "_static" not in path.parts)
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 SHOWN = [page for page in PAGES if not page.endswith(("genindex.html", "search.html", "sg_execution_times.html"))]
 OPTIONS = [
     "--headless=new",
@@ -75,7 +79,7 @@ def test_page_loads_with_its_pictures_and_fits_a_phone(browser, address, page):
 
 
 def test_search_finds_an_api_name(browser, address):
-    from selenium.webdriver.effective_row_count.ui import WebDriverWait
+    from selenium.webdriver.support.ui import WebDriverWait
 
     browser.get(address + "search.html?q=TorchGridSearchCV")
     found = "return [...document.querySelectorAll('#search-results a')].map(a => a.href)"
@@ -85,7 +89,7 @@ def test_search_finds_an_api_name(browser, address):
 
 def test_code_copies(browser, address):
     from selenium.webdriver import ActionChains
-    from selenium.webdriver.effective_row_count.ui import WebDriverWait
+    from selenium.webdriver.support.ui import WebDriverWait
 
     browser.set_window_size(1280, 900)
     browser.get(address + "getting-started.html")
@@ -133,3 +137,20 @@ def test_no_internal_link_is_broken():
             if anchor and name in parsed and unquote(anchor) not in parsed[name].names:
                 broken.append((page, target))
     assert broken == []
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_every_example_ran_and_has_a_picture_of_its_own(path):
+    images = SITE / "_images"
+    assert (images / f"sphx_glr_{path.stem}_001.png").stat().st_size > 5_000
+    thumbnails = {other: (images / f"sphx_glr_{other.stem}_thumb.png").read_bytes() for other in EXAMPLES}
+    assert list(thumbnails.values()).count(thumbnails[path]) == 1
+
+
+def test_the_quickstart_saves_its_picture_and_says_what_it_leaves_out():
+    output = EXAMPLES[0].parent / "output" / "quickstart.png"
+    assert output.stat().st_size > 10_000
+    printed = re.search(
+        "^MNIST: skipped", (SITE / "gallery" / "quickstart.html").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert (printed is not None) == ("TORCHLOGREG_DATA" not in os.environ)

@@ -24,11 +24,13 @@ from torchlogreg._objective.losses import Binomial, Multinomial
 from torchlogreg._objective.objective import Objective
 from torchlogreg._objective.penalties import Ridge
 from torchlogreg._objective.reparametrisation import RowSpace
+from torchlogreg._objective.sampling import leverages, sampled, second_moments
 from torchlogreg._runtime.threads import fit_arithmetic, in_threads
 from torchlogreg._solvers import SOLVERS
-from torchlogreg._solvers.driver import minimise_all
+from torchlogreg._solvers.driver import Settings, minimise
+from torchlogreg._solvers.lbfgs import LBFGS
 from torchlogreg._solvers.lbfgs_memory import LBFGSMemory
-from torchlogreg._solvers.line_search import CholeskyPreconditioner
+from torchlogreg._solvers.preconditioners.cholesky import CholeskyPreconditioner
 from torchlogreg._solvers.preconditioners.eigenbasis import eigenbasis_preconditioner
 from torchlogreg._solvers.preconditioners.policy import PreconditionerPolicy
 from torchlogreg._solvers.subsampling import _importance_sample, _is_unrepresentative, sample_rows
@@ -49,12 +51,12 @@ def test_pairs_are_the_two_loop_recursion():
     B, d, K, memory = 2, 4, 3, 5
     g = generator()
     preconditioner = CholeskyPreconditioner.of(torch.eye(d * K, dtype=F64).expand(B, 1, -1, -1) * 2.0)
-    pairs, listed = LBFGSMemory(B, d * K, memory, random_rows().accumulation), []
+    pairs, listed = LBFGSMemory.empty(B, d * K, memory, random_rows().accumulation), []
     for i in range(8):  # more than the memory holds
         s = torch.randn(B, d, K, generator=g, dtype=F64)
         y = s + 0.1 * torch.randn(B, d, K, generator=g, dtype=F64)
         usable = torch.tensor([True, i != 6])  # the second model did not move in iteration 6
-        pairs.append(s, y, usable)
+        pairs = pairs.appended(s, y, usable)
         listed = [*listed, (s, y, usable)][-memory:]
     gradient, gamma = torch.randn(B, d, K, generator=g, dtype=F64), torch.tensor([0.5, 2.0], dtype=F64)
     for b in range(B):
@@ -67,7 +69,7 @@ def test_pairs_are_the_two_loop_recursion():
         for (s, y), alpha in zip(mine, reversed(alphas), strict=True):
             r += (alpha - (y * r).sum() / (s * y).sum()) * s
         torch.testing.assert_close(pairs.solve(gradient, gamma, preconditioner)[b], r, rtol=1e-10, atol=1e-12)
-    pairs.clear()
+    pairs = pairs.cleared()
     torch.testing.assert_close(pairs.solve(gradient, gamma, preconditioner)[1], gradient[1])
 
 
@@ -146,12 +148,14 @@ def test_the_span_of_the_rows_holds_the_same_problem(intercept, n_classes):
     problem = random_problem(loss, n=12, p=40, intercept=intercept)
     rotated = RowSpace(problem)
     U = torch.randn(1, 12 + intercept, loss.n_logits, generator=generator(1), dtype=F64)
-    inside, outside = rotated.objective.value_and_gradient(U), rotated.leave(U)
+    inside = rotated.objective.value_and_gradient(U)
+    outside = rotated.leave_point(inside)
     torch.testing.assert_close(outside.value, inside.value, rtol=1e-11, atol=0)
     direct = problem.value_and_gradient(outside.W)
     torch.testing.assert_close(outside.gradient, direct.gradient, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(outside.value, direct.value, rtol=1e-11, atol=0)
     torch.testing.assert_close(rotated.enter(outside.W), U, rtol=1e-8, atol=1e-9)
+    torch.testing.assert_close(rotated.leave(U), outside.W, rtol=1e-12, atol=1e-14)
 
 
 def test_a_drawn_sample_keeps_the_objective_on_average_and_leaves_out_weightless_rows():
@@ -194,9 +198,9 @@ def test_leverages_are_shares_of_the_second_moments(kind, intercept, n_weights):
     added = weight[:, None] * X**2
     total = added.sum(axis=0)
     before = problem.passes.total
-    np.testing.assert_allclose(problem.second_moments(), total, rtol=1e-12)
-    np.testing.assert_allclose(problem.leverages(), (added / np.where(total, total, 1.0)).sum(axis=1), rtol=1e-12)
-    np.testing.assert_allclose(problem.leverages().sum(), np.count_nonzero(total), rtol=1e-12)
+    np.testing.assert_allclose(second_moments(problem), total, rtol=1e-12)
+    np.testing.assert_allclose(leverages(problem), (added / np.where(total, total, 1.0)).sum(axis=1), rtol=1e-12)
+    np.testing.assert_allclose(leverages(problem).sum(), np.count_nonzero(total), rtol=1e-12)
     assert problem.passes.total == before + 2
 
 
@@ -234,7 +238,7 @@ def test_a_column_misleads_where_only_its_sample_is_constant(low, high, n_weight
         weight[fold :: n_weights - 1, 1 + fold] = 0.0
     rows = DenseDesign(torch.from_numpy(X), torch.from_numpy(2.0 * y - 1), weight, intercept=True)
     problem = Objective.of(rows, Binomial(), Ridge.of(1e-3, X.shape[1], intercept=True, accumulation=rows.accumulation))
-    sample = problem.sampled(torch.randint(2, len(X), (2000,), generator=generator()))
+    sample = sampled(problem, torch.randint(2, len(X), (2000,), generator=generator()))
     assert _is_unrepresentative(sample, problem) == (low != high)
 
 
@@ -252,10 +256,10 @@ def test_leverages_at_a_point_are_what_rows_add_to_the_curvature(loss):
 
     each = [[curvature_of(i, b) for b in range(2)] for i in range(len(eta))]
     curvature = torch.tensor(each, dtype=F64)
-    expected = (problem.design.weight * curvature).sum(dim=1) * (X.square() / problem.second_moments()).sum(dim=1)
-    np.testing.assert_allclose(problem.leverages(W), expected, rtol=1e-10)
+    expected = (problem.design.weight * curvature).sum(dim=1) * (X.square() / second_moments(problem)).sum(dim=1)
+    np.testing.assert_allclose(leverages(problem, W), expected, rtol=1e-10)
     before = problem.passes.total
-    problem.leverages(W)
+    leverages(problem, W)
     assert problem.passes.total == before + 1
 
 
@@ -264,12 +268,13 @@ def test_a_model_that_has_gone_below_its_floor_leaves_the_batch():
     W, floor = torch.zeros(2, 5, 1, dtype=F64), problem.loss.at_zero - 1e-3
     floors = torch.tensor([-math.inf, floor], dtype=F64)
     alone, early = (
-        minimise_all(problem, SOLVERS["newton-cholesky"](), W, tol=1e-9, max_iter=50, floor=f) for f in (None, floors)
+        minimise(problem, SOLVERS["newton-cholesky"](), W, Settings(1e-9, 50, floor=f, warn=False))
+        for f in (None, floors)
     )
     assert alone.converged.all()
     assert early.n_iter[0] == alone.n_iter[0] > early.n_iter[1] == 1
-    torch.testing.assert_close(early.value[0], alone.value[0])
-    assert alone.value[1] < early.value[1] < floor
+    torch.testing.assert_close(early.point.value[0], alone.point.value[0])
+    assert alone.point.value[1] < early.point.value[1] < floor
     assert not early.converged[1]
 
 
@@ -279,7 +284,7 @@ def test_a_model_below_its_floor_is_not_finished_in_float64(dtype):
     rows = DenseDesign(rows.X.to(dtype), rows.y, rows.sample_weights, intercept=True)
     problem = Objective.of(rows, Binomial(), Ridge.of(0.3, 4, intercept=True, accumulation=rows.accumulation))
     W, floor = torch.zeros(2, 5, 1, dtype=F64), torch.full((2,), problem.loss.at_zero - 1e-3, dtype=F64)
-    found = minimise_all(problem, SOLVERS["newton-cholesky"](), W, tol=1e-9, max_iter=50, floor=floor)
+    found = minimise(problem, SOLVERS["newton-cholesky"](), W, Settings(1e-9, 50, floor=floor, warn=False))
     assert found.n_iter.tolist() == [1, 1]
     assert problem.passes.total == (2 if dtype == torch.float64 else 3)  # one to judge the result in float64
 
@@ -319,7 +324,7 @@ def test_squares_that_overflow_or_vanish_leave_an_even_sample(scale):
         torch.from_numpy(X * scale), torch.from_numpy(2.0 * y - 1), torch.ones(len(X), 1, dtype=F64), intercept=False
     )
     problem = Objective.of(rows, Binomial(), Ridge.of(0.0, X.shape[1], intercept=False, accumulation=rows.accumulation))
-    assert (_importance_sample(problem, problem.leverages(), 500, generator()) is None) == (scale != 1.0)
+    assert (_importance_sample(problem, leverages(problem), 500, generator()) is None) == (scale != 1.0)
     assert torch.isfinite(sample_rows(problem, 500, generator()).design.sample_weights).all()
 
 
@@ -570,12 +575,15 @@ def test_many_classes(fit_intercept):
 
 def test_the_hessian_of_all_rows_stays_once_it_took_over():
     problem = random_problem(Multinomial(3), n=60, p=5)
-    policy = PreconditionerPolicy(problem, 3, seed=0)
-    point, preconditioner = policy.start(torch.zeros(1, 6, 3, dtype=F64))
-    assert policy.due(10)
-    preconditioner = policy.at(policy.with_hessian(point), preconditioner)
-    assert isinstance(preconditioner, CholeskyPreconditioner)
-    assert not policy.due(1000)
+    solver = LBFGS()
+    state = solver.init(problem, torch.zeros(1, 6, 3, dtype=F64))
+    assert state.refresh.due == 10
+    point = PreconditionerPolicy(problem, 3).with_hessian(state.point)
+    state = solver._renewed(None, state, point, True)
+    assert isinstance(state.preconditioner, CholeskyPreconditioner)
+    assert state.point.hessian is None
+    assert state.refresh.is_newton
+    assert state.refresh.due == math.inf
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

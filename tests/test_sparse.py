@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from autograd_epoch import autograd_epoch
 from conftest import gradient_norm, objective
 from scipy import sparse
 from sklearn.datasets import load_digits
@@ -39,7 +40,7 @@ from torchlogreg._objective.penalties import Ridge
 from torchlogreg._objective.reparametrisation import NonEmptyColumns, is_wide
 from torchlogreg._runtime.threads import fit_arithmetic
 from torchlogreg._solvers.preconditioners.policy import PreconditionerPolicy
-from torchlogreg._solvers.sgd import SGD, _autograd_epoch, _fused_epoch
+from torchlogreg._solvers.sgd import SGD
 
 F64 = torch.float64
 
@@ -302,7 +303,8 @@ def test_rows_that_come_again_are_known_however_they_are_stored():
     dense, thin = (TorchLogisticRegression(solver=s, tol=1e-2).fit(X, y) for s in ("newton-cholesky", "auto"))
     for model in (dense, thin):
         for again in (X, sparse.csc_array(X)):
-            assert model._seen["mark"] == TorchLogisticRegression().partial_fit(again, y, classes=[0, 1])._seen["mark"]
+            block = TorchLogisticRegression().partial_fit(again, y, classes=[0, 1])
+            assert model._seen["fingerprint"] == block._seen["fingerprint"]
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.1])
@@ -317,7 +319,7 @@ def test_sgd_takes_the_steps_that_it_takes_on_dense_rows(loss, batch_size, neste
     ]
     solver = SGD(batch_size=batch_size, nesterov=nesterov)
     found = []
-    for problem, epoch in zip(problems, (_fused_epoch, _autograd_epoch), strict=True):
+    for problem, epoch in zip(problems, (SGD.epoch, autograd_epoch), strict=True):
         W = torch.zeros(1, loss.n_logits, 81, dtype=F64).mT
         velocity, generator = torch.zeros_like(W), torch.Generator().manual_seed(0)
         values = [epoch(solver, problem, W, velocity, 0.05, generator) for _ in range(3)]
@@ -348,7 +350,7 @@ def test_metric_is_the_hessian_of_the_head_and_the_diagonal_of_the_tail(n_classe
     ridge = Ridge.of(1.0, 600, intercept=True, accumulation=ours.accumulation)
     problem = Objective.of(ours, loss, ridge)
     W = torch.from_numpy(np.random.default_rng(0).normal(size=(1, d, K)))
-    metric = PreconditionerPolicy(problem, K, seed=0).at(problem.value_and_gradient(W))
+    metric = PreconditionerPolicy(problem, K).at(problem.value_and_gradient(W), None, torch.Generator())
     head, n_frequent_columns = metric.columns, ours.n_frequent_columns(K)
     assert len(head) == n_frequent_columns + 1 < d
     assert head[-1] == 600

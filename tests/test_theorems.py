@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from autograd_epoch import autograd_epoch, mini_batch, states
 from conftest import objective, table
 from scipy.sparse import csr_array
 from sklearn.exceptions import ConvergenceWarning
@@ -17,8 +18,8 @@ from torchlogreg._objective.objective import Objective
 from torchlogreg._objective.penalties import Ridge
 from torchlogreg._runtime.threads import fit_arithmetic, n_readers
 from torchlogreg._solvers import SOLVERS, newton_numpy
-from torchlogreg._solvers.driver import minimise
-from torchlogreg._solvers.sgd import SGD, _autograd_epoch, _fused_epoch
+from torchlogreg._solvers.driver import Settings, minimise
+from torchlogreg._solvers.sgd import SGD
 
 F64 = torch.float64
 
@@ -173,7 +174,7 @@ def test_gradient_and_hessian_are_derivatives_of_the_value(loss, intercept):
 
     def value(W):
         index = torch.arange(problem.design.shape[0])
-        return problem.mini_batch(W, index).sum()
+        return mini_batch(problem, W, index).sum()
 
     point = problem.second_order(W)
     hessian = point.hessian
@@ -202,12 +203,12 @@ def test_a_batch_of_models_equals_one_fit_each(loss, name):
         rows, loss, Ridge(torch.tensor([0.1, 1.0, 10.0, 100.0], dtype=F64)[:, None, None] * torch.ones(7, 1))
     )
     W = torch.zeros(B, 7, loss.n_logits, dtype=F64)
-    together = minimise(problem, SOLVERS[name](), W, tol=1e-9, max_iter=300).point
+    together = minimise(problem, SOLVERS[name](), W, Settings(1e-9, 300, warn=False)).point
     for b in range(B):
         alone = Objective.of(
             rows.reweighted(rows.weight[:, b : b + 1]), loss, Ridge(torch.full((1, 7, 1), 10.0**b / 10, dtype=F64))
         )
-        single = minimise(alone, SOLVERS[name](), W[:1], tol=1e-9, max_iter=300).point
+        single = minimise(alone, SOLVERS[name](), W[:1], Settings(1e-9, 300)).point
         torch.testing.assert_close(together.W[b], single.W[0], rtol=1e-6, atol=1e-8)
 
 
@@ -217,9 +218,9 @@ def test_newton_in_numpy_takes_the_steps_of_newton_in_torch(loss, l2, monkeypatc
     problem = random_problem(loss, n=200, l2=l2)
     W = torch.zeros(1, 5, loss.n_logits, dtype=F64)
     assert newton_numpy.is_small(problem, W)
-    fast = [step for step, _ in zip(newton_numpy.iterates(problem, W), range(6), strict=False)]
+    fast = [step for step, _ in zip(states(SOLVERS["newton-cholesky"](), problem, W), range(6), strict=False)]
     monkeypatch.setattr(newton_numpy, "LARGEST", 0)
-    slow = [step for step, _ in zip(SOLVERS["newton-cholesky"]().iterates(problem, W), range(6), strict=False)]
+    slow = [step for step, _ in zip(states(SOLVERS["newton-cholesky"](), problem, W), range(6), strict=False)]
     for a, b in zip(fast, slow, strict=True):
         torch.testing.assert_close(a.point.W, b.point.W, rtol=1e-8, atol=1e-11)
         torch.testing.assert_close(a.point.value, b.point.value, rtol=1e-12, atol=0)
@@ -235,7 +236,7 @@ def test_a_fused_epoch_an_autograd_epoch_and_torch_optim_take_the_same_steps(los
     d, K = problem.design.shape[1], loss.n_logits
     W0 = torch.randn(1, d, K, generator=generator(5), dtype=F64).mT.contiguous().mT
     ends, values = [], []
-    for epoch in (_fused_epoch, _autograd_epoch):
+    for epoch in (SGD.epoch, autograd_epoch):
         W, velocity, g = W0.clone(), torch.zeros_like(W0), generator(6)
         values.append([float(epoch(solver, problem, W, velocity, 0.1, g)) for _ in range(3)])
         ends.append(W)
@@ -245,7 +246,7 @@ def test_a_fused_epoch_an_autograd_epoch_and_torch_optim_take_the_same_steps(los
     for _ in range(3):
         for index in torch.randperm(n, generator=g).split(16):
             optimiser.zero_grad()
-            problem.mini_batch(parameter, index).sum().backward()
+            mini_batch(problem, parameter, index).sum().backward()
             optimiser.step()
     torch.testing.assert_close(ends[0], ends[1], rtol=1e-12, atol=1e-13)
     torch.testing.assert_close(ends[0], parameter.detach(), rtol=1e-12, atol=1e-13)
@@ -256,7 +257,7 @@ def test_the_mean_of_the_mini_batches_is_the_objective():
     problem = random_problem(Multinomial(3), n=60)
     W = torch.randn(1, 5, 3, generator=generator(7), dtype=F64)
     batches = torch.arange(60).split(16)
-    mean = sum(problem.mini_batch(W, index) * len(index) / 60 for index in batches)
+    mean = sum(mini_batch(problem, W, index) * len(index) / 60 for index in batches)
     torch.testing.assert_close(mean, problem.value_and_gradient(W).value, rtol=1e-12, atol=0)
 
 
@@ -401,9 +402,7 @@ def test_two_softmax_rows_at_C_are_one_logit_at_2C():
         Multinomial(2),
         Ridge.of(1.0, X.shape[1], intercept=True, accumulation=random_rows().accumulation),
     )
-    W = minimise(
-        two_rows, SOLVERS["newton-cholesky"](), torch.zeros(1, 31, 2, dtype=F64), tol=1e-10, max_iter=100
-    ).point.W
+    W = minimise(two_rows, SOLVERS["newton-cholesky"](), torch.zeros(1, 31, 2, dtype=F64), Settings(1e-10, 100)).point.W
     np.testing.assert_allclose((W[0, :-1, 1] - W[0, :-1, 0]).numpy(), logit.coef_[0], rtol=1e-8)
 
 

@@ -9,7 +9,6 @@ import io
 import json
 import math
 import os
-import warnings
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from torchlogreg._export.safetensors import is_special, replace_file
 from torchlogreg._monitoring.callback_context import OwnCallback
 from torchlogreg._monitoring.history import MONITORS
 from torchlogreg._runtime.sklearn_private import check_matplotlib_support
+from torchlogreg._runtime.warn import warn
 from torchlogreg._solvers import STATES
 
 __all__ = ["Checkpoint", "EarlyStopping", "LiveBoundary"]
@@ -430,11 +430,10 @@ class LiveBoundary(_Callback):
         try:
             picture.close()
         except (OSError, ValueError) as error:  # ValueError: of a suffix that no format has
-            warnings.warn(
+            warn(
                 f"The animation {self.path} could not be written: {error}. To have it, fit again with a path to a .gif "
                 "file that can be written; the model is what it would be with it.",
                 UserWarning,
-                stacklevel=2,
             )
 
 

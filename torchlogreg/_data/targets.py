@@ -3,7 +3,6 @@
 import datetime
 import numbers
 import sys
-import warnings
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
 from torchlogreg._data.array_api import numpy_of
+from torchlogreg._runtime.warn import warn
 
 MAYBE_MISSING = numbers.Number, np.generic, datetime.date  # types that have a value which does not equal itself
 WEIGHTLESS = "All sample weights are zero; at least one weight must be positive."
@@ -33,10 +33,9 @@ def as_column(y, name: str = "y") -> np.ndarray:
     y = known(y, name)
     column = column_or_1d(y, warn=name == "y")
     if name != "y" and np.ndim(y) == 2:
-        warnings.warn(
+        warn(
             f"A column-vector {name} was passed when a 1d array was expected. Pass {name}.ravel(), for example.",
             DataConversionWarning,
-            stacklevel=6,
         )
     return column
 

@@ -3,7 +3,6 @@
 import copy
 import math
 import numbers
-import warnings
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -43,6 +42,7 @@ from torchlogreg._data.targets import (
 )
 from torchlogreg._data.validation import checked_X, is_no_table, is_stream
 from torchlogreg._runtime.out_of_memory import ran_out
+from torchlogreg._runtime.warn import warn
 
 STREAMED = (
     "A stream of blocks is fitted by TorchLogisticRegression and TorchSoftmaxClassifier alone, which take its labels "
@@ -95,9 +95,7 @@ def fit_data(
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if not ran_out(error) or scattered or (isinstance(X, torch.Tensor) and X.device.type != "cpu"):
             raise
-    warnings.warn(
-        "X does not fit in the memory of the device: reading it block by block.", RuntimeWarning, stacklevel=4
-    )
+    warn("X does not fit in the memory of the device: reading it block by block.", RuntimeWarning)
     stand_in = copy.copy(estimator)
     checked = checked_X(stand_in, X, reset=True)
     data = _streamed(estimator, ArrayBlocks(checked, *_sliceable(checked, y, sample_weight)), access)

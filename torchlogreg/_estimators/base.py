@@ -27,6 +27,7 @@ from torchlogreg._export.mixin import Portable
 from torchlogreg._monitoring.callback_context import CallbackRunner, forget
 from torchlogreg._monitoring.history import FitHistory
 from torchlogreg._monitoring.monitors import held_out_data, training_monitor, validation_data
+from torchlogreg._objective.certificate import optimality_bound
 from torchlogreg._objective.losses import loss_of
 from torchlogreg._objective.objective import Objective
 from torchlogreg._objective.penalties import Ridge, strengths
@@ -41,7 +42,7 @@ from torchlogreg._runtime.sklearn_private import (
 )
 from torchlogreg._runtime.threads import fit_arithmetic, mapped, package_settings, plain_arithmetic
 from torchlogreg._solvers import SOLVERS, access_of, choose
-from torchlogreg._solvers.driver import minimise
+from torchlogreg._solvers.driver import Settings, minimise
 from torchlogreg._solvers.sgd import SGD
 
 
@@ -367,29 +368,28 @@ class LinearClassifier(LinearPredictor):
                 leave=filled.leave,
                 verbose=self.verbose,
                 began=began,
+                patience=self.n_iter_no_change if keeps_best else None,
+                tol=self.tol,
             )
             result = minimise(
                 objective,
                 solver,
                 filled.enter(W).to(rows.accumulation.device),
-                tol=self.tol,
-                max_iter=self.max_iter,
-                store=to_float32 if data.dtype == np.float32 else None,
-                history=history,
-                patience=self.n_iter_no_change if keeps_best else None,
+                Settings(self.tol, self.max_iter, to_float32 if data.dtype == np.float32 else None),
+                history,
             )
-            bound = objective.optimality_bound(result.point)
+            bound = optimality_bound(objective, result.point)
         return {
             **attributes(filled.leave(result.point.W)),
             "solver_": solver.name,
             "device_": str(rows.device),
-            "n_iter_": data.space.array(np.array([result.n_iter], dtype=np.int32)),
-            "converged_": result.converged,
+            "n_iter_": data.space.array(result.n_iter.numpy(force=True).astype(np.int32)),
+            "converged_": bool(result.converged),
             "objective_": float(result.point.value),
             "gradient_norm_": float(result.point.gradient_norm),
             "optimality_gap_": float(bound),
             "n_passes_": objective.passes.total,
-            "loss_curve_": data.space.array(result.loss_curve[:, 0]),
+            "loss_curve_": data.space.array(np.array(history.values).reshape(-1)),
             "history_": history.history(),
         }
 

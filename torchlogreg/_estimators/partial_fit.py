@@ -10,6 +10,7 @@ import torch
 from torchlogreg._data.training_data import bytes_of_rows, total_weight
 from torchlogreg._objective.objective import Objective
 from torchlogreg._objective.penalties import Ridge
+from torchlogreg._objective.smoothness import largest_moment, row_moments
 from torchlogreg._solvers.learning_rates import stable_rate
 from torchlogreg._solvers.sgd import class_major
 
@@ -138,10 +139,10 @@ def _with_bounds(objective, seen):
     any before, by their mean or the longest; of blocks that are all alike, that is every doubling of their number.
     """
     n = objective.design.shape[0]
-    mean_square, longest = objective.row_moments()
+    mean_square, longest = row_moments(objective)
     record = mean_square > seen.mean_square or longest > seen.longest
     if record or n >= 2 * seen.n_curvature:
-        curvature = objective.largest_moment()
+        curvature = largest_moment(objective)
         larger = n >= 2 * seen.n_curvature and not mean_square < 0.5 * seen.mean_square
         seen = seen._replace(
             curvature=curvature if larger else max(curvature, seen.curvature),

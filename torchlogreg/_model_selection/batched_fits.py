@@ -16,13 +16,26 @@ from torchlogreg._objective.objective import Objective, PassCounter, normalised
 from torchlogreg._objective.penalties import Ridge
 from torchlogreg._objective.reparametrisation import NonEmptyColumns, is_wide
 from torchlogreg._solvers import SOLVERS, choose
-from torchlogreg._solvers.driver import Results, minimise_all
+from torchlogreg._solvers.driver import Settings as Goal
+from torchlogreg._solvers.driver import minimise
 from torchlogreg._solvers.line_search import per_model
-from torchlogreg._solvers.preconditioners.policy import Centre, PreconditionerPolicy
+from torchlogreg._solvers.observer import Unobserved
+from torchlogreg._solvers.preconditioners.policy import PreconditionerPolicy
+from torchlogreg._solvers.preconditioners.shared import Centre
 
 # Bytes that a batch may take, or those of X if they are more; and how many arrays of the size of its coefficients, and
 # matrices of the size of their second moments where the solver needs them, it takes.
 BUDGET, ARRAYS, MATRICES = 2**28, 24, 3
+
+
+class Results(NamedTuple):
+    """What a batch of B models found, each judged as a single fit is."""
+
+    W: torch.Tensor  # (B, d, K)
+    n_iter: torch.Tensor  # (B,)
+    value: torch.Tensor  # (B,)
+    gradient_norm: torch.Tensor  # (B,)
+    converged: torch.Tensor  # (B,)
 
 
 class Candidates(NamedTuple):
@@ -137,7 +150,7 @@ class Grid:
 
     def _paths(self):
         """Index of the candidates that differ by strength only, the strongest first; none if samples serve them all."""
-        if self.solver != "lbfgs" or PreconditionerPolicy(self.base, self.loss.n_logits, 0).is_whole:
+        if self.solver != "lbfgs" or PreconditionerPolicy(self.base, self.loss.n_logits).is_whole:
             return []
         kinds = torch.stack([self.candidates.column, self.candidates.free.to(self.candidates.column)], dim=1)
         paths = (torch.nonzero((kinds == kind).all(dim=1)).flatten() for kind in kinds.unique(dim=0))
@@ -193,10 +206,9 @@ class Grid:
         if self.solver == "lbfgs":
             options["seed"] = settings.seed
         solver = SOLVERS[self.solver](**options)
-        results = minimise_all(
-            objective, solver, W, tol=tol, max_iter=settings.max_iter, store=settings.store, left=self.left, floor=floor
-        )
-        return results._replace(W=self.filled.leave(results.W))
+        goal = Goal(tol, settings.max_iter, settings.store, floor, warn=False)
+        point, n_iter, converged = minimise(objective, solver, W, goal, Unobserved(self.left))
+        return Results(self.filled.leave(point.W), n_iter, point.value, point.gradient_norm, converged)
 
 
 def _affordable(rows, loss, name):

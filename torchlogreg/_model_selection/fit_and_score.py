@@ -2,7 +2,6 @@
 
 import copy
 import time
-import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -16,14 +15,14 @@ from torchlogreg._data.prediction import prediction_design
 from torchlogreg._data.targets import class_weighted, class_weights
 from torchlogreg._data.training_data import TrainingData, design_of, training_data
 from torchlogreg._estimators.base import model_attributes, to_float32
-from torchlogreg._model_selection.batched_fits import Candidates, Grid, Settings, Weights
+from torchlogreg._model_selection.batched_fits import Candidates, Grid, Results, Settings, Weights
 from torchlogreg._monitoring.monitors import summable
 from torchlogreg._objective.losses import loss_of
 from torchlogreg._objective.penalties import strengths
 from torchlogreg._runtime.out_of_memory import translated
 from torchlogreg._runtime.threads import caller_settings, fit_arithmetic, mapped, package_settings, plain_arithmetic
+from torchlogreg._runtime.warn import warn
 from torchlogreg._solvers import access_of
-from torchlogreg._solvers.driver import Results
 
 BATCHED = {"C", "class_weight", "fit_intercept"}  # parameters in which the models of a batch may differ
 
@@ -109,14 +108,13 @@ class Fitted(NamedTuple):
         return int((~(self.on_all if self.on_folds is None else self.on_folds).converged).sum())
 
 
-def warn_unless_converged(n_unconverged, n_models, estimator, *, stacklevel):
+def warn_unless_converged(n_unconverged, n_models, estimator):
     """Warn about models that did not converge; returns whether all did."""
     if n_unconverged:
-        warnings.warn(
+        warn(
             f"{n_unconverged} of {n_models} models did not converge (tol={estimator.tol:g}, "
             f"max_iter={estimator.max_iter}). Raise max_iter, standardise X, or leave out the largest values of C.",
             ConvergenceWarning,
-            stacklevel=stacklevel + 1,
         )
     return not n_unconverged
 

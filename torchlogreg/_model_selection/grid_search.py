@@ -106,7 +106,7 @@ class TorchGridSearchCV(GridSearchCV):
                 return super().fit(X, y, **params)
             finally:
                 self.cv = cv
-        warn_unless_converged(search.n_unconverged, search.n_fitted, search.batches[0].estimator, stacklevel=3)
+        warn_unless_converged(search.n_unconverged, search.n_fitted, search.batches[0].estimator)
         self._finish(search, evaluations)
         return self
 

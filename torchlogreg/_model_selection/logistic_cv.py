@@ -149,7 +149,7 @@ class _LinearClassifierCV(LinearPredictor):
         else:
             best = ranked.argmax(axis=1)
             C, chosen = float(np.mean(Cs[best])), W[np.arange(F), best].mean(dim=0, keepdim=True)
-        converged = warn_unless_converged(n_unconverged, F * Q + self.refit, self, stacklevel=3)
+        converged = warn_unless_converged(n_unconverged, F * Q + self.refit, self)
         at_centre = fitted.on_all.n_iter * ~fitted.grid.followed  # models on a path start elsewhere
         n_iter = (fitted.on_folds.n_iter.view(F, Q) + at_centre).numpy(force=True)
         attributes |= {

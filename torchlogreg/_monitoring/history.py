@@ -7,6 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from torchlogreg._solvers.observer import Observer
+from torchlogreg._solvers.stopping import End, Improvement
+
 # What the monitors of a Watch note, by their names.
 MONITORS = {name: {f"{name}_loss", f"{name}_accuracy"} for name in ("train", "validation")}
 
@@ -36,7 +39,7 @@ class _Best(NamedTuple):
     W: torch.Tensor
 
 
-class FitHistory:
+class FitHistory(Observer):
     """The history of a fit, so far.
 
     `monitors` gives for "train" and "validation" a function from an Iterate to the mean loss and the accuracy there.
@@ -55,6 +58,8 @@ class FitHistory:
         leave=lambda W: W,
         verbose=0,
         began=None,
+        patience=None,
+        tol=0.0,
     ):
         self.objective, self.solver, self.max_iter, self.verbose = objective, solver, max_iter, verbose
         self.monitors, self.keeps_best, self.callbacks = monitors or {}, keeps_best, callbacks
@@ -62,7 +67,22 @@ class FitHistory:
         self.began = perf_counter() if began is None else began
         self.values = []  # objective of each model
         self.columns = {}  # what else is noted, by name
-        self.best = None
+        self._best = None
+        # Early stopping by the validation data, if `patience` says so.
+        self.patience, self.tol, self.improvement = patience, tol, Improvement()
+
+    @property
+    def n_iter(self):
+        """See `Observer`."""
+        return len(self.values)
+
+    @property
+    def best(self):
+        """See `Observer`."""
+        return self._best and self._best.W
+
+    def left(self, n_models):
+        """See `Observer`; there is one."""
 
     def resume(self):
         """What a checkpoint says of the solver, or None; the history goes on where it was."""
@@ -77,12 +97,13 @@ class FitHistory:
         self.values, self.columns = saved["values"], saved["columns"]
         self.began = perf_counter() - self.columns["seconds"][-1]
         self.objective.passes.n_visited += saved["n_read"]
-        self.best = saved["best"] and _Best(*saved["best"])
+        self._best = saved["best"] and _Best(*saved["best"])
+        self.improvement = Improvement(*saved["improvement"])
         return saved["solver"]
 
     def restart(self):
         """The fit begins anew."""
-        self.values, self.columns, self.best = [], {}, None
+        self.values, self.columns, self._best, self.improvement = [], {}, None, Improvement()
 
     def forget(self):
         """The fit cannot go on from where it is, nor from any checkpoint."""
@@ -100,11 +121,12 @@ class FitHistory:
             "values": self.values,
             "columns": self.columns,
             "n_read": self.objective.passes.n_visited,
-            "best": self.best and tuple(self.best),
+            "best": self._best and tuple(self._best),
+            "improvement": tuple(self.improvement),
         }
 
     def end(self, objective, point, coefficients):
-        """An iteration has ended. The accuracy that early stopping goes by, and whether a callback asks to stop."""
+        """See `Observer`."""
         iterate = Iterate(objective, point, coefficients, self.leave)
         self.values.append(point.value.tolist())
         noted = {"objective": self.values[-1][0]}
@@ -117,12 +139,18 @@ class FitHistory:
             self.columns.setdefault(name, []).append(value)
         if self.keeps_best:
             rank = -noted["validation_accuracy"], noted["validation_loss"]
-            if self.best is None or rank < self.best.rank:
-                self.best = _Best(rank, iterate.W)
+            if self._best is None or rank < self._best.rank:
+                self._best = _Best(rank, iterate.W)
         if self.verbose:
             print(self._line(noted))
         asked = self.callbacks is not None and self.callbacks.end(self.columns, lambda: iterate.of_features)
-        return noted["validation_accuracy"] if self.keeps_best else None, asked
+        if asked:
+            return End.CALLBACK
+        if self.keeps_best and self.patience is not None:
+            self.improvement = self.improvement.after(-noted["validation_accuracy"], self.tol)
+            if self.improvement.is_over(self.tol, self.patience):
+                return End.VALIDATION
+        return None
 
     def _line(self, noted):
         width = len(str(self.max_iter))

@@ -1,7 +1,6 @@
 """What looks at the training and the validation data after each iteration."""
 
 import copy
-import warnings
 from collections.abc import Callable
 from functools import partial
 from zlib import crc32
@@ -24,6 +23,7 @@ from torchlogreg._data.validation import is_no_table
 from torchlogreg._objective.losses import loss_of
 from torchlogreg._runtime.sklearn_private import feature_names
 from torchlogreg._runtime.threads import mapped
+from torchlogreg._runtime.warn import warn
 
 
 def validation_data(estimator, data, X, y, sample_weight):
@@ -39,7 +39,7 @@ def validation_data(estimator, data, X, y, sample_weight):
     vars(stand_in).pop("feature_names_in_", None)
     vars(stand_in).update(data.schema)
     if warning := _agree_on_names(stand_in, X):
-        warnings.warn(warning, UserWarning, stacklevel=4)
+        warn(warning, UserWarning)
     try:
         n, parts = prediction_parts(stand_in, X, data.torch_dtype)
         small = isinstance(parts, tuple)
@@ -119,7 +119,7 @@ class Training:
         if point.eta is not None:
             logits = [(point.eta.permute(2, 0, 1), objective.design)]
         else:
-            logits = ((rows.matvec(point.W), rows) for rows in objective._blocks())
+            logits = ((rows.matvec(point.W), rows) for rows in objective.blocks())
         start = 0
         for eta, rows in logits:
             weight, own = rows.weight[:, 0].cpu(), self.own

@@ -9,13 +9,12 @@ processes, should there be several, belong here and nowhere else: rows reach the
 penalties with strength / S.
 """
 
-import math
 from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 
-from torchlogreg._data import kernels, moments
+from torchlogreg._data import kernels
 from torchlogreg._data.sample_weights import ALL_MODELS
 from torchlogreg._objective.penalties import Ridge
 from torchlogreg._runtime.threads import in_threads, n_readers
@@ -23,10 +22,7 @@ from torchlogreg._runtime.threads import in_threads, n_readers
 # Bytes of logits that a Point may keep: an eighth of X, and what is small anyway.
 LOGITS_SHARE, LOGITS_BYTES = 1 / 8, 2**23
 HESSIANS_SHARE = 0.1  # of the numbers of X that the Hessians of all parts of the rows may hold
-SMALLEST = {torch.float32: 1e-32, torch.float64: 1e-300}  # curvature that sums of products hold
-BEST = 1e-10  # gradient at intercepts that count as best: they are then within its square of the least value
 ROOT_NUMBERS = 2**23  # of derivatives of the logits that are written out together
-CHEAP_READ, DEAR_READ = 2**18, 20  # numbers of X, or reads before it, that make another read cheap
 
 
 class Point(NamedTuple):
@@ -153,7 +149,7 @@ class Objective:
         _, d, n_logits = W.shape
         l2 = self.penalty.l2[0, :, 0]
         R = torch.diag(l2.repeat(n_logits).sqrt())
-        for block in self.exact()._blocks():
+        for block in self.exact().blocks():
             factor = self.design.to_accumulation(self.loss.curvature_root(block.matvec(W))[:, 0])  # (m, K, M)
             factor = factor * self.design.to_accumulation(block.weight[:, :1]).sqrt()[..., None]
             X, size = block.features(), max(64, min(2 * n_logits * d, ROOT_NUMBERS // (n_logits**2 * d)))
@@ -203,170 +199,9 @@ class Objective:
         out = out.view(n_models, n_logits, d) + self.penalty.l2.mT
         return out.reshape(n_models, n_logits * d, 1, 1)
 
-    def sampled(self, index, factor=1.0):
-        """The problem estimated on the rows at `index`, with their weights times `factor` scaled to a sum of one.
-
-        It is the whole problem if those rows weigh nothing in one of the models.
-        """
-        rows = self.design.take(index)
-        rows = rows.reweighted(rows.sample_weights * factor)
-        total = rows.sample_weights.sum(dim=0)
-        if not total.all():
-            return self.upcast()
-        return Objective(rows.reweighted(rows.sample_weights / total), self.loss, self.penalty, self.passes)
-
-    def check_squares(self, point):
-        """Raise OutOfRange if the curvature of a coefficient without penalty underflows at `point`.
-
-        A tiny gradient is what such a column has in common with few others; then one more read tells.
-        """
-        if point.gradient is None:
-            return
-        p, smallest = self.design.n_features, SMALLEST[self.design.compute.dtype]
-        free = self.penalty.l2[:, :p] < smallest
-        if not free.any():
-            return
-        gradient = point.gradient[:, :p].abs()
-        tiny = free & (gradient > 0) & (gradient < math.sqrt(smallest))
-        if tiny.any():
-            curvature = self.exact().diagonal(torch.zeros_like(point.W)).view(len(point.W), point.W.shape[2], -1).mT
-            if (tiny & (curvature[:, :p] < smallest)).any():
-                raise OutOfRange("underflow")
-
-    def second_moments(self):
-        """See `DenseDesign`; one read, once."""
-        return self._cached("moments", lambda: moments.second_moments(self.design))
-
-    def leverages(self, W=None):
-        """What each row adds, as shares, to the second moments, or how much it adds to the curvature at W, (n,).
-
-        The former takes two reads once, the latter one more.
-        """
-        second_moments = self.second_moments()
-        norms = self._cached("norms", lambda: moments.row_norms(self.design, second_moments))
-        return norms * (self.design.sample_weights.amax(dim=1) if W is None else self._row_curvatures(W))
-
-    def _row_curvatures(self, W):
-        """The trace of each row's second derivative in the logits at W, weighted, summed over the models, (n,)."""
-        self.passes.n_visited += self.design.shape[0]
-
-        def read(part):
-            out = []
-            for rows in part.blocks(W.shape[0] * W.shape[2]):
-                own = self.loss.logit_curvature(rows.matvec(W)).sum(dim=2)
-                out.append((rows.weight * own).sum(dim=1))
-            return torch.cat(out)
-
-        parts = self.design.parts(n_readers(), W.shape[0] * W.shape[2])
-        return torch.cat(in_threads(read, parts)).to(self.design.sample_weights)
-
-    def _cached(self, name, compute):
-        kept = self.design.cache
-        if name not in kept:
-            self.passes.n_visited += self.design.shape[0]
-            kept[name] = compute()
-        return kept[name]
-
-    def scatter(self):
-        """Weighted variance of each column, (B, d), or its mean square without an intercept, whose own entry is 1."""
-        self.passes.n_visited += self.design.shape[0]
-        return moments.scatter(self.design)
-
-    def shrunk(self, floor):
-        """The problem with penalties of at least `floor` (B, d)."""
-        return Objective(self.design, self.loss, Ridge(torch.maximum(self.penalty.l2, floor[..., None])), self.passes)
-
-    def mini_batch(self, W, index):
-        """The objective (B,) estimated on the rows at `index`, differentiable; its mean over the batches is F."""
-        rows = self.design.take(index)
-        value = self.loss.value(rows.matvec(W), rows.y)
-        scale = self.design.shape[0] / rows.shape[0]
-        return scale * (rows.weight * value).sum(dim=0) + self.penalty.value(W)
-
     def reweighted(self, columns):
         """The same losses and penalty with other weights, already divided by S."""
         return Objective(self.design.reweighted(columns), self.loss, self.penalty, self.passes)
-
-    def loss_bounds(self):
-        """Smoothness of the data term: of its mean over all rows, and of the worst single row."""
-        return self.loss.smoothness * self.largest_moment(), self.loss.smoothness * self.row_moments()[1]
-
-    def largest_moment(self, n_reads=12):
-        """The largest eigenvalue of the weighted second moments, by power iteration."""
-        rows = self.design
-        generator = torch.Generator("cpu").manual_seed(0)
-        v = torch.randn(1, rows.shape[1], 1, generator=generator, dtype=torch.float64, device="cpu")
-        v = v.to(rows.accumulation.device)
-        top = v.new_zeros(())
-        for _ in range(n_reads):
-            v = v / v.norm().clamp(min=torch.finfo(v.dtype).tiny)
-            v = sum(b.rmatvec((b.weight * b.matvec(v)[..., 0])[..., None]) for b in self._blocks())
-            top = v.norm()
-        return float(top)
-
-    def row_moments(self):
-        """The mean of the rows' squared norms, and n times the largest, both weighted; one read."""
-        mean = longest = 0.0
-        ones = self.penalty.l2.new_ones(self.design.shape[1])
-        for block in self._blocks():
-            norms = block.weight[:, 0] * block.squared_norms(ones)
-            mean, longest = mean + float(norms.sum()), max(longest, float(norms.max()))
-        return mean, self.design.shape[0] * longest
-
-    def optimality_bound(self, point):
-        """A bound on value - optimum at `point`, (B,), by strong convexity.
-
-        With intercepts that are best for the coefficients, F is at most ||gradient||^2 / (2 l2) above its minimum. The
-        logits tell the best intercepts, and one more read the gradient there. Infinite without a penalty, where that
-        read would be more than a twentieth of all, and where the best intercepts were not found.
-        """
-        p = self.design.n_features
-        weakest = self.penalty.l2[:, :p, 0].amin(dim=1)  # (B,)
-        nothing = torch.full_like(point.value, math.inf)
-        if not weakest.all():
-            return nothing
-        value, gradient = point.value, point.gradient
-        if self.design.intercept:
-            if point.eta is None or (self.passes.total < DEAR_READ and self.design.n_numbers > CHEAP_READ):
-                return nothing
-            best = self.best_intercepts(point)
-            if best is None:
-                return nothing
-            value, gradient = best
-        square = gradient[:, :p].square().sum(dim=(1, 2))
-        return (point.value - value).clamp(min=0.0) + square / (2.0 * weakest)
-
-    def best_intercepts(self, point, most_steps=20):
-        """Value and gradient where the intercepts are best for the coefficients, by Newton; None if it fails."""
-        p, exact = self.design.n_features, self.exact()
-        eta = self.design.to_accumulation(point.eta).permute(2, 0, 1)  # (n, B, K)
-        y, weight = self.design.y.to(eta.device), self.design.to_accumulation(self.design.weight)
-        shift, slope = torch.zeros_like(point.gradient[:, p]), point.gradient[:, p]  # (B, K)
-        held = self.penalty.l2[:, p]  # (B, 1) not zero where a grid holds an intercept at zero
-        for _ in range(most_steps):
-            curvature = self.loss.summed_curvature(eta + shift, weight)
-            if shift.shape[1] > 1:  # lift the direction in which the softmax is flat, as `_pin` does
-                curvature += curvature.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None]
-            curvature = curvature + torch.diag_embed(held.expand_as(shift))
-            step, failed = torch.linalg.solve_ex(curvature, slope)
-            shift = shift - step
-            if failed.any() or not torch.isfinite(shift).all():
-                return None
-            losses, residual = self.loss.value_and_residual(eta + shift, y)
-            residual.mul_(weight[..., None])
-            slope = residual.sum(dim=0) + held * (point.W[:, p] + shift)
-            if float(slope.abs().max()) <= BEST:
-                break
-        else:
-            return None
-        W = point.W.clone()
-        W[:, p] += shift
-        gradient, start = self.penalty.gradient(W), 0
-        for rows in exact._blocks():
-            part = residual[start : start + rows.shape[0]]
-            gradient = gradient + rows.rmatvec(part.to(rows.device))
-            start += rows.shape[0]
-        return self.penalty.value(W) + (weight * losses).sum(dim=0), gradient
 
     def centred(self, direction):
         """`direction` without its part along which the softmax is flat (see `_pin`)."""
@@ -374,7 +209,7 @@ class Objective:
             return direction
         return direction - (self.penalty.l2 == 0) * direction.mean(dim=2, keepdim=True)
 
-    def _blocks(self):
+    def blocks(self):
         self.passes.n_visited += self.design.shape[0]
         return self.design.blocks()
 

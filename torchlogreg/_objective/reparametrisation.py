@@ -1,5 +1,8 @@
 """The same problem in fewer coefficients: in the span of the rows, or without the columns that are empty."""
 
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +26,44 @@ def is_wide(rows):
     return rows.in_memory and is_wide_table(*rows.shape) and rows.shape[0] ** 2 <= FILLED * rows.n_numbers
 
 
-class RowSpace:
+class Reparametrisation(ABC):
+    """Other coordinates for the same objective."""
+
+    objective: Objective  # in these coordinates
+
+    @abstractmethod
+    def enter(self, W: torch.Tensor) -> torch.Tensor:
+        """The coefficients in these coordinates that have the logits of W (B, d, K)."""
+
+    @abstractmethod
+    def leave(self, U: torch.Tensor) -> torch.Tensor:
+        """The coefficients W (B, d, K) that U stands for."""
+
+    @abstractmethod
+    def leave_point(self, point: Point) -> Point:
+        """The original objective at the coefficients that a point of this one stands for."""
+
+
+class Identity(Reparametrisation):
+    """The coordinates as they are."""
+
+    def __init__(self, objective: Objective):
+        self.objective = objective
+
+    def enter(self, W):
+        """See `Reparametrisation`."""
+        return W
+
+    def leave(self, U):
+        """See `Reparametrisation`."""
+        return U
+
+    def leave_point(self, point):
+        """See `Reparametrisation`."""
+        return point
+
+
+class RowSpace(Reparametrisation):
     """A wide problem (`original`), and the same one in the span of its rows (`objective`).
 
     With X X' = L L' and w = X' a, the logits are X w = L u for u = L' a, and ||w|| = ||u||. What a w has outside that
@@ -52,24 +92,36 @@ class RowSpace:
         if not W.any():
             return W.new_zeros(W.shape[0], self.objective.design.shape[1], W.shape[2])
         intercept = W[:, self.original.design.n_features :]  # (B, 1 or 0, K)
-        eta = torch.cat([block.matvec(W) for block in self.original._blocks()])  # (n, B, K)
+        eta = torch.cat([block.matvec(W) for block in self.original.blocks()])  # (n, B, K)
         eta = self.original.design.to_accumulation(eta).permute(1, 0, 2) - intercept.sum(dim=1, keepdim=True)
         U = torch.linalg.solve_triangular(self.factor.expand(len(W), n, n), eta, upper=False)
         return torch.cat([U, intercept], dim=1)
 
     def leave(self, U):
-        """The objective at the coefficients W (B, d, K) that U (B, n, K) stands for, in one read of X."""
-        original, n = self.original, len(self.factor)
-        n_models = len(U)
-        intercept = U[:, n:]
-        a = torch.linalg.solve_triangular(self.factor.T.expand(n_models, n, n), U[:, :n], upper=True)  # (B, n, K)
+        """See `Reparametrisation`; one pass over X."""
+        a, start, W = self._multiples(U), 0, 0.0
+        for rows in self.original.blocks():
+            W = W + rows.rmatvec(a[:, start : start + rows.shape[0]].permute(1, 0, 2).to(rows.device))
+            start += rows.shape[0]
+        W[:, self.original.design.n_features :] = U[:, len(self.factor) :]
+        return W
+
+    def _multiples(self, U):
+        """The multiples of the rows that add up to the coefficients, (B, n, K)."""
+        n = len(self.factor)
+        return torch.linalg.solve_triangular(self.factor.T.expand(len(U), n, n), U[:, :n], upper=True)
+
+    def leave_point(self, point):
+        """See `Reparametrisation`; one pass over X."""
+        original, n, U = self.original, len(self.factor), point.W
+        intercept, a = U[:, n:], self._multiples(U)
         # The logits of W itself, which the factor's rounding does not touch.
         eta = (self.products @ a + intercept.sum(dim=1, keepdim=True)).permute(1, 0, 2)  # (n, B, K)
         inside = self.objective.design
         losses, residual = original.loss.value_and_residual(eta, inside.y)
         residual = inside.weight[..., None] * residual
         W, gradient, start = 0.0, 0.0, 0
-        for rows in original._blocks():
+        for rows in original.blocks():
             part = slice(start, start + rows.shape[0])
             W = W + rows.rmatvec(a[:, part].permute(1, 0, 2).to(rows.device))
             gradient = gradient + rows.rmatvec(residual[part].to(rows.device))
@@ -90,7 +142,7 @@ class NonEmptyColumns(NamedTuple):
     d: int
 
     @classmethod
-    def of(cls, design: Design, W: torch.Tensor, *, wanted: bool = True) -> "NonEmptyColumns":
+    def of(cls, design: Design, W: torch.Tensor, *, wanted: bool = True) -> NonEmptyColumns:
         """The design where enough columns are empty, and start from zero in W (B, d, K); otherwise as it is."""
         p, d = design.n_features, design.shape[1]
         if not (wanted and isinstance(design, SparseDesign)):

@@ -57,7 +57,7 @@ def is_separated(objective, W):
         return bool(found)
 
     def tables():
-        return (Table.of(rows, objective.loss, W, frame, _numbers(rows, p)) for rows in objective._blocks())
+        return (Table.of(rows, objective.loss, W, frame, _numbers(rows, p)) for rows in objective.blocks())
 
     at_hand = list(tables()) if n * d <= AT_HAND else None
     return bool(_search(lambda: at_hand or tables(), n_unknowns))
@@ -66,7 +66,7 @@ def is_separated(objective, W):
 def _ranks_first(objective, W):
     """Whether W ranks the own class of every row clearly first, among two or more."""
     classes = set()
-    for rows in objective._blocks():
+    for rows in objective.blocks():
         eta, weighs = rows.matvec(W), rows.weight[:, 0] > 0
         # Far out along W the loss of a row tends to 0 if its own class is first, and to log 2 or more if not.
         far = objective.loss.value(eta / (CLEAR * eta.abs().amax().clamp(min=1e-300)), rows.y)

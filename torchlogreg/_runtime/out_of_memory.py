@@ -2,11 +2,12 @@
 
 import gc
 import re
-import warnings
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
+
+from torchlogreg._runtime.warn import warn
 
 DIVISORS = (1, 8, 64, 512)  # of the size of blocks, tried one after the other
 REMEDY = "Pass X as float32, as np.memmap or as a stream of blocks, or choose a solver that needs no Hessian ('lbfgs')."
@@ -31,7 +32,7 @@ def with_room(work):
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
         if number == 0:
-            warnings.warn(f"{asked} on the device: starting again with smaller blocks.", RuntimeWarning, stacklevel=4)
+            warn(f"{asked} on the device: starting again with smaller blocks.", RuntimeWarning)
     raise AssertionError
 
 

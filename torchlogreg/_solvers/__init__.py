@@ -1,14 +1,34 @@
 """Solvers by name, and the one that "auto" stands for. A new solver is one file here and one line in SOLVERS."""
 
 from torchlogreg._data.design import Access
+from torchlogreg._objective.objective import Point
 from torchlogreg._objective.reparametrisation import is_wide
 from torchlogreg._solvers import newton_numpy
-from torchlogreg._solvers.lbfgs import LBFGS
+from torchlogreg._solvers.lbfgs import LBFGS, LBFGSState
+from torchlogreg._solvers.lbfgs_memory import LBFGSMemory
+from torchlogreg._solvers.learning_rates import AutomaticRate, ConstantRate
 from torchlogreg._solvers.newton import NewtonCholesky
-from torchlogreg._solvers.preconditioners.policy import KINDS
-from torchlogreg._solvers.sgd import SGD
+from torchlogreg._solvers.preconditioners.cholesky import CholeskyPreconditioner
+from torchlogreg._solvers.preconditioners.eigenbasis import EigenbasisPreconditioner
+from torchlogreg._solvers.preconditioners.frequent_columns import FrequentColumnsPreconditioner
+from torchlogreg._solvers.preconditioners.refresh import Refresh
+from torchlogreg._solvers.sgd import SGD, SGDState
+from torchlogreg._solvers.stopping import Improvement
 
-STATES = KINDS  # what the state of a solver may hold beside plain values and tensors
+# What a packed state may hold beside plain values and tensors.
+STATES = (
+    Point,
+    LBFGSState,
+    LBFGSMemory,
+    Refresh,
+    CholeskyPreconditioner,
+    EigenbasisPreconditioner,
+    FrequentColumnsPreconditioner,
+    SGDState,
+    ConstantRate,
+    AutomaticRate,
+    Improvement,
+)
 SOLVERS = {solver.name: solver for solver in (SGD, LBFGS, NewtonCholesky)}
 
 # `newton_numpy.size` up to which Newton's method, in NumPy, is done before L-BFGS has begun: 1.8 ms instead of 5.2 for

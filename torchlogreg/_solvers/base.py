@@ -1,40 +1,94 @@
-"""The interface of a solver."""
+"""The interface of a solver: its configuration is frozen, and its state is a value."""
+
+from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from typing import Any, ClassVar, Protocol
 
-from torchlogreg._solvers.driver import Step
+import torch
+
+from torchlogreg._objective.objective import Objective, Point
+
+
+class State(Protocol):
+    """Where a solver is after an iteration: a NamedTuple of tensors and plain values.
+
+    What the driver looks at is the same for all solvers. The tensors of a state may be used again by the next one, so
+    each state is stepped from once.
+    """
+
+    @property
+    def point(self) -> Point:
+        """The iterate; for "sgd" without a gradient, and with the mean objective of the epoch's batches as value."""
+
+    @property
+    def gap(self) -> torch.Tensor | None:
+        """Estimate of (value - optimum) / optimum, (B,)."""
+
+    @property
+    def stuck(self) -> torch.Tensor | None:
+        """Which models no step helps at this precision, (B,); all of them if the last step changed nothing."""
+
+    @property
+    def blind(self) -> torch.Tensor | None:
+        """Which models have a gap that holds more than their preconditioner can see, (B,)."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether a schedule of the solver's own has come to its end."""
+
+
+class Rule(Protocol):
+    """When a solver has done enough."""
+
+    def met(self, state: State) -> list[bool]:
+        """Which of the B models may stop."""
 
 
 class Solver(ABC):
-    """An algorithm with its settings: a frozen dataclass."""
+    """An algorithm with its settings: a frozen dataclass, final."""
 
-    name: str
-    whole_hessian: bool = False  # whether it needs a matrix of all coefficients
-    matrix_free: bool = False  # whether products with X and samples of its rows are all that it needs
-    stochastic: bool = False  # whether its steps estimate the gradient from some of the rows
+    name: ClassVar[str]
+    matrix_free: ClassVar[bool] = False  # whether products with X and samples of its rows are all that it needs
+    whole_hessian: ClassVar[bool] = False  # whether it needs a matrix of all coefficients
+    stochastic: ClassVar[bool] = False  # whether its steps estimate the gradient from some of the rows
 
     @abstractmethod
-    def iterates(self, objective, W, state=None) -> Iterator[Step]:
-        """The start W, then one Step an iteration; ends when arithmetic allows no further progress.
+    def init(self, objective: Objective, W: torch.Tensor) -> Any:
+        """The state at the start W (B, d, K)."""
 
-        With a `state`, that of a Step of an earlier run, it goes on from there, to the same iterates; the first Step is
-        then the one that had the state. What is sent into it, if anything, is the index of the models that remain in
-        the batch.
-        """
+    @abstractmethod
+    def step(self, objective: Objective, state: Any) -> Any:
+        """The state after one more iteration."""
 
-    def select(self, index):  # noqa: ARG002 - most know nothing of single models
+    @abstractmethod
+    def for_models(self, index: torch.Tensor) -> Solver:
         """The solver for the models at `index` of the batch alone, wherever they are now."""
-        return self
-
-    def finisher(self, objective):  # noqa: ARG002 - most need none
-        """The solver that takes over where this one cannot tell how far it is from the optimum, if there is one."""
-        return None  # noqa: RET501
-
-    def in_float64(self):
-        """The solver for a problem that became `in_float64`."""
-        return self
 
     @abstractmethod
-    def stopping(self, tol):
-        """The rule that says whether a Step is good enough."""
+    def select(self, state: Any, index: torch.Tensor) -> Any:
+        """The state of the models at `index` of the batch alone."""
+
+    @abstractmethod
+    def pack(self, state: Any) -> Any:
+        """The state without what is large and computed again by `unpack`, for a checkpoint."""
+
+    @abstractmethod
+    def unpack(self, objective: Objective, packed: Any) -> Any:
+        """The state that was packed, from which the iterates are the same as from the original."""
+
+    @abstractmethod
+    def stopping(self, tol: float) -> Rule:
+        """The rule that says whether a state is good enough."""
+
+    @abstractmethod
+    def specialised(self, objective: Objective, W: torch.Tensor) -> Solver:
+        """The implementation of the same algorithm that is fastest for this objective."""
+
+    @abstractmethod
+    def finisher(self, objective: Objective) -> Solver | None:
+        """The solver that takes over where this one cannot tell how far it is from the optimum, if there is one."""
+
+    @abstractmethod
+    def in_float64(self) -> Solver:
+        """The solver for an objective that became `in_float64`."""

@@ -1,537 +1,383 @@
-"""The one loop that every solver runs in: stopping, the iteration limit, warnings.
+"""The one loop that every solver runs in, for a single model as for a batch of them.
 
-A solver is a generator of `Step`s; the first is its starting point, each further one an iteration. `minimise`
-draws from it until the solver's own stopping rule holds, rows to validate on see no improvement, the limit is reached,
-a callback asks to stop or the generator ends because arithmetic allows no further progress.
+A fit has up to three stages. The first iterates in the coordinates that are cheapest. Where products in float32 or
+inner products of rows cannot tell the gradient well enough, a second one goes on with float64 products of the rows
+themselves. Where nothing confirms that a model is as near to its optimum as it seems, a third one finishes with a
+solver that has the whole Hessian. The result is judged where it will be stored: in float64, at the rounded
+coefficients.
 """
 
-import math
-import warnings
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
-from torchlogreg._objective.objective import OutOfRange, Point
-from torchlogreg._objective.reparametrisation import RowSpace, is_wide
+from torchlogreg._objective.certificate import best_intercepts, check_squares, optimality_bound
+from torchlogreg._objective.objective import Objective, OutOfRange, Point
+from torchlogreg._objective.reparametrisation import Identity, RowSpace, is_wide
+from torchlogreg._objective.sampling import second_moments
 from torchlogreg._objective.separation import is_separated
+from torchlogreg._runtime.warn import warn
+from torchlogreg._solvers.base import Solver
+from torchlogreg._solvers.line_search import select
+from torchlogreg._solvers.observer import Observer, Unobserved
+from torchlogreg._solvers.remedies import remedy, standing
+from torchlogreg._solvers.stopping import ZERO, End
 
 # Of the objective at zero: what is below fell so far that curvature seen on the way says little of that at the end, and
 # estimates of the gap are believed only where a bound or the whole Hessian confirms them.
 DOUBT = 0.02
 HESSIANS = 2**25  # numbers in the Hessians of models that are finished together
-# An objective that counts as zero, its lower bound. Zero is the infimum where one class has all the weight, to which
-# nothing is near by a relative gap.
-ZERO = np.finfo(np.float64).eps
-
-
-class Step(NamedTuple):
-    """Where a solver stands after an iteration."""
-
-    point: Point  # for "sgd" without a gradient, and with the mean objective of the epoch's mini-batches as value
-    gap: torch.Tensor | None = None  # (B,) estimate of (value - optimum) / optimum
-    score: float | None = None  # accuracy on the rows to validate on, if they may end the fit
-    settled: bool = False  # whether a schedule of the solver's own has come to its end
-    stuck: torch.Tensor | None = None  # (B,) models that no step helps at this precision
-    blind: torch.Tensor | None = None  # (B,) models whose gap holds more than their preconditioner can see
-    state: Callable[[], dict] | None = None  # what the next iteration goes on from, to be asked for before it begins
 
 
 class Result(NamedTuple):
-    """What a fit found. `point` is in float64 at the coefficients as they will be stored."""
+    """What a fit of B models found, in float64 at the coefficients as they will be stored."""
 
     point: Point
-    n_iter: int
-    converged: bool
-    loss_curve: np.ndarray  # (n_iter, B)
-
-
-class Optimality:
-    """Stop when max|gradient| <= tol and the estimated relative gap <= gap.
-
-    The first is scikit-learn's test. Alone it is a weak one: with tol = 1e-4 on the digits, standardised, C = 1, it
-    held 4e-4 of the objective above the optimum.
-    """
-
-    def __init__(self, tol, gap):
-        self.tol, self.gap = tol, gap
-
-    def __call__(self, step):
-        return bool(self.each(step).all())
-
-    def each(self, step):
-        """Which of the models may stop, (B,)."""
-        return (step.point.gradient_norm <= self.tol) & ((step.gap <= self.gap) | (step.point.value <= ZERO))
-
-
-class NoImprovement:
-    """Stop after `patience` iterations in a row without an improvement by `tol`, as SGDClassifier does.
-
-    It looks at the training objective or, if `validated`, at the accuracy on the rows to validate on. Never if tol = 0.
-    """
-
-    def __init__(self, tol, patience, *, validated=False):
-        self.tol, self.patience, self.validated = tol, patience, validated
-        self.restart()
-
-    def restart(self):
-        """Forget what was seen."""
-        self.state = math.inf, 0  # the best so far, and how many iterations ago
-
-    def __call__(self, step):
-        monitor = step.score if self.validated else step.point.value
-        if monitor is None:  # the start
-            return False
-        return self.stale_after(-monitor if self.validated else float(monitor))
-
-    def stale_after(self, monitor):
-        """Note one more iteration's value, the lower the better; whether it was one too many without improvement."""
-        if self.tol == 0:
-            return False
-        best, stale = self.state
-        self.state = min(best, monitor), stale + 1 if monitor > best - self.tol else 0
-        return self.state[1] >= self.patience
-
-
-class Rules(NamedTuple):
-    """When a fit is done: by the solver's rule, or by that of the rows to validate on."""
-
-    own: Callable
-    validation: NoImprovement | None = None
-    blind_ends: bool = False  # whether another solver goes on where one is blind
-
-    def met(self, step):
-        """Which rule a Step meets, as `_Run.ended` has it, if any."""
-        # The second one counts iterations, so it is asked in any case.
-        validated = self.validation is not None and self.validation(step)
-        if self.own(step):
-            return "converged"
-        if self.blind_ends and step.blind is not None and bool(step.blind.any()):
-            return "blind"
-        return "validation" if validated else None
-
-    @property
-    def counting(self):
-        """The rules that count iterations."""
-        return [rule for rule in self if isinstance(rule, NoImprovement)]
-
-
-class _Run(NamedTuple):
-    point: Point
-    # "converged", "validation", "limit", "callback", "precision" (no step helps), "blind" (see `Step`), "overflow", or
-    # "rounding": what had converged has not in the precision in which it is kept.
-    ended: str
-    gap: torch.Tensor | None = None  # see `Step`
-
-
-def minimise(objective, solver, W, *, tol, max_iter, store=None, history=None, patience=None):
-    """Minimise `objective` from W.
-
-    `store` rounds coefficients to the precision in which they will be kept. The result, and whether it has
-    converged, is judged there, in float64. `history` notes every iteration, and may know where an
-    interrupted fit stood. With a `patience` the validation data may end the fit, too, and the best iterate on them is
-    the result.
-    """
-    history = history or Unwatched()
-    finisher = solver.finisher(objective)
-    rules = Rules(
-        solver.stopping(tol), patience and NoImprovement(tol, patience, validated=True), blind_ends=finisher is not None
-    )
-    run, state, stage, given = None, None, "first", objective
-    if saved := history.resume():
-        state, stage, states = saved
-        for rule, state_of_rule in zip(rules.counting, states, strict=True):
-            rule.state = state_of_rule
-    wide = is_wide(objective.design) and not solver.stochastic
-    sample_rows = _draw_in_row_space if wide else _draw
-    if stage == "first":
-        try:
-            run = sample_rows(objective, solver, W, rules, max_iter, history, state)
-        except OutOfRange:
-            if objective.design.is_exact or solver.stochastic:
-                history.forget()
-                raise
-            objective = objective.in_float64()
-            history.restart()
-            for rule in rules.counting:
-                rule.restart()
-            run = sample_rows(objective, solver, W, rules, max_iter, history, None)
-        point, state = _stored(objective, run, store), None
-    again = not objective.design.is_exact or (wide and not solver.whole_hessian)
-    if stage == "exact" or (run and again and not solver.stochastic and _is_unfinished(run, point, tol)):
-        # float32 products certify a float32 gradient, and inner products of rows hold little of what is small beside a
-        # common offset. Where that is not enough, float64 products of the rows themselves finish the work.
-        start = W if run is None else run.point.W
-        run = _draw(objective.exact(), solver, start, rules, max_iter, history, state, stage="exact")
-        point, state = _stored(objective, run, store), None
-    if stage == "last" or (finisher and _is_in_doubt(objective, run, tol)):
-        start, rules = W if run is None else run.point.W, rules._replace(own=finisher.stopping(tol), blind_ends=False)
-        run = sample_rows(objective.exact(), finisher, start, rules, max_iter, history, state, stage="last")
-        point = _stored(objective, run, store)
-    objective.exact().check_squares(point)
-    n_iter = len(history.values)
-    if run.ended == "overflow" or not bool(torch.isfinite(point.value).all()):
-        history.forget()  # other parameters, which the message advises, are those of another fit
-        raise ValueError(
-            f"The objective overflowed after {n_iter} iterations of solver={solver.name!r}. "
-            + ("Lower learning_rate, or standardise X." if solver.stochastic else "Standardise X, or use a larger C.")
-        )
-    judged = point
-    if run.ended == "precision" and bool((run.gap <= rules.own.gap).all()):
-        judged = _at_best_intercepts(objective, point, tol)
-        if bool((judged.gradient_norm <= tol).all()):
-            run = run._replace(ended="converged")
-    if run.ended == "converged" and not solver.stochastic and bool(_spoilt(run.point, point, tol).any()):
-        run = run._replace(ended="rounding")
-    remedy = _remedy(given, solver, run, judged, tol, max_iter)
-    if remedy:
-        warnings.warn(
-            f"solver={solver.name!r} did not converge: after {n_iter} iterations the objective is "
-            f"{float(point.value.max()):.6g}, {_tested(rules.own, run, point)}. {remedy}",
-            ConvergenceWarning,
-            stacklevel=6,
-        )
-    if history.best is not None:
-        point = _stored(objective, run._replace(point=Point(history.best.W, None, None)), store)
-    if solver.stochastic:
-        converged = not remedy and run.ended in ("converged", "validation")
-    else:  # at the very point that is the result, whoever ended the fit
-        near = run.gap is not None and bool((run.gap <= rules.own.gap).all() or (point.value <= ZERO).all())
-        kept = history.best is None or torch.equal(history.best.W.to(run.point.W), run.point.W)
-        converged = not remedy and near and kept and float(judged.gradient_norm.max()) <= tol
-    return Result(point, n_iter, converged, np.array(history.values).reshape(n_iter, len(W)))
-
-
-def _is_unfinished(run, point, tol):
-    """Whether exact products would help: no step did with those of X, or the gradient is larger than it seemed."""
-    return run.ended == "precision" or (run.ended == "converged" and float(point.gradient_norm.max()) > tol)
-
-
-def _is_in_doubt(objective, run, tol):
-    """Whether a fit that seems done may be far from it, and no bound says otherwise."""
-    if run.ended != "converged":
-        return run.ended == "blind"
-    point = run.point
-    if not bool((point.value < DOUBT * objective.loss.at_zero).any()):
-        return False
-    if point.eta is None:
-        point = objective.exact().value_and_gradient(point.W)
-    return not bool((objective.optimality_bound(point) <= tol * point.value).all())
-
-
-def _at_best_intercepts(objective, point, tol):
-    """`point` with the gradient where the intercepts are best for its coefficients, less what is rounding there.
-
-    A column whose mean is huge beside its spread, as that of times in seconds, has an intercept that no float64 can
-    hold well enough: a rounding error of it moves the column's gradient by more than tol, and the value by nothing. And
-    logits that are small differences of large numbers have errors in proportion to these. Where the value is more than
-    tol above the one at the best intercepts, or they are not found, it is `point` itself.
-    """
-    if not (objective.design.intercept and objective.design.in_memory):
-        return point
-    objective = objective.exact()
-    seen = point if point.eta is not None else objective.value_and_gradient(point.W)
-    best = None if seen.eta is None else objective.best_intercepts(seen)  # there may be no room for all logits
-    if best is None or not bool((point.value - best[0] <= tol * point.value).all()):
-        return point
-    size = objective.second_moments().sqrt()[:, None]  # (d, 1) of the columns
-    logits = (point.W.abs() * size).sum(dim=1, keepdim=True)  # (B, 1, K) what they are differences of
-    rounding = torch.finfo(size.dtype).eps * size * logits
-    return point._replace(gradient=(best[1].abs() - rounding).clamp(min=0.0))
-
-
-def _spoilt(before, point, tol):
-    """Which models rounding has raised the objective by more than tol, (B,).
-
-    As it is convex, it rose at most by what its gradient here, times the change of the coefficients, says.
-    """
-    if point.W is before.W:
-        return torch.zeros_like(point.value, dtype=torch.bool)
-    return (point.W - before.W.to(point.W)).mul(point.gradient).sum(dim=(1, 2)) > tol * point.value
-
-
-class Unwatched:
-    """Notes the objective and nothing else."""
-
-    best = None
-
-    def __init__(self):
-        self.values = []
-
-    def resume(self):
-        return None
-
-    def restart(self):
-        self.values = []
-
-    def forget(self):
-        pass
-
-    def begin(self, state):
-        pass
-
-    def end(self, objective, point, coefficients):  # noqa: ARG002 - see `FitHistory`
-        self.values.append(point.value.tolist())
-        return None, False
-
-
-class Results(NamedTuple):
-    """What a batch of B models found, each judged as a single fit is."""
-
-    W: torch.Tensor  # (B, d, K)
     n_iter: torch.Tensor  # (B,)
-    value: torch.Tensor  # (B,)
-    gradient_norm: torch.Tensor  # (B,)
     converged: torch.Tensor  # (B,)
 
 
-def minimise_all(objective, solver, W, *, tol, max_iter, store=None, left=None, floor=None):
-    """Minimise B models over the same rows; each leaves the batch when it has converged, is stuck or out of iterations.
+class Settings(NamedTuple):
+    """What is asked of a fit, whatever the solver."""
 
-    `left(k)` is told that k models have. One whose value falls below `floor` (B,) has gone far enough, too.
-    """
-    left = left or _ignore
-    floor = torch.full_like(W[:, 0, 0], -math.inf) if floor is None else floor
-    wide = is_wide(objective.design)
-    try:
-        ends = _draw_anywhere(objective, solver, W, tol, max_iter, left, floor, wide)
-    except OutOfRange:  # hardly ever after some models have left
-        if objective.design.is_exact:
-            raise
-        objective, solver = objective.in_float64(), solver.in_float64()
-        ends = _draw_anywhere(objective, solver, W, tol, max_iter, left, floor, wide)
-    before = ends.point
-    ends = ends._replace(point=_stored_all(objective, ends.point, store))
-    objective.exact().check_squares(ends.point)
-    again = not objective.design.is_exact or (wide and not solver.whole_hessian)
-    unfinished = ~ends.limited & (ends.stuck | (ends.point.gradient_norm > tol)) & (ends.point.value >= floor)
-    if again and unfinished.any():
-        index = torch.nonzero(unfinished).flatten()
-        exact = objective.exact().select(index)
-        limit = max_iter - ends.n_iter[index]
-        more = _draw_certainly(
-            exact, solver.select(index), ends.point.W[index], tol, limit, _ignore, floor[index], finished=not wide
-        )
-        _put(before.W, index, more.point.W)
-        more = more._replace(point=_stored_all(exact, more.point, store), n_iter=ends.n_iter[index] + more.n_iter)
-        ends = _Ends(*(_put(old, index, new) for old, new in zip(ends, more, strict=True)))
-    point = ends.point
-    if not bool(torch.isfinite(point.value).all()):
-        raise ValueError(f"The objective overflowed with solver={solver.name!r}. Standardise X, or use larger Cs.")
-    small = point.gradient_norm <= tol
-    for b in torch.nonzero(ends.stuck & ~small & (ends.gap <= solver.stopping(tol).gap)).flatten():
-        alone = Point(*(t[b : b + 1] for t in point[:3]))
-        small[b] = (_at_best_intercepts(objective.select(b[None]), alone, tol).gradient_norm <= tol)[0]
-        ends.stuck[b] &= ~small[b]
-    converged = small & ~ends.limited & ~ends.stuck & ~_spoilt(before, point, tol)
-    penalised = objective.penalty.l2[:, : objective.design.n_features, 0].any(dim=1).expand(len(W))
-    for b in torch.nonzero(~penalised & converged).flatten():
-        converged[b] &= not is_separated(objective.select(b[None]), point.W[b : b + 1])
-    return Results(point.W, ends.n_iter, point.value, point.gradient_norm, converged)
-
-
-def _draw_anywhere(objective, solver, W, tol, max_iter, left, floor, wide):
-    """Where B models end, in the span of the rows if they are `wide`, and finished where that is not certain."""
-    if not wide:
-        return _draw_certainly(objective, solver, W, tol, max_iter, left, floor)
-    rotated = RowSpace(objective)
-    ends = _draw_certainly(rotated.objective, solver, rotated.enter(W), tol, max_iter, left, floor)
-    return ends._replace(point=rotated.leave(ends.point.W))
-
-
-def _draw_certainly(objective, solver, W, tol, max_iter, left, floor, *, finished=True):
-    """`_draw_all`; where it is not certain that models are done, they are `finished`."""
-    finisher = solver.finisher(objective) if finished else None
-    ends = _draw_all(objective, solver, W, solver.stopping(tol), max_iter, left, floor, blind_ends=finisher is not None)
-    return ends if finisher is None else _finish_all(objective.exact(), finisher, ends, tol, max_iter, floor)
-
-
-def _ignore(k):
-    pass
+    tol: float
+    max_iter: int
+    rounded: Callable[[torch.Tensor], torch.Tensor] | None = None  # to the precision in which W will be stored
+    floor: torch.Tensor | None = None  # (B,) a model whose objective falls below has gone far enough
+    warn: bool = True  # whether a ConvergenceWarning says what to do about a single model that did not converge
 
 
 class _Ends(NamedTuple):
     """Where B models ended, and why."""
 
-    point: Point
-    n_iter: torch.Tensor  # (B,)
-    limited: torch.Tensor  # (B,) whether by max_iter
-    stuck: torch.Tensor  # (B,) whether because no step helps
-    blind: torch.Tensor  # (B,) see `Step`
-    gap: torch.Tensor  # (B,) see `Step`
+    W: torch.Tensor  # (B, d, K) as iterated
+    point: Point  # as it will be stored
+    n_iter: list[int]
+    ended: list[End]
+    gap: list[float]  # the estimate at W
+    threshold: list[float]  # what it had to be
 
 
-def _draw_all(objective, solver, W, stop, max_iter, left, floor, *, blind_ends=False):
-    """Iterate until every model has left the batch; max_iter is a number or (B,), floor (B,)."""
-    B, accumulation = len(W), objective.design.accumulation
-    ends = _Ends(
-        Point(W.clone(), W.new_empty(B), torch.empty_like(W)),
-        torch.zeros(B, dtype=torch.long, device=accumulation.device),
-        *(torch.zeros(B, dtype=torch.bool, device=accumulation.device) for _ in range(3)),
-        torch.full((B,), math.inf, dtype=accumulation.dtype, device=accumulation.device),
-    )
-    limit = torch.as_tensor(max_iter, device=accumulation.device).expand(B)
-    active = torch.arange(B, device=accumulation.device)
-    iterates = solver.iterates(objective, W)
-    step, n_iter = next(iterates), 0
-    if not objective.design.is_exact:
-        objective.check_squares(step.point)
-    while True:
-        stuck = torch.zeros_like(ends.stuck[active]) if step.stuck is None else step.stuck
-        done = stop.each(step) | (step.point.value < floor[active])
-        limited = ~done & (n_iter >= limit[active])
-        blind = step.blind & ~done if blind_ends and step.blind is not None else torch.zeros_like(done)
-        leaving = done | stuck | limited | blind | ~torch.isfinite(step.point.value)
-        if leaving.any():
-            out = active[leaving]
-            _put(ends.point, out, Point(*(t[leaving] for t in step.point[:3])))
-            ends.n_iter[out], ends.limited[out], ends.stuck[out] = n_iter, limited[leaving], (stuck & ~done)[leaving]
-            ends.blind[out], ends.gap[out] = blind[leaving], step.gap[leaving]
-            left(len(out))
-            active = active[~leaving]
-            if not len(active):
-                return ends
-            remaining = torch.nonzero(~leaving).flatten()
-        else:
-            remaining = None
-        last = step
+class _Stage(NamedTuple):
+    name: str
+    solver: Solver
+    in_row_space: bool
+    blind_ends: bool  # whether another solver goes on where this one is blind
+
+
+def minimise(
+    objective: Objective,
+    solver: Solver,
+    W: torch.Tensor,
+    settings: Settings,
+    observer: Observer | None = None,
+) -> Result:
+    """Minimise B models over the same rows from W (B, d, K); each leaves the batch when it is done.
+
+    `observer` is told of every iteration, and may know where an interrupted fit stood.
+    """
+    observer = observer or Unobserved()
+    given, fit = objective, _Fit(settings, observer)
+    finisher = solver.finisher(objective)
+    wide = is_wide(objective.design) and not solver.stochastic
+    first = _Stage("first", solver, in_row_space=wide, blind_ends=finisher is not None)
+    saved = observer.resume()
+    ends = None
+    if saved is None or saved[0] == "first":
         try:
-            step = iterates.send(remaining)
-        except StopIteration:
-            stay = slice(None) if remaining is None else remaining
-            _put(ends.point, active, Point(*(t[stay] for t in last.point[:3])))
-            ends.n_iter[active], ends.stuck[active], ends.gap[active] = n_iter + 1, True, last.gap[stay]
-            left(len(active))
-            return ends
-        n_iter += 1
+            ends = fit.run(first, objective, W, saved)
+        except OutOfRange:
+            if objective.design.is_exact or solver.stochastic:
+                observer.forget()
+                raise
+            objective, solver = objective.in_float64(), solver.in_float64()
+            observer.restart()
+            ends = fit.run(first._replace(solver=solver), objective, W)
+        saved = None
+    exact = objective.exact()
+    if not solver.stochastic:
+        if not objective.design.is_exact or (wide and not solver.whole_hessian):
+            stage = _Stage("exact", solver, in_row_space=False, blind_ends=finisher is not None)
+            ends, saved = fit.go_on(stage, exact, W, ends, _unfinished, saved)
+        if finisher is not None:
+            stage = _Stage("last", finisher, in_row_space=wide, blind_ends=False)
+            ends, saved = fit.go_on(stage, exact, W, ends, _in_doubt, saved)
+    check_squares(exact, ends.point)
+    if End.OVERFLOW in ends.ended or not bool(torch.isfinite(ends.point.value).all()):
+        observer.forget()  # other parameters, which the message advises, are those of another fit
+        raise ValueError(
+            f"The objective overflowed after {max(ends.n_iter)} iterations of solver={solver.name!r}. "
+            + ("Lower learning_rate, or standardise X." if solver.stochastic else "Standardise X, or use a larger C.")
+        )
+    judged, norms = _judged(given, exact, ends, settings.tol, solver)
+    if settings.warn and (advice := remedy(given, solver, judged, norms, ends.point.W, settings)):
+        warn(
+            f"solver={solver.name!r} did not converge: after {ends.n_iter[0]} iterations the objective is "
+            f"{float(ends.point.value.max()):.6g}, {standing(ends, settings.tol)}. {advice}",
+            ConvergenceWarning,
+        )
+    point = ends.point
+    if observer.best is not None:
+        point = fit.stored(exact, Point(observer.best, None, None))
+    done = {End.CONVERGED, End.VALIDATION} if solver.stochastic else {End.CONVERGED, End.VALIDATION, End.CALLBACK}
+    converged = [end in done for end in judged]
+    if not solver.stochastic:  # at the very point that is the result, whoever ended the fit
+        kept = observer.best is None or torch.equal(observer.best.to(ends.W), ends.W)
+        near = _are_near(ends)
+        converged = [
+            c and kept and n and norm <= settings.tol for c, n, norm in zip(converged, near, norms, strict=True)
+        ]
+    device = point.W.device
+    return Result(point, torch.tensor(ends.n_iter, device=device), torch.tensor(converged, device=device))
 
 
-def _finish_all(objective, solver, ends, tol, max_iter, floor):
-    """The ends of models of which it is not certain that they are done, after more iterations by another solver."""
-    done = ~ends.limited & ~ends.stuck & (ends.point.value >= floor)
-    doubtful = torch.nonzero(done & (ends.blind | (ends.point.value < DOUBT * objective.loss.at_zero))).flatten()
-    if not len(doubtful):
-        return ends
-    some = objective.select(doubtful)
-    point = some.value_and_gradient(ends.point.W[doubtful])
-    certain = (some.optimality_bound(point) <= tol * point.value) & (point.gradient_norm <= tol)
-    doubtful = doubtful[~certain]
-    n_together = max(1, HESSIANS // ends.point.W[0].numel() ** 2)
-    most = torch.as_tensor(max_iter, device=doubtful.device).expand(len(ends.n_iter))
-    for index in doubtful.split(n_together) if len(doubtful) else ():
-        limit = most[index] - ends.n_iter[index]
-        W, stop = ends.point.W[index], solver.stopping(tol)
-        more = _draw_all(objective.select(index), solver, W, stop, limit, _ignore, floor[index])
-        more = more._replace(n_iter=ends.n_iter[index] + more.n_iter)
-        ends = _Ends(*(_put(old, index, new) for old, new in zip(ends, more, strict=True)))
-    return ends
+class _Fit(NamedTuple):
+    """What all stages have in common."""
+
+    settings: Settings
+    observer: Observer
+
+    def run(self, stage: _Stage, objective: Objective, W: torch.Tensor, saved: Any = None, n_iter: Any = None) -> _Ends:
+        """Iterate from W, or from what was saved of this stage, until every model has left the batch."""
+        space = (RowSpace if stage.in_row_space else Identity)(objective)
+        inside, start = space.objective, space.enter(W)
+        solver = stage.solver.specialised(inside, start)
+        state = solver.init(inside, start) if saved is None else solver.unpack(inside, saved[1])
+        if not inside.design.is_exact:
+            check_squares(inside, state.point)
+        n_iter = [self.observer.n_iter] * len(W) if n_iter is None else n_iter
+        out = _iterate(inside, stage._replace(solver=solver), state, self, n_iter, space.leave)
+        point = space.leave_point(out.point)
+        stored = self.stored(objective, point)
+        return out._replace(W=point.W.to(stored.W), point=stored)
+
+    def go_on(self, stage, objective, W, ends, which, saved):
+        """`ends` after another stage for the models that are in need of it, or that were saved in it."""
+        if ends is None:  # resumed in this stage or a later one
+            if saved[0] != stage.name:
+                return ends, saved
+            return self.run(stage, objective, W, saved), None
+        index = which(objective, ends, self.settings)
+        if not index:
+            return ends, saved
+        if len(index) == len(ends.n_iter) == 1:
+            return self.run(stage, objective, ends.W, n_iter=ends.n_iter), None
+        n_together = max(1, HESSIANS // ends.W[0].numel() ** 2) if stage.solver.whole_hessian else len(index)
+        for start in range(0, len(index), n_together):
+            part = index[start : start + n_together]
+            models = torch.tensor(part, device=ends.W.device)
+            solver = stage.solver.for_models(models)
+            fit = _Fit(self.settings._replace(floor=select(models, self.settings.floor)), Unobserved())
+            more = fit.run(
+                stage._replace(solver=solver),
+                objective.select(models),
+                ends.W[models],
+                n_iter=[ends.n_iter[b] for b in part],
+            )
+            ends = _merged(ends, part, models, more)
+        return ends, saved
+
+    def stored(self, objective: Objective, point: Point) -> Point:
+        """The objective in float64 at the coefficients as they will be stored; no pass where `point` is there."""
+        placement = objective.design.accumulation
+        W = point.W.to(placement.device).to(placement.dtype)
+        rounded = W if self.settings.rounded is None else self.settings.rounded(W)
+        if rounded is W and point.gradient is not None and objective.design.is_exact:
+            return point
+        return objective.exact().value_and_gradient(rounded)
 
 
-def _put(old, index, new):
-    """`old` with `new` written to the models at `index`: tensors (B, ...), or points of them."""
-    if isinstance(old, Point):
-        return Point(*(_put(o, index, n) for o, n in zip(old[:3], new[:3], strict=True)))
-    old[index] = new
-    return old
-
-
-def _stored_all(objective, point, store):
-    """`_stored` for the points of a batch."""
-    if store is None and objective.design.is_exact:
-        return point
-    return objective.exact().value_and_gradient(point.W if store is None else store(point.W))
-
-
-def _draw_in_row_space(objective, solver, W, rules, max_iter, history, state, stage="first"):
-    """`_draw` in the span of the rows; the point that it ends at is back among the features."""
-    rotated = RowSpace(objective)
-    start = rotated.enter(W)
-    leave = lambda U: rotated.leave(U).W  # noqa: E731
-    run = _draw(rotated.objective, solver, start, rules, max_iter, history, state, leave, stage=stage)
-    return run._replace(point=rotated.leave(run.point.W))
-
-
-def _draw(objective, solver, W, rules, max_iter, history, state, coefficients=lambda W: W, *, stage="first"):
-    """Iterate until something ends it; `coefficients` turns the iterates' W into that of the features."""
-    iterates = solver.iterates(objective, W, state)
-    step = next(iterates)
-    if not objective.design.is_exact:
-        objective.check_squares(step.point)
+def _iterate(objective, stage, state, fit, n_before, coefficients):
+    """Step until every model has left; its `point` is in the coordinates of the objective."""
+    solver, observer, settings = stage.solver, fit.observer, fit.settings
+    rule = stage.solver.stopping(settings.tol)
+    floor, active = settings.floor, list(range(len(n_before)))
+    ends, n_iter, asked = None, 0, None
     while True:
-        if met := rules.met(step):
-            return _Run(step.point, met, step.gap)
-        if len(history.values) >= max_iter:
-            return _Run(step.point, "limit", step.gap)
-        history.begin(step.state and partial(_state, step, stage, rules))
-        following = next(iterates, None)
-        step = following or step
-        score, asked = history.end(objective, step.point, coefficients)
-        if asked:
-            return _Run(step.point, "callback", step.gap)
-        if following is None:
-            return _Run(step.point, "precision", step.gap)
-        if not math.isfinite(sum(history.values[-1])):
-            return _Run(step.point, "overflow")
-        if score is not None:
-            step = step._replace(score=score)
+        ended = _verdicts(stage, rule, state, floor, [n_before[b] + n_iter for b in active], settings, asked, n_iter)
+        if all(ended) and ends is None:
+            gap = [torch.inf] * len(active) if state.gap is None else state.gap.tolist()
+            if stage.name == "first":
+                observer.left(len(active))
+            return _Ends(
+                state.point.W, state.point, [n + n_iter for n in n_before], ended, gap, [rule.gap] * len(active)
+            )
+        if any(ended):
+            ends = ends or _nowhere(state.point, n_before, rule)
+            leaving = [i for i, end in enumerate(ended) if end]
+            index = torch.tensor(leaving, device=state.point.W.device)
+            out = [active[i] for i in leaving]
+            for old, new in zip(ends.point[:3], state.point[:3], strict=True):
+                old[torch.tensor(out, device=old.device)] = new[index]
+            gap = state.gap.tolist()
+            for i, b in zip(leaving, out, strict=True):
+                ends.n_iter[b], ends.ended[b], ends.gap[b] = n_before[b] + n_iter, ended[i], gap[i]
+            if stage.name == "first":
+                observer.left(len(out))
+            staying = [i for i, end in enumerate(ended) if not end]
+            active = [active[i] for i in staying]
+            if not active:
+                return ends
+            remaining = torch.tensor(staying, device=index.device)
+            objective, floor = objective.select(remaining), select(remaining, floor)
+            solver, state = solver.for_models(remaining), solver.select(state, remaining)
+        observer.begin(partial(_packed, stage.name, solver, state))
+        state = solver.step(objective, state)
+        n_iter += 1
+        asked = observer.end(objective, state.point, coefficients)
 
 
-def _state(step, stage, rules):
-    """Where a fit stands, as `minimise` goes on from it."""
-    return step.state(), stage, [rule.state for rule in rules.counting]
+def _packed(name, solver, state):
+    return name, solver.pack(state)
 
 
-def _stored(objective, run, store):
-    """The objective in float64 at the coefficients as they will be kept; no read where the solver was just there."""
-    accumulation = objective.design.accumulation
-    W = run.point.W.to(accumulation.device).to(accumulation.dtype)
-    kept = W if store is None else store(W)
-    if kept is W and run.point.gradient is not None and objective.design.is_exact:
-        return run.point
-    return objective.exact().value_and_gradient(kept)
+def _verdicts(stage, rule, state, floor, n_iter, settings, asked, n_steps):
+    """Why each of the models ends, or None for those that go on."""
+    if asked is End.CALLBACK:
+        return [End.CALLBACK] * len(n_iter)
+    met, values = rule.met(state), None
+    if state.point.value is not None:
+        values = state.point.value.tolist()
+    nothing = [False] * len(met)
+    stuck = nothing if state.stuck is None else state.stuck.tolist()
+    blind = state.blind.tolist() if stage.blind_ends and state.blind is not None else nothing
+    low = nothing if floor is None else (state.point.value < floor).tolist()
+    out: list[End | None] = []
+    for i, n in enumerate(n_iter):
+        if stuck[i] and not met[i]:
+            out.append(End.PRECISION)
+        elif values is not None and n_steps and not abs(values[i]) < torch.inf:
+            out.append(End.OVERFLOW)
+        elif met[i]:
+            out.append(End.CONVERGED)
+        elif low[i]:
+            out.append(End.FLOOR)
+        elif blind[i]:
+            out.append(End.BLIND)
+        elif asked is not None:
+            out.append(asked)
+        else:
+            out.append(End.LIMIT if n >= settings.max_iter else None)
+    return out
 
 
-def _tested(rule, run, point):
-    """Where a fit that did not converge stands in the tests of its rule: which of them failed, and by how much."""
-    norm, gap = (None if value is None else float(value.max()) for value in (point.gradient_norm, run.gap))
-    if gap is None or not isinstance(rule, Optimality):
-        return f"max|gradient| is {norm:.3g}"
-    return (
-        f"max|gradient| is {norm:.3g} ({'above' if norm > rule.tol else 'within'} tol={rule.tol:g}), and the estimated "
-        f"gap to the optimum {gap:.3g} of the objective ({'above' if gap > rule.gap else 'within'} {rule.gap:.3g})"
-    )
+def _nowhere(point, n_before, rule):
+    """Ends to be filled in."""
+    B = len(n_before)
+    shape = (B, *point.W.shape[1:])
+    W, gradient = point.W.new_zeros(shape), point.gradient.new_zeros(shape)
+    empty = Point(W, point.value.new_zeros(B), gradient)
+    return _Ends(W, empty, [0] * B, [None] * B, [torch.inf] * B, [rule.gap] * B)
 
 
-def _remedy(objective, solver, run, point, tol, max_iter):
-    """What to do about a fit that did not converge, or None if it did or was stopped on request."""
-    if run.ended in ("callback", "validation"):
-        return None
+def _merged(ends, part, models, more):
+    """`ends` with those of the models in `part` replaced."""
+    W, point = ends.W.clone(), Point(*(t.clone() for t in ends.point[:3]))
+    W[models] = more.W
+    for old, new in zip(point[:3], more.point[:3], strict=True):
+        old[models] = new
+    lists = [list(values) for values in (ends.n_iter, ends.ended, ends.gap, ends.threshold)]
+    for values, news in zip(lists, (more.n_iter, more.ended, more.gap, more.threshold), strict=True):
+        for b, new in zip(part, news, strict=True):
+            values[b] = new
+    return _Ends(W, point, *lists)
+
+
+def _unfinished(objective, ends, settings):  # noqa: ARG001
+    """Index of the models that exact products would help: no step did with others, or the gradient was larger."""
+    norms = ends.point.gradient_norm.tolist()
+    return [
+        b
+        for b, (end, norm) in enumerate(zip(ends.ended, norms, strict=True))
+        if end is End.PRECISION or (end is End.CONVERGED and norm > settings.tol)
+    ]
+
+
+def _in_doubt(objective, ends, settings):
+    """Index of the models that seem done but may be far from it, and no bound says otherwise."""
+    small = (ends.point.value < DOUBT * objective.loss.at_zero).tolist()
+    index = [b for b, end in enumerate(ends.ended) if end is End.BLIND or (end is End.CONVERGED and small[b])]
+    questionable = [b for b in index if ends.ended[b] is End.CONVERGED]
+    if not questionable:
+        return index
+    models = torch.tensor(questionable, device=ends.point.W.device)
+    some, point = objective, ends.point
+    if len(questionable) < len(ends.ended):
+        some, point = objective.select(models), select(models, ends.point)
+    if point.eta is None:
+        point = some.value_and_gradient(point.W)
+    certain = (optimality_bound(some, point) <= settings.tol * point.value).tolist()
+    sure = {b for b, is_certain in zip(questionable, certain, strict=True) if is_certain}
+    return [b for b in index if b not in sure]
+
+
+def _are_near(ends):
+    """Which models were estimated to be near the optimum where they ended."""
+    zero = (ends.point.value <= ZERO).tolist()
+    return [g <= threshold or z for g, threshold, z in zip(ends.gap, ends.threshold, zero, strict=True)]
+
+
+def _judged(given, exact, ends, tol, solver):
+    """Why each model ended, judged at the stored point, and max|gradient| there."""
+    norms, ended = ends.point.gradient_norm.tolist(), list(ends.ended)
     if solver.stochastic:
-        if run.ended == "converged" or tol == 0:
-            return None
-        return (
-            f"The objective still improved by more than tol within {max_iter} epochs. Raise max_iter, set tol=0 if "
-            "this number of epochs is what you want, or use solver='auto', which needs no learning rate."
-        )
-    if is_separated(objective, point.W):
-        return (
-            "The classes, or some of their rows, are perfectly separated, so without a penalty the coefficients grow "
-            "without limit. Use a finite C."
-        )
-    if float(point.gradient_norm.max()) <= tol and run.ended == "converged":
-        return None
-    if run.ended == "limit":
-        other = "solver='newton-cholesky'" if solver.name == "lbfgs" else "solver='lbfgs'"
-        return f"Raise max_iter (now {max_iter}), standardise X, or try {other}."
-    if objective.design.is_exact and run.ended != "rounding":
-        return (
-            "No step from there lowers the objective by more than float64 rounding. Standardise X or raise tol, or "
-            "start nearer to the optimum if you gave a start."
-        )
-    return (
-        "Coefficients in float32 cannot express a point nearer to the optimum on data of this scale. Pass X as "
-        "float64, standardise it, or raise tol."
-    )
+        return ended, norms
+    spoilt = None
+    for b, end in enumerate(ended):
+        if end is End.PRECISION and ends.gap[b] <= ends.threshold[b]:
+            norms[b] = _norm_at_best_intercepts(exact, ends.point, b, tol)
+            ended[b] = End.CONVERGED if norms[b] <= tol else end
+        if ended[b] is End.CONVERGED:
+            spoilt = _spoilt(ends, tol) if spoilt is None else spoilt
+            ended[b] = End.ROUNDING if spoilt[b] else End.CONVERGED
+        if ended[b] is End.CONVERGED and norms[b] <= tol and is_separated(*_alone(given, ends.point, b)):
+            ended[b] = End.SEPARATED
+    return ended, norms
+
+
+def _alone(objective, point, b):
+    """Objective and coefficients of one model."""
+    if len(point.W) == 1:
+        return objective, point.W
+    index = torch.tensor([b], device=point.W.device)
+    return objective.select(index), point.W[index]
+
+
+def _norm_at_best_intercepts(objective, point, b, tol):
+    """max|gradient| where the intercepts are best for a model's coefficients, less what is rounding there.
+
+    A column whose mean is huge beside its spread, as that of times in seconds, has an intercept that no float64 can
+    hold well enough: a rounding error of it moves the column's gradient by more than tol, and the value by nothing. And
+    logits that are small differences of large numbers have errors in proportion to these. Where the value is more than
+    tol above the one at the best intercepts, or they are not found, it is that of `point` itself.
+    """
+    alone, W = _alone(objective, point, b)
+    if len(point.W) > 1:
+        point = select(torch.tensor([b], device=W.device), point)
+    norm = float(point.gradient_norm.max())
+    if not (alone.design.intercept and alone.design.in_memory):
+        return norm
+    seen = point if point.eta is not None else alone.value_and_gradient(W)
+    best = None if seen.eta is None else best_intercepts(alone, seen)  # there may be no room for all logits
+    if best is None or not bool((point.value - best[0] <= tol * point.value).all()):
+        return norm
+    size = second_moments(alone).sqrt()[:, None]  # (d, 1) of the columns
+    logits = (W.abs() * size).sum(dim=1, keepdim=True)  # (1, 1, K) what they are differences of
+    rounding = torch.finfo(size.dtype).eps * size * logits
+    return float((best[1].abs() - rounding).clamp(min=0.0).max())
+
+
+def _spoilt(ends, tol):
+    """Which models rounding has raised the objective by more than tol.
+
+    As it is convex, it rose at most by what its gradient here, times the change of the coefficients, says.
+    """
+    point = ends.point
+    if point.W is ends.W:
+        return [False] * len(ends.ended)
+    return ((point.W - ends.W).mul(point.gradient).sum(dim=(1, 2)) > tol * point.value).tolist()

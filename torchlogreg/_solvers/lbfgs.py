@@ -1,19 +1,45 @@
 """L-BFGS that starts from, and is preconditioned by, Newton's method on some of the rows."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
-from functools import partial
+from typing import NamedTuple
 
 import torch
 
+from torchlogreg._objective.objective import Point
 from torchlogreg._solvers.base import Solver
-from torchlogreg._solvers.driver import Optimality, Step
 from torchlogreg._solvers.lbfgs_memory import LBFGSMemory
-from torchlogreg._solvers.line_search import SURE, DescentState, dot, hidden, is_blind, keep, line_search_step, select
+from torchlogreg._solvers.line_search import Descent, dot, line_search_step, select, where_accepted
 from torchlogreg._solvers.newton import NewtonCholesky
-from torchlogreg._solvers.preconditioners.policy import Centre, PreconditionerPolicy, is_affordable
+from torchlogreg._solvers.preconditioners.base import SURE, Preconditioner, hidden, is_blind
+from torchlogreg._solvers.preconditioners.cholesky import CholeskyPreconditioner
+from torchlogreg._solvers.preconditioners.policy import PreconditionerPolicy, is_affordable
+from torchlogreg._solvers.preconditioners.refresh import Refresh
+from torchlogreg._solvers.preconditioners.shared import Centre
 from torchlogreg._solvers.starts import is_far, nearer
+from torchlogreg._solvers.stopping import Optimality
 
 SMALL_MEMORY = 2**25  # bytes that pairs may take however small X is
+
+
+class LBFGSState(NamedTuple):
+    """Where L-BFGS is, and the step that it will try."""
+
+    point: Point
+    memory: LBFGSMemory
+    random: torch.Tensor  # state of the generator that draws samples
+    refresh: Refresh
+    preconditioner: Preconditioner | None  # None at a start that is worse than zero
+    gamma: torch.Tensor  # (B,) its scale
+    n_backtracks: torch.Tensor  # (B,) how often the step is halved
+    restarted: torch.Tensor  # (B,) whether no step helped, and the pairs were given up for that
+    iteration: int = 0
+    direction: torch.Tensor | None = None  # (B, d, K)
+    gap: torch.Tensor | None = None
+    stuck: torch.Tensor | None = None
+    blind: torch.Tensor | None = None
+    settled: bool = False
 
 
 @dataclass(frozen=True)
@@ -22,8 +48,8 @@ class LBFGS(Solver):
 
     The initial matrix of the two-loop recursion is gamma P, with P the inverse of an estimate of the Hessian, from
     Newton's method on a random sample of rows where the number of unknowns allows (as in AdaQN, Jin and Mokhtari 2021,
-    arXiv:2106.05445). `PreconditionerPolicy` says which estimate, and when it is renewed. A renewal from a sample keeps
-    the pairs; with the Hessian of all rows they start afresh, so that a slow fit turns into Newton's.
+    arXiv:2106.05445). `PreconditionerPolicy` says which estimate, and `Refresh` when it is renewed. A renewal from a
+    sample keeps the pairs; with the Hessian of all rows they start afresh, so that a slow fit turns into Newton's.
     """
 
     memory: int = 100
@@ -33,87 +59,143 @@ class LBFGS(Solver):
     name = "lbfgs"
     matrix_free = True
 
+    def init(self, objective, W):
+        """See `Solver`."""
+        zeros = torch.zeros_like(W[:, 0, 0])
+        start = LBFGSState(
+            Point(W, zeros, W),
+            LBFGSMemory.empty(*W.flatten(1).shape, self._affordable_pairs(objective, W), objective.design.accumulation),
+            torch.Generator("cpu").manual_seed(self.seed).get_state(),
+            Refresh(),
+            None,
+            gamma=torch.ones_like(zeros),
+            n_backtracks=zeros,
+            restarted=torch.zeros_like(zeros, dtype=torch.bool),
+        )
+        if not W.any() or self.centre is not None:
+            return self._begin(objective, start, None)
+        point = objective.value_and_gradient(W)
+        if is_far(objective, point.value).any():
+            return start._replace(point=point, gap=torch.full_like(zeros, torch.inf))
+        return self._begin(objective, start, point)
+
+    def step(self, objective, state):
+        """See `Solver`."""
+        if state.preconditioner is None:
+            W = nearer(objective, state.point)
+            return self._begin(objective, state._replace(point=state.point._replace(W=W)), None)
+        policy = PreconditionerPolicy(objective, state.point.W.shape[2], self.centre)
+        # 1. trial point; a model that refuses it stays where it is and tries a shorter step next
+        descent = Descent(state.point, state.preconditioner, state.direction)
+        refresh = state.refresh.seen(descent.gap)
+        pays = policy.hessian_pays(refresh, len(state.gap))
+        evaluate = objective.second_order if pays else objective.value_and_gradient
+        trial, search = line_search_step(evaluate, objective, descent, state.n_backtracks)
+        stuck = search.exhausted & (state.restarted | (not objective.design.is_exact))
+        if stuck.all():
+            return state._replace(stuck=stuck)
+        # 2. new pair, of weight zero for models that did not move
+        accepted, n_backtracks = search.accepted, search.n_backtracks
+        point, memory, gamma = state.point, state.memory, state.gamma
+        s, y = trial.W - point.W, trial.gradient - point.gradient
+        curvature = dot(s, y)
+        usable = accepted & (curvature > 1e-14 * dot(s, s).sqrt() * dot(y, y).sqrt())
+        if accepted.any():
+            memory = memory.appended(s, y, usable)
+        point = where_accepted(accepted, trial, point)
+        if accepted.any():  # a Hessian at the trial point is as good as any other for models that refused it
+            point = point._replace(hessian=trial.hessian)
+        # 3. renewed preconditioner; where no step helps, at once and without the pairs, which may be what misleads
+        lost = bool((search.exhausted & ~stuck).any())  # but those that are stuck leave
+        if lost:
+            point = policy.with_hessian(point)
+        afresh = lost or point.hessian is not None
+        state = state._replace(
+            refresh=refresh,
+            iteration=state.iteration + 1,
+            restarted=search.exhausted | (state.restarted & ~accepted),
+            stuck=stuck,
+        )
+        state = self._renewed(policy, state, point, afresh)
+        # 4. gamma scales the preconditioner to the newest pair
+        if afresh:
+            memory, gamma, n_backtracks = memory.cleared(), torch.ones_like(gamma), torch.zeros_like(n_backtracks)
+        elif usable.any():
+            gamma = torch.where(usable, curvature / dot(y, state.preconditioner.solve(y)), gamma)
+        return self._directed(objective, state._replace(memory=memory, gamma=gamma, n_backtracks=n_backtracks))
+
+    def for_models(self, index):
+        """See `Solver`."""
+        return self if self.centre is None else replace(self, centre=self.centre.select(index))
+
+    def select(self, state, index):
+        """See `Solver`."""
+        names = "point", "gamma", "n_backtracks", "restarted", "direction", "gap", "stuck"
+        selected = {name: select(index, getattr(state, name)) for name in names}
+        preconditioner = state.preconditioner and state.preconditioner.select(index)
+        return state._replace(memory=state.memory.select(index), preconditioner=preconditioner, **selected)
+
+    def pack(self, state):
+        """The state without its logits."""
+        return state._replace(point=state.point._replace(eta=None), memory=state.memory.trimmed())
+
+    def unpack(self, objective, packed):
+        """See `Solver`; one pass for the logits."""
+        return packed._replace(point=packed.point._replace(eta=objective.value_and_gradient(packed.point.W).eta))
+
     def stopping(self, tol):
-        return Optimality(tol, gap=tol**1.5)  # the metric is an approximation, its decrement optimistic
+        """See `Solver`."""
+        return Optimality(tol, gap=tol**1.5)  # the Hessian is an approximation, its decrement optimistic
+
+    def specialised(self, objective, W):  # noqa: ARG002
+        """See `Solver`."""
+        return self
 
     def finisher(self, objective):
+        """See `Solver`."""
         return NewtonCholesky() if is_affordable(objective.design, objective.loss.n_logits) else None
 
-    def select(self, index):
-        if self.centre is None:
-            return self
-        return replace(self, centre=self.centre.select(index)._replace(W=None))
-
     def in_float64(self):
+        """See `Solver`."""
         if self.centre is None:
             return self
         return replace(self, centre=self.centre._replace(objective=self.centre.objective.in_float64()))
 
-    def iterates(self, objective, W, state=None):
-        policy = PreconditionerPolicy(objective, W.shape[2], self.seed, self.centre)
-        memory = LBFGSMemory(*W.flatten(1).shape, self._affordable_pairs(objective, W), objective.design.accumulation)
-        if state is None:
-            point = objective.value_and_gradient(W) if W.any() and self.centre is None else None
-            if point is not None and is_far(objective, point.value).any():
-                if len(W) == 1:  # the first iteration
-                    yield Step(point, torch.full_like(point.value, torch.inf))
-                W, point = nearer(objective, point), None
-            point, preconditioner = policy.start(W, point)
-            gamma = torch.ones_like(point.value)
-            n_backtracks = torch.zeros_like(point.value)
-            restarted = torch.zeros_like(point.value, dtype=torch.bool)
-            iteration, stuck = 0, None
-        else:
-            point, preconditioner, gamma, n_backtracks, restarted, iteration, stuck = _resumed(
-                state, objective, policy, memory
-            )
-        while True:
-            # 1. direction H g, with H by the two-loop recursion
-            direction = -objective.centred(memory.solve(point.gradient, gamma, preconditioner))
-            stand = DescentState(point, preconditioner, direction)
-            own = partial(
-                _state, point, preconditioner, gamma, n_backtracks, restarted, iteration, stuck, policy, memory
-            )
-            gap, hides = stand.gap, torch.zeros_like(stand.gap)
-            if bool((gap <= SURE).any()):
-                hides = hidden(objective, preconditioner, point)
-            remaining = yield Step(point, gap + hides, stuck=stuck, blind=is_blind(gap, hides), state=own)
-            if remaining is not None:
-                objective, policy, memory, stand = select(remaining, objective, policy, memory, stand)
-                gamma, n_backtracks, restarted = select(remaining, gamma, n_backtracks, restarted)
-                point, preconditioner = stand.point, stand.preconditioner
-            # 2. trial point; a model that refuses it keeps its place and tries a shorter step next
-            evaluate = objective.second_order if policy.hessian_pays(stand.gap) else objective.value_and_gradient
-            trial, result = line_search_step(evaluate, objective, stand, n_backtracks)
-            stuck = result.exhausted & (restarted | (not objective.design.is_exact))
-            if stuck.all():
-                return
-            accepted, n_backtracks = result.accepted, result.n_backtracks
-            # 3. new pair, of weight zero for models that did not move
-            s, y = trial.W - point.W, trial.gradient - point.gradient
-            curvature = dot(s, y)
-            usable = accepted & (curvature > 1e-14 * dot(s, s).sqrt() * dot(y, y).sqrt())
-            if accepted.any():
-                memory.append(s, y, usable)
-            point = keep(accepted, trial, point)
-            if accepted.any():  # a metric at the trial point is as good as any other for models that refused it
-                point = point._replace(hessian=trial.hessian)
-            # 4. renewed metric; where no step helps, at once and without the pairs, which may be what misleads
-            iteration += 1
-            restarted = result.exhausted | (restarted & ~accepted)
-            lost = bool((result.exhausted & ~stuck).any())  # but those that are stuck leave
-            if lost:
-                point = policy.with_hessian(point)
-            afresh = lost or point.hessian is not None
-            if policy.due(iteration) or afresh:
-                preconditioner = policy.at(point, preconditioner)
-                point = point._replace(hessian=None)
-            # 5. gamma scales the metric to the newest pair
-            if afresh:
-                memory.clear()
-                gamma, n_backtracks = torch.ones_like(gamma), torch.zeros_like(n_backtracks)
-            elif usable.any():
-                gamma = torch.where(usable, curvature / dot(y, preconditioner.solve(y)), gamma)
+    def _begin(self, objective, state, point):
+        """The state at the first point that steps are made from; `point` is the one at the start if it is known."""
+        W = state.point.W
+        generator = _generator(state.random)
+        point, preconditioner, refresh = PreconditionerPolicy(objective, W.shape[2], self.centre).start(
+            W, point, generator
+        )
+        return self._directed(
+            objective,
+            state._replace(point=point, preconditioner=preconditioner, refresh=refresh, random=generator.get_state()),
+        )
+
+    def _renewed(self, policy, state, point, afresh):
+        """The state at `point`, with another preconditioner where one is due or there is a reason to start `afresh`."""
+        if point.hessian is not None:
+            preconditioner = CholeskyPreconditioner.of(point.hessian)
+            refresh = state.refresh.with_hessian()
+            return state._replace(point=point._replace(hessian=None), preconditioner=preconditioner, refresh=refresh)
+        is_due = state.iteration >= state.refresh.due
+        if not (is_due or afresh):
+            return state._replace(point=point)
+        generator = _generator(state.random)
+        preconditioner = policy.at(point, state.preconditioner, generator)
+        refresh = state.refresh.postponed(state.iteration) if is_due else state.refresh
+        return state._replace(point=point, preconditioner=preconditioner, refresh=refresh, random=generator.get_state())
+
+    def _directed(self, objective, state):
+        """The state with the direction H g, H by the two-loop recursion, and the gap that it promises."""
+        point, preconditioner = state.point, state.preconditioner
+        direction = -objective.centred(state.memory.solve(point.gradient, state.gamma, preconditioner))
+        gap = Descent(point, preconditioner, direction).gap
+        hides = torch.zeros_like(gap)
+        if bool((gap <= SURE).any()):
+            hides = hidden(objective, preconditioner, point)
+        return state._replace(direction=direction, gap=gap + hides, blind=is_blind(gap, hides))
 
     def _affordable_pairs(self, objective, W):
         """As many pairs as fit in an eighth of the bytes of X, but ten, and what is small anyway."""
@@ -121,19 +203,7 @@ class LBFGS(Solver):
         return max(10, min(self.memory, budget // (2 * W.element_size() * W.numel())))
 
 
-def _state(point, preconditioner, gamma, n_backtracks, restarted, iteration, stuck, policy, memory):
-    """What an iteration goes on from, as plain values, tensors and metrics."""
-    return {
-        "point": (point.W, point.value, point.gradient),
-        "others": (preconditioner, gamma, n_backtracks, restarted, iteration, stuck),
-        "metrics": policy.state(),
-        "pairs": memory.state(),
-    }
-
-
-def _resumed(state, objective, policy, memory):
-    """The first arguments of `_state`; `policy` and `memory` take theirs. The logits cost a read."""
-    W, value, gradient = state["point"]
-    policy.resume(state["metrics"])
-    memory.resume(state["pairs"])
-    return objective.value_and_gradient(W)._replace(value=value, gradient=gradient), *state["others"]
+def _generator(random):
+    generator = torch.Generator("cpu")
+    generator.set_state(random.cpu())
+    return generator

@@ -1,58 +1,58 @@
 """Learning rates of SGD: the one that was asked for, or "auto"."""
 
+from __future__ import annotations
+
 import math
+from typing import NamedTuple
 
 import torch
 
 from torchlogreg._objective.objective import OutOfRange
-from torchlogreg._solvers.driver import ZERO, NoImprovement
+from torchlogreg._objective.smoothness import loss_bounds
+from torchlogreg._solvers.stopping import ZERO, Improvement
 
 COOLING = 0.4  # share of the epochs over which the learning rate "auto" falls to zero
 
 
-class Constant:
-    """The learning rate that was asked for."""
+class ConstantRate(NamedTuple):
+    """The learning rate that was asked for; it settles when the objective no longer improves."""
 
-    settled = False
+    improvement: Improvement = Improvement()
+    settled: bool = False
 
-    def __init__(self, rate):
-        self.rate = rate
+    def current(self, solver):
+        """The learning rate of the next epoch."""
+        return solver.learning_rate
 
-    def state(self):
-        """Nothing changes."""
+    def after_epoch(self, solver, objective, W, value):  # noqa: ARG002 - wherever an epoch led
+        """Whether the epoch that led to W, with this mean `value`, counts; and the rate after it."""
+        if solver.validated:
+            return True, self
+        improvement = self.improvement.after(float(value), solver.tol)
+        return True, ConstantRate(improvement, improvement.is_over(solver.tol, solver.n_iter_no_change))
 
-    def accepts(self, W):  # noqa: ARG002 - wherever an epoch led
-        return True
 
-
-class Automatic:
+class AutomaticRate(NamedTuple):
     """The learning rate "auto": as large as is stable until the objective stands still, then linear to zero.
 
     Constant rates with a linear end: Haegele et al. 2024, arXiv:2405.18392. The fit has settled when the objective
     stood still at the constant rate and the rate has then fallen to zero.
     """
 
-    def __init__(self, solver, objective, W, state=None):
-        self.solver, self.objective = solver, objective
-        self.improvement = NoImprovement(solver.tol, solver.n_iter_no_change)
-        if state is not None:
-            self.height, self.ceiling, self.epoch, self.still, self.cooling, self.improvement.state = state
-            return
-        self.height = _largest_rate(solver, objective)
-        self.ceiling = max(self._objective(W), ZERO)
-        self.epoch = 0
-        self.still = False
-        self.cooling = None  # first and last epoch of the fall to zero
+    height: float
+    ceiling: float  # the objective where the fit began
+    epoch: int = 0
+    still: bool = False
+    cooling: tuple[int, int] | None = None  # first and last epoch of the fall to zero
+    improvement: Improvement = Improvement()
 
-    def state(self):
-        """What an epoch goes on from, as plain values."""
-        return self.height, self.ceiling, self.epoch, self.still, self.cooling, self.improvement.state
+    @classmethod
+    def at(cls, solver, objective, W):
+        """At the start W of a fit."""
+        return cls(_largest_rate(solver, objective), max(_value(objective, W), ZERO))
 
-    def _objective(self, W):
-        return float(self.objective.value_and_gradient(self.objective.design.to_accumulation(W)).value.sum())
-
-    @property
-    def rate(self):
+    def current(self, solver):  # noqa: ARG002
+        """The learning rate of the next epoch."""
         if self.cooling is None:
             return self.height
         first, last = self.cooling
@@ -60,21 +60,29 @@ class Automatic:
 
     @property
     def settled(self):
+        """Whether the rate has come to its end."""
         return self.still and self.epoch > self.cooling[1]
 
-    def accepts(self, W):
-        """Judge where an epoch led to; False if that is above where the fit began, and the epoch to be undone."""
-        self.epoch += 1
-        objective = self._objective(W)
-        stable = objective <= self.ceiling
-        if not stable:
-            # The bound holds in expectation, not in every order of the rows.
-            self.height /= 2.0
-        if self.cooling is None:
-            self.still = stable and self.improvement.stale_after(objective)
-            if self.still or self.epoch >= math.floor((1.0 - COOLING) * self.solver.n_epochs):
-                self.cooling = self.epoch, self.epoch + math.ceil(COOLING * self.solver.n_epochs) - 1
-        return stable
+    def after_epoch(self, solver, objective, W, value):  # noqa: ARG002
+        """Whether the epoch that led to W counts, or ended above where the fit began; and the rate after it."""
+        reached = _value(objective, W)
+        stable = reached <= self.ceiling
+        # The bound holds in expectation, not in every order of the rows.
+        out = self._replace(epoch=self.epoch + 1, height=self.height if stable else self.height / 2.0)
+        if out.cooling is not None:
+            return stable, out
+        if stable:
+            improvement = self.improvement.after(reached, solver.tol)
+            out = out._replace(improvement=improvement, still=improvement.is_over(solver.tol, solver.n_iter_no_change))
+        else:
+            out = out._replace(still=False)
+        if out.still or out.epoch >= math.floor((1.0 - COOLING) * solver.n_epochs):
+            out = out._replace(cooling=(out.epoch, out.epoch + math.ceil(COOLING * solver.n_epochs) - 1))
+        return stable, out
+
+
+def _value(objective, W):
+    return float(objective.value_and_gradient(objective.design.to_accumulation(W)).value.sum())
 
 
 def _largest_rate(solver, objective):
@@ -83,7 +91,7 @@ def _largest_rate(solver, objective):
     Gower et al. 2019, proposition 3.8, arXiv:1901.09401: it follows the scale of the features and outlying rows.
     """
     n = objective.design.shape[0]
-    mean, worst = objective.loss_bounds()
+    mean, worst = loss_bounds(objective)
     b = n if solver.batch_size is None else min(solver.batch_size, n)
     smoothness = mean if n == 1 else (n * (b - 1) * mean + (n - b) * worst) / (b * (n - 1))
     return stable_rate(solver, smoothness + float(objective.penalty.l2.max()))

@@ -1,111 +1,130 @@
 """Newton's method with the full Hessian and its Cholesky factor."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from functools import partial
+from typing import NamedTuple
 
 import torch
 
-from torchlogreg._solvers import newton_numpy
+from torchlogreg._objective.objective import Point
 from torchlogreg._solvers.base import Solver
-from torchlogreg._solvers.driver import Optimality, Step
-from torchlogreg._solvers.line_search import (
-    SURE,
-    CholeskyPreconditioner,
-    DescentState,
-    hidden,
-    is_blind,
-    keep,
-    line_search_step,
-    select,
-)
+from torchlogreg._solvers.line_search import Descent, line_search_step, select, where_accepted
+from torchlogreg._solvers.newton_numpy import NewtonNumPy, is_small
+from torchlogreg._solvers.preconditioners.base import SURE, hidden, is_blind
+from torchlogreg._solvers.preconditioners.cholesky import CholeskyPreconditioner
 from torchlogreg._solvers.starts import is_far, nearer
+from torchlogreg._solvers.stopping import Optimality
 
 ROOT = 2**36  # products that a root of the Hessian may take
+
+
+class NewtonState(NamedTuple):
+    """Where Newton's method is, and the step that it will try."""
+
+    point: Point  # with its Hessian
+    n_backtracks: torch.Tensor  # (B,) how often that step is halved
+    preconditioner: CholeskyPreconditioner | None = None  # None at a start that is worse than zero
+    direction: torch.Tensor | None = None  # (B, d, K)
+    gap: torch.Tensor | None = None
+    stuck: torch.Tensor | None = None
+    blind: torch.Tensor | None = None
+    settled: bool = False
 
 
 @dataclass(frozen=True)
 class NewtonCholesky(Solver):
     """Damped Newton; Boyd and Vandenberghe (2004), Convex Optimization, algorithm 9.5.
 
-    An iteration is one read of X: value, gradient and Hessian at a trial point.
+    An iteration is one pass over X: value, gradient and Hessian at a trial point. A `rough` one does not ask what the
+    factors of the Hessians hide, nor whether the start is worse than zero.
     """
+
+    rough: bool = False
 
     name = "newton-cholesky"
     whole_hessian = True
 
+    def init(self, objective, W):
+        """See `Solver`."""
+        point = objective.second_order(W)
+        n_backtracks = torch.zeros_like(point.value)
+        if not self.rough and is_far(objective, point.value).any():
+            return NewtonState(point, n_backtracks, gap=torch.full_like(point.value, torch.inf))
+        return self._at(objective, point, n_backtracks)
+
+    def step(self, objective, state):
+        """See `Solver`."""
+        if state.preconditioner is None:
+            return self._at(objective, objective.second_order(nearer(objective, state.point)), state.n_backtracks)
+        descent = Descent(state.point, state.preconditioner, state.direction)
+        trial, search = line_search_step(objective.second_order, objective, descent, state.n_backtracks)
+        if search.exhausted.all():
+            return state._replace(stuck=search.exhausted)
+        point = where_accepted(search.accepted, trial, state.point)
+        return self._at(objective, point, search.n_backtracks, search.exhausted)
+
+    def for_models(self, index):  # noqa: ARG002
+        """See `Solver`."""
+        return self
+
+    def select(self, state, index):
+        """See `Solver`."""
+        preconditioner = state.preconditioner and state.preconditioner.select(index)
+        tensors = {name: select(index, getattr(state, name)) for name in ("point", "n_backtracks", "gap", "stuck")}
+        return state._replace(
+            preconditioner=preconditioner, direction=select(index, state.direction), blind=None, **tensors
+        )
+
+    def pack(self, state):
+        """The iterate alone: its Hessian may be large."""
+        return state.point.W, state.n_backtracks
+
+    def unpack(self, objective, packed):
+        """See `Solver`; one pass."""
+        W, n_backtracks = packed
+        return self._at(objective, objective.second_order(W), n_backtracks)
+
     def stopping(self, tol):
+        """See `Solver`."""
         return Optimality(tol, gap=tol / 2)  # where losses fall exponentially, the decrement is half of what is left
 
-    def iterates(self, objective, W, state=None):
-        if newton_numpy.is_small(objective, W):
-            yield from newton_numpy.iterates(objective, W, state)
-            return
-        path = descend(objective, W, state)
-        stand = next(path)
-        try:
-            while True:
-                state = partial(dict, W=stand.point.W, n_backtracks=stand.n_backtracks)
-                remaining = yield Step(stand.point, stand.gap + stand.hidden, stuck=stand.stuck, state=state)
-                stand = path.send(remaining)
-        except StopIteration:
-            return
+    def specialised(self, objective, W):
+        """See `Solver`."""
+        return NewtonNumPy(objective) if is_small(objective, W) else self
 
+    def finisher(self, objective):
+        """None: it has the whole Hessian."""
 
-def descend(objective, W, state=None, *, rough=False):
-    """Newton's path from W, a Stand an iteration, as `Solver.iterates` has Steps.
+    def in_float64(self):
+        """See `Solver`."""
+        return self
 
-    A `rough` one does not ask what the factors of the Hessians hide.
-    """
-    if state is not None:
-        W = state["W"]
-    point = objective.second_order(W)
-    n_backtracks, stuck = torch.zeros_like(point.value) if state is None else state["refusals"], None
-    if not rough and is_far(objective, point.value).any():
-        if len(W) == 1:  # the first iteration
-            yield DescentState(
-                point, None, torch.zeros_like(W), None, n_backtracks, torch.full_like(point.value, torch.inf)
-            )
-        point = objective.second_order(nearer(objective, point))
-    while True:
-        # 1. direction
+    def _at(self, objective, point, n_backtracks, stuck=None):
+        """The state at a point with its Hessian."""
         preconditioner = CholeskyPreconditioner.of(point.hessian)
-        stand = DescentState(
-            point,
-            preconditioner,
-            -preconditioner.solve(point.gradient),
-            stuck,
-            n_backtracks,
-            torch.zeros_like(point.value),
-        )
-        if not rough:
-            stand = _seen_through(objective, stand)
-        remaining = yield stand
-        if remaining is not None:
-            objective, stand = select(remaining, objective, stand)
-        # 2. trial point; a model that refuses it keeps its place and tries a shorter step next
-        trial, result = line_search_step(objective.second_order, objective, stand, stand.n_backtracks)
-        if result.exhausted.all():
-            return
-        stuck, n_backtracks = result.exhausted, result.n_backtracks
-        point = keep(result.accepted, trial, stand.point)
+        descent = Descent(point, preconditioner, -preconditioner.solve(point.gradient))
+        gap = descent.gap
+        if not self.rough and bool((gap <= SURE).any()):
+            descent, hides = _seen_through(objective, descent, gap)
+            gap = descent.gap + hides
+        return NewtonState(point, n_backtracks, descent.preconditioner, descent.direction, gap, stuck)
 
 
-def _seen_through(objective, stand):
-    """`stand` with what its metric hides; with a metric of twice the digits for models where that is more than it sees.
+def _seen_through(objective, descent, gap):
+    """`descent`, with a factor of twice the digits where that hides more of the gap than it sees; what is hidden, (B,).
 
     Where columns nearly depend on one another, the sums of their products are singular to rounding, and the factor is
     that of a raised diagonal.
     """
-    point, gap = stand.point, stand.gap
-    if not bool((gap <= SURE).any()):
-        return stand
-    hides = hidden(objective, stand.preconditioner, point)
+    point, preconditioner, _ = descent
+    hides = hidden(objective, preconditioner, point)
     blind = torch.nonzero(is_blind(gap, hides)).flatten()
     n, d = objective.design.shape
     n_logits = point.W.shape[2]
     if len(blind) and n * n_logits * (n_logits * d) ** 2 <= ROOT:
         roots = [objective.select(b[None]).root(point.W[b[None]]) for b in blind]
-        preconditioner = stand.preconditioner.with_roots(roots, blind)
-        stand = stand._replace(preconditioner=preconditioner, direction=-preconditioner.solve(point.gradient))
+        preconditioner = preconditioner.with_roots(roots, blind)
+        descent = Descent(point, preconditioner, -preconditioner.solve(point.gradient))
         hides[blind] = 0.0
-    return stand._replace(hidden=hides)
+    return descent, hides

@@ -1,16 +1,35 @@
 """Stochastic gradient descent with momentum."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from functools import partial
+from typing import NamedTuple
 
 import torch
 
 from torchlogreg._objective.objective import Point
 from torchlogreg._solvers.base import Solver
-from torchlogreg._solvers.driver import NoImprovement, Step
-from torchlogreg._solvers.learning_rates import Automatic, Constant
+from torchlogreg._solvers.learning_rates import AutomaticRate, ConstantRate
+from torchlogreg._solvers.stopping import Settled
 
 ROUNDING = 1e-12  # of weights that are all alike
+
+
+class SGDState(NamedTuple):
+    """Where an epoch has led."""
+
+    point: Point  # W class-major beside the rows, and as value the mean over the epoch's batches
+    velocity: torch.Tensor  # (1, d, K)
+    random: torch.Tensor  # state of the generator of the order of the rows
+    rate: ConstantRate | AutomaticRate | None = None  # None before the first epoch
+    gap: torch.Tensor | None = None
+    stuck: torch.Tensor | None = None
+    blind: torch.Tensor | None = None
+
+    @property
+    def settled(self):
+        """Whether the schedule of the learning rate has come to its end."""
+        return self.rate is not None and self.rate.settled
 
 
 @dataclass(frozen=True)
@@ -34,42 +53,73 @@ class SGD(Solver):
     name = "sgd"
     stochastic = True
 
-    def stopping(self, tol):
-        if self.learning_rate == "auto" or self.validated:
-            return Settled()
-        return NoImprovement(tol, self.n_iter_no_change)
-
-    def iterates(self, objective, W, state=None):
-        generator = torch.Generator(objective.design.compute.device).manual_seed(self.seed)
+    def init(self, objective, W):
+        """See `Solver`."""
         W = class_major(W, objective.design)
-        velocity = torch.zeros_like(W)  # preserves the layout
-        rate = None
-        if state is not None:
-            W.copy_(state["W"])
-            velocity.copy_(state["velocity"])
-            generator.set_state(state["generator"].cpu())
-            rate = state["rate"]
-        yield Step(Point(W.clone(), None, None))
-        automatic = self.learning_rate == "auto"
-        schedule = Automatic(self, objective, W, rate) if automatic else Constant(self.learning_rate)
-        while True:
-            start = W.clone()
-            value = self.epoch(objective, W, velocity, schedule.rate, generator)
-            if not schedule.accepts(W):
-                W.copy_(start)
-                velocity.zero_()
-                value = torch.full_like(value, schedule.ceiling / len(value))
-            own = partial(_state, W, velocity, generator, schedule)
-            yield Step(Point(W.clone(), value, None), settled=schedule.settled, state=own)
+        random = torch.Generator(objective.design.compute.device).manual_seed(self.seed).get_state()
+        return SGDState(Point(W, None, None), torch.zeros_like(W), random)
+
+    def step(self, objective, state):
+        """See `Solver`."""
+        W, velocity, rate = state.point.W.clone(), state.velocity.clone(), state.rate
+        if rate is None:
+            rate = AutomaticRate.at(self, objective, W) if self.learning_rate == "auto" else ConstantRate()
+        generator = torch.Generator(W.device)
+        generator.set_state(state.random.cpu())
+        value = self.epoch(objective, W, velocity, rate.current(self), generator)
+        is_sound, rate = rate.after_epoch(self, objective, W, value)
+        if not is_sound:
+            W, velocity = state.point.W, torch.zeros_like(velocity)
+            value = torch.full_like(value, rate.ceiling)
+        return SGDState(Point(W, value, None), velocity, generator.get_state(), rate)
+
+    def for_models(self, index):  # noqa: ARG002
+        """See `Solver`."""
+        return self
+
+    def select(self, state, index):  # noqa: ARG002
+        """See `Solver`; there is one model."""
+        return state
+
+    def pack(self, state):
+        """The state as it is."""
+        return state
+
+    def unpack(self, objective, packed):
+        """See `Solver`."""
+        W = class_major(packed.point.W, objective.design)
+        velocity = class_major(packed.velocity, objective.design)
+        return packed._replace(point=packed.point._replace(W=W), velocity=velocity)
+
+    def stopping(self, tol):  # noqa: ARG002 - it is one of the settings
+        """See `Solver`."""
+        return Settled()
+
+    def specialised(self, objective, W):  # noqa: ARG002
+        """See `Solver`."""
+        return self
+
+    def finisher(self, objective):
+        """None: it does not estimate the gap."""
+
+    def in_float64(self):
+        """See `Solver`."""
+        return self
 
     def epoch(self, objective, W, velocity, rate, generator):
-        """One sweep over the rows that updates W and velocity (B, d, K), class-major, in place.
+        """One pass over the rows that updates W and velocity (1, d, K), class-major, in place.
 
-        Returns the mean over its mini-batches of the objective as each update found it, (B,).
+        Returns the mean over its mini-batches of the objective as each update found it, (1,).
         """
         objective.passes.n_visited += objective.design.shape[0]
-        sweep = _fused_epoch if len(W) == 1 else _autograd_epoch
-        return sweep(self, objective, W, velocity, rate, generator)
+        n, size, total = objective.design.shape[0], self._size(objective), 0.0
+        for rows in objective.design.chunks(size):
+            if rows is objective.design:
+                order = self._order(objective, generator)
+            else:  # a stream has an order of its own
+                order = torch.arange(len(rows.X), device=W.device)
+            total = total + _fused_steps(self, objective, rows, order, size, W, velocity, rate)
+        return (total / n).view(1)
 
     def _size(self, objective):
         n = objective.design.shape[0]
@@ -82,62 +132,19 @@ class SGD(Solver):
         return torch.randperm(n, generator=generator, device=device) if shuffled else torch.arange(n, device=device)
 
 
-class Settled:
-    """Stop when the schedule of the learning rate has come to its end."""
-
-    def __call__(self, step):
-        return step.settled
-
-
-def _state(W, velocity, generator, schedule):
-    """What an epoch goes on from."""
-    return {"W": W, "velocity": velocity, "generator": generator.get_state(), "rate": schedule.state()}
-
-
 def class_major(W, rows):
     """A copy of W (B, d, K) beside the rows; class-major, for products with a mini-batch are several times as fast."""
     W = W.to(device=rows.compute.device, dtype=rows.compute.dtype)
     return W.mT.clone(memory_format=torch.contiguous_format).mT
 
 
-def _autograd_epoch(solver, objective, W, velocity, rate, generator):
-    """`SGD.epoch` by autograd.
-
-    It serves several models at once, and is what the tests hold the fused epoch to.
-    """
-    n, total = objective.design.shape[0], 0.0
-    for index in solver._order(objective, generator).split(solver._size(objective)):
-        with torch.enable_grad():
-            leaf = W.detach().requires_grad_()
-            value = objective.mini_batch(leaf, index)
-            (gradient,) = torch.autograd.grad(value.sum(), leaf)
-        velocity.mul_(solver.momentum).add_(gradient)
-        W.sub_(gradient.add(velocity, alpha=solver.momentum) if solver.nesterov else velocity, alpha=rate)
-        total = total + value.detach() * (len(index) / n)
-    return total
-
-
-def _fused_epoch(solver, objective, W, velocity, rate, generator):
-    """The same for one model without autograd: the loss's closed-form residual goes straight into the velocity.
-
-    Autograd and what it needs around it take most of the time of a small step: for MNIST in batches of 64 on one Zen 4
-    core, about 230 of 340 microseconds. A test holds the two kinds of epoch to the same iterates.
-    """
-    n, size = objective.design.shape[0], solver._size(objective)
-    total = 0.0
-    for rows in objective.design.chunks(size):
-        # A stream has an order of its own.
-        order = (
-            solver._order(objective, generator)
-            if rows is objective.design
-            else torch.arange(len(rows.X), device=W.device)
-        )
-        total = total + _fused_steps(solver, objective, rows, order, size, W, velocity, rate)
-    return (total / n).view(1)
-
-
 def _fused_steps(solver, objective, rows, order, size, W, velocity, rate):
-    """The updates of some rows; the sum over them of their batches' objectives."""
+    """The updates of some rows; the sum over them of their batches' objectives.
+
+    The loss's closed-form residual goes straight into the velocity. Autograd and what it needs around it would take
+    most of the time of a small step: for MNIST in batches of 64 on one Zen 4 core, about 230 of 340 microseconds. A
+    test holds these steps to those by autograd.
+    """
     loss, n = objective.loss, objective.design.shape[0]
     flat, momentum = W[0].mT, velocity[0].mT  # (K, d), contiguous
     y = rows.y.to(W.dtype) if rows.y.is_floating_point() else rows.y

@@ -1,13 +1,12 @@
 """Newton's method on random samples of the rows: a start near the optimum, and a metric there."""
 
 import math
-from itertools import islice
 
 import torch
 
 from torchlogreg._data import moments as data_moments
-from torchlogreg._solvers.line_search import DescentState
-from torchlogreg._solvers.newton import descend
+from torchlogreg._objective.sampling import leverages, sampled, scatter, second_moments, shrunk
+from torchlogreg._solvers.newton import NewtonCholesky, NewtonState
 
 SMALLEST = 500  # rows of the first sample
 MOST_STEPS = 20  # on one sample, whose optimum may be far
@@ -26,10 +25,10 @@ def sample_rows(objective, size, generator, *, evenly=False):
     rows = objective.design
     if rows.in_memory and size >= rows.shape[0]:
         return objective.upcast()
-    sample = objective.sampled(rows.sample_rows(size, generator))
+    sample = sampled(objective, rows.sample_rows(size, generator))
     if evenly or not rows.in_memory or not _is_unrepresentative(sample, objective):
         return sample
-    return _importance_sample(objective, objective.leverages(), size, generator) or sample
+    return _importance_sample(objective, leverages(objective), size, generator) or sample
 
 
 def sample_where_curved(objective, W, size, generator):
@@ -38,7 +37,7 @@ def sample_where_curved(objective, W, size, generator):
     Where most rows are classified beyond doubt, few have nearly all of the curvature. At zero all are alike.
     """
     if objective.design.in_memory and size < objective.design.shape[0] and W.any():
-        sample = _importance_sample(objective, objective.leverages(W), size, generator)
+        sample = _importance_sample(objective, leverages(objective, W), size, generator)
         if sample is not None:
             return sample
     return sample_rows(objective, size, generator)
@@ -51,7 +50,7 @@ def _is_unrepresentative(sample, objective):
     if not rests_on_few.any():
         return False
     l2 = objective.penalty.l2[..., 0].amin(dim=0)  # (d,)
-    moments = objective.second_moments()
+    moments = second_moments(objective)
     # A column that is constant in all rows has the same mean square in every sample.
     here, everywhere = (
         _mean_squares(sample.design, data_moments.second_moments(sample.design)),
@@ -79,10 +78,10 @@ def _importance_sample(objective, leverages, size, generator):
     cumulative = objective.design.to_accumulation(share).cumsum(dim=0)
     uniform = 1.0 - torch.rand(size, generator=generator, dtype=torch.float64, device="cpu")  # above zero
     index = torch.searchsorted(cumulative, uniform.to(cumulative) * cumulative[-1]).to(share.device)
-    return objective.sampled(index, 1.0 / (len(share) * share[index, None]))
+    return sampled(objective, index, 1.0 / (len(share) * share[index, None]))
 
 
-def newton_on_samples(objective, W, size, generator) -> DescentState:
+def newton_on_samples(objective, W, size, generator) -> NewtonState:
     """Newton's method on nested samples, each four times the one before, up to `size` rows.
 
     A sample of m rows is solved to the precision of its own optimum, a relative gap of about d / m; more would be
@@ -95,10 +94,15 @@ def newton_on_samples(objective, W, size, generator) -> DescentState:
     sizes = [size]
     while sizes[-1] // 4 >= max(SMALLEST, 5 * n_unknowns):
         sizes.append(sizes[-1] // 4)
-    scatter = pool.sampled(slice(sizes[-1])).scatter()
+    variances, newton = scatter(sampled(pool, slice(sizes[-1]))), NewtonCholesky(rough=True)
     for m in reversed(sizes):
-        for stand in islice(descend(pool.sampled(slice(m)).shrunk(scatter / m), W, rough=True), MOST_STEPS):
-            if bool((stand.gap <= min(0.25, NEAR * n_unknowns / m)).all()):
+        sample = shrunk(sampled(pool, slice(m)), variances / m)
+        state = newton.init(sample, W)
+        for _ in range(MOST_STEPS - 1):
+            if bool((state.gap <= min(0.25, NEAR * n_unknowns / m)).all()):
                 break
-        W = stand.point.W + stand.direction
-    return stand
+            state = newton.step(sample, state)
+            if state.stuck is not None and bool(state.stuck.all()):
+                break
+        W = state.point.W + state.direction
+    return state

@@ -8,8 +8,8 @@ On 12,000 rows of MNIST, C = 1, it takes 20 iterations to a relative gap of 1e-3
 """
 
 import math
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
 
 import torch
 
@@ -18,20 +18,22 @@ from torchlogreg._data.dense import DenseDesign
 from torchlogreg._objective.objective import Objective, in_range
 from torchlogreg._objective.penalties import Ridge
 from torchlogreg._runtime.threads import in_threads, n_readers
-from torchlogreg._solvers.line_search import CholeskyPreconditioner, select
+from torchlogreg._solvers.preconditioners.base import Preconditioner
+from torchlogreg._solvers.preconditioners.cholesky import CholeskyPreconditioner
 
 ROUNDING = 1e-12  # of the largest second moment
 UNKNOWNS = 640  # coefficients in the part of the whole Hessian
 ALIKE = 0.03  # relative change of curvature over which models may share a sum over the rows
 
 
-def leading(m, n, p, n_logits):
+def n_leading(m, n, p, n_logits):
     """How many eigenvectors the whole Hessian covers: as many as cost about three reads of n rows, from m of them."""
     pairs = n_logits * (n_logits + 1) / 2
     return max(1, min(p, UNKNOWNS // n_logits - 1, math.isqrt(int(18 * n * p * n_logits / (pairs * m)))))
 
 
-class EigenbasisPreconditioner(NamedTuple):
+@dataclass(frozen=True)
+class EigenbasisPreconditioner(Preconditioner):
     """The metrics of G models on one basis; r of its p eigenvectors are leading."""
 
     mean: torch.Tensor  # (p,) of the features, weighted by curvature; zero without an intercept
@@ -42,36 +44,41 @@ class EigenbasisPreconditioner(NamedTuple):
     lift: torch.Tensor  # (G, r, 1) what was added to the penalty of the leading ones
 
     def select(self, index):
-        """The metrics of the models at `index` alone."""
-        coupled_block, classes, diagonal, lift = select(
-            index, self.coupled_block, self.classes, self.diagonal, self.lift
+        """See `Preconditioner`."""
+        return replace(
+            self,
+            coupled_block=self.coupled_block.select(index),
+            classes=self.classes[index],
+            diagonal=self.diagonal[index],
+            lift=self.lift[index],
         )
-        return self._replace(coupled_block=coupled_block, classes=classes, diagonal=diagonal, lift=lift)
 
-    def raised(self, x, of=None):
+    def raised(self, x, group=None):
         """See `Preconditioner.raised`; only the leading eigenvectors are raised, the others have a diagonal."""
         p, n_rest = len(self.mean), self.diagonal.shape[1]
         rotated = self.basis.T[n_rest:] @ x[:, :p]  # (B, r, K)
         at_intercept = x[:, p:] + (self.mean @ x[:, :p])[:, None][:, : x.shape[1] - p]
-        product, rounding = self.coupled_block.raised(torch.cat([rotated, at_intercept], dim=1), of)
+        product, rounding = self.coupled_block.raised(torch.cat([rotated, at_intercept], dim=1), group)
         r = rotated.shape[1]
-        coupled_block = product[:, :r] + (self.lift if of is None else self.lift[of]) * rotated
+        coupled_block = product[:, :r] + (self.lift if group is None else self.lift[group]) * rotated
         out = self.basis[:, n_rest:] @ coupled_block + self.mean[:, None] * product[:, r:].sum(dim=1, keepdim=True)
         return torch.cat([out, product[:, r:]], dim=1), rounding
 
-    def most_raised(self, of=None):
-        """See `CholeskyPreconditioner.most_raised`."""
+    def most_raised(self, group=None):
+        """See `Preconditioner`."""
         most = self.coupled_block.most_raised() + self.lift.amax(dim=(1, 2))
-        return most if of is None else most[of]
+        return most if group is None else most[group]
 
-    def solve(self, gradient, of=None):
-        """The metrics' inverses times gradient (B, d, K), that of model of[b], or b, for each b."""
+    def solve(self, gradient, group=None):
+        """See `Preconditioner`."""
         p, n_rest = len(self.mean), self.diagonal.shape[1]
-        classes, diagonal = (self.classes, self.diagonal) if of is None else (self.classes[of], self.diagonal[of])
+        classes, diagonal = (
+            (self.classes, self.diagonal) if group is None else (self.classes[group], self.diagonal[group])
+        )
         at_intercept = gradient[:, p:]  # (B, 1 or 0, K)
         rotated = _times(self.basis.T, gradient[:, :p] - self.mean[:, None] * at_intercept.sum(dim=1, keepdim=True))
         rest = (rotated[:, :n_rest] @ classes / diagonal) @ classes.mT
-        coupled_block = self.coupled_block.solve(torch.cat([rotated[:, n_rest:], at_intercept], dim=1), of)
+        coupled_block = self.coupled_block.solve(torch.cat([rotated[:, n_rest:], at_intercept], dim=1), group)
         out = _times(self.basis, torch.cat([rest, coupled_block[:, : p - n_rest]], dim=1))
         return torch.cat([out, coupled_block[:, p - n_rest :] - self.mean @ out[:, None]], dim=1)
 

@@ -6,17 +6,19 @@ On 100,000 x 50,000 with 6.7 million numbers, C = 1, L-BFGS takes 16 reads to a 
 columns, 35 with a diagonal, and more than 100 without a metric.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import torch
 
-from torchlogreg._solvers.line_search import CholeskyPreconditioner, select
+from torchlogreg._solvers.preconditioners.base import Preconditioner
+from torchlogreg._solvers.preconditioners.cholesky import CholeskyPreconditioner
 from torchlogreg._solvers.preconditioners.eigenbasis import EigenbasisPreconditioner
 
 ROWS_PER_COLUMN = 20  # of the sample for the head of one logit
 
 
-class FrequentColumnsPreconditioner(NamedTuple):
+@dataclass(frozen=True)
+class FrequentColumnsPreconditioner(Preconditioner):
     """The metrics of G models."""
 
     columns: torch.Tensor  # (h,) index of the head
@@ -24,25 +26,24 @@ class FrequentColumnsPreconditioner(NamedTuple):
     diagonal: torch.Tensor  # (G, d, K) of the Hessian
 
     def select(self, index):
-        """The metrics of the models at `index` alone."""
-        coupled_block, diagonal = select(index, self.coupled_block, self.diagonal)
-        return self._replace(coupled_block=coupled_block, diagonal=diagonal)
+        """See `Preconditioner`."""
+        return replace(self, coupled_block=self.coupled_block.select(index), diagonal=self.diagonal[index])
 
-    def raised(self, x, of=None):
-        """See `CholeskyPreconditioner.raised`; of the head alone."""
-        product, rounding = self.coupled_block.raised(x[:, self.columns], of)
+    def raised(self, x, group=None):
+        """See `Preconditioner`."""
+        product, rounding = self.coupled_block.raised(x[:, self.columns], group)
         out = torch.zeros_like(x)
         out[:, self.columns] = product
         return out, rounding
 
-    def most_raised(self, of=None):
-        """See `CholeskyPreconditioner.most_raised`."""
-        return self.coupled_block.most_raised(of)
+    def most_raised(self, group=None):
+        """See `Preconditioner`."""
+        return self.coupled_block.most_raised(group)
 
-    def solve(self, gradient, of=None):
-        """The metrics' inverses times gradient (B, d, K), that of model of[b], or b, for each b."""
-        out = gradient / (self.diagonal if of is None else self.diagonal[of])
-        out[:, self.columns] = self.coupled_block.solve(gradient[:, self.columns], of)
+    def solve(self, gradient, group=None):
+        """See `Preconditioner`."""
+        out = gradient / (self.diagonal if group is None else self.diagonal[group])
+        out[:, self.columns] = self.coupled_block.solve(gradient[:, self.columns], group)
         return out
 
 

@@ -1,10 +1,10 @@
 """
-Two complaints: slow batches, wrong accuracies
-==============================================
+Why training loops are slow and report wrong accuracies
+=======================================================
 
-Readers of lessons on softmax regression report that a GPU is slower than the CPU because almost all time goes into
-moving batches, and that accuracies are printed wrongly. Both are measured here, on scikit-learn's digits and the CPU
-that built this page; seconds and shares differ elsewhere. The third complaint is in :doc:`plot_complaints_losses`.
+Readers of lessons on softmax regression report that a GPU is slower than the CPU, because almost all time is spent on
+moving batches, and that the printed accuracies are wrong. Both are measured here, on scikit-learn's digits and on the
+CPU that built this page; times differ on other machines. :doc:`plot_similar_losses` is about a third frequent mistake.
 """
 
 import time
@@ -18,13 +18,13 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from torchlogreg import TorchSoftmaxClassifier
 
-torch.set_num_threads(1)  # so few rows do not repay a second thread
+torch.set_num_threads(1)  # a second thread does not pay off on so few rows
 X, y = load_digits(return_X_y=True)
 X, t = torch.tensor(X / 16, dtype=torch.float32), torch.tensor(y)
 loader = DataLoader(TensorDataset(X, t), batch_size=64)
 
 # %%
-# **Moving batches.** The usual loop, with a clock in it.
+# **Time for batches.** The usual loop, with a clock in it.
 layer = torch.nn.Linear(64, 10)
 torch.nn.init.zeros_(layer.weight), torch.nn.init.zeros_(layer.bias)
 optimizer = torch.optim.SGD(layer.parameters(), lr=0.5)
@@ -38,8 +38,8 @@ for _ in range(30):
         batches, arithmetic, mark = batches + got - mark, arithmetic + time.perf_counter() - got, time.perf_counter()
 
 # %%
-# A ``DataLoader`` picks rows one by one and stacks them, in Python; a GPU then has to wait for the copy as well.
-# ``fit`` has the data in place once. It takes the same steps and finds the same weights.
+# A ``DataLoader`` picks rows one by one and stacks them, in Python. A GPU has to wait for the copy as well. ``fit``
+# moves the data once. It takes the same steps and finds the same weights.
 settings = {"solver": "sgd", "batch_size": 64, "momentum": 0, "learning_rate": 0.5, "shuffle": False, "tol": 0}
 start = time.perf_counter()
 model = TorchSoftmaxClassifier(C=np.inf, max_iter=30, **settings).fit(X, t)
@@ -52,10 +52,10 @@ _, ax = plt.subplots(figsize=(6.5, 2.6), layout="constrained")
 ax.barh("by hand", batches, color="#E69F00", hatch="//", edgecolor="white", label="getting batches")
 ax.barh("by hand", arithmetic, left=batches, color="#0072B2", label="gradients and steps")
 ax.barh("fit", ours, color="#009E73", label="everything")
-ax.set(xlabel="seconds for 30 epochs", title="Where the time goes"), ax.invert_yaxis(), ax.legend(loc="lower right")
+ax.set(xlabel="seconds", title="Time of 30 epochs"), ax.invert_yaxis(), ax.legend(loc="lower right")
 
 # %%
-# **Accuracies.** The last batch has five rows, the others 64. Four ways to count wrongly, and ``score``.
+# **Accuracies.** The last batch has five rows, the others 64. Four wrong ways to compute the accuracy, and ``score``.
 right = np.array([(layer(rows).argmax(dim=1) == labels).sum().item() for rows, labels in loader])
 sizes = np.array([len(labels) for _, labels in loader])
 assert (sizes[:-1] == 64).all()
@@ -63,7 +63,7 @@ assert sizes[-1] == 5
 wrong = {
     "integer division": right.sum() // sizes.sum(),
     "divided by the number of batches": right.sum() / len(sizes),
-    "every batch taken for full": right.sum() / (64 * len(sizes)),
+    "every batch counted as full": right.sum() / (64 * len(sizes)),
     "mean over batches": (right / sizes).mean(),
 }
 score = model.score(X, t)

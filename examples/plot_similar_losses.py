@@ -1,9 +1,9 @@
 """
-A third complaint: softmax, sigmoid and their losses
-====================================================
+Three losses that look alike
+============================
 
-Which loss takes logits, and which takes probabilities? A loop with the wrong one raises no error: it just learns badly.
-What goes wrong, on scikit-learn's digits; and why it cannot happen to an estimator.
+Which loss takes logits, and which takes probabilities? A training loop with the wrong one raises no error, it only
+learns badly. This example shows what goes wrong, on scikit-learn's digits, and why it cannot happen with an estimator.
 """
 
 import matplotlib.pyplot as plt
@@ -15,14 +15,14 @@ from torch.nn.functional import binary_cross_entropy, binary_cross_entropy_with_
 
 from torchlogreg import TorchLogisticRegression, TorchSoftmaxClassifier
 
-torch.set_num_threads(1)  # so few rows do not repay a second thread
+torch.set_num_threads(1)  # a second thread does not pay off on so few rows
 X, y = load_digits(return_X_y=True)
 X, t = torch.tensor(X / 16, dtype=torch.float32), torch.tensor(y)
 
 # %%
-# **Softmax into cross entropy.** ``cross_entropy`` takes logits: it has a softmax inside. A second softmax makes the
-# gradient at zero ten times too small. And since probabilities differ by at most 1, the loss of ten classes cannot fall
-# below log(e + 9) - 1 = 1.46, however good the model is.
+# **Softmax before cross entropy.** ``cross_entropy`` takes logits and applies a softmax itself. A second softmax makes
+# the gradient at zero ten times too small. Since probabilities differ by at most 1, the loss with ten classes also
+# cannot fall below log(e + 9) - 1 = 1.46, however good the model is.
 z, floor = torch.zeros(len(t), 10, requires_grad=True), np.log(np.e + 9) - 1
 (once,) = torch.autograd.grad(cross_entropy(z, t), z)
 (twice,) = torch.autograd.grad(cross_entropy(z.softmax(dim=1), t), z)
@@ -33,7 +33,7 @@ assert np.isclose(cross_entropy(perfect, t), floor)
 
 
 def train(response):
-    """Take 500 full-batch steps; the loss before each, and the layer."""
+    """Take 500 full-batch steps; return the loss before each, and the layer."""
     layer, losses = torch.nn.Linear(64, 10), []
     torch.nn.init.zeros_(layer.weight), torch.nn.init.zeros_(layer.bias)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.5)
@@ -57,19 +57,19 @@ for name, response, colour in (
     print(f"{name:14} loss {losses[-1]:.3f}, accuracy {accuracy:.3f} after 500 steps")
     assert (losses[-1] > floor) == (name == "softmax twice")
     ax.plot(losses, c=colour, lw=2, label=name)
-ax.set(xlabel="step", ylabel="loss", title="The same layer, the same steps"), ax.legend()
+ax.set(xlabel="step", ylabel="loss", title="The same layer and the same steps"), ax.legend()
 
 # %%
-# **BCELoss or BCEWithLogitsLoss.** The first takes probabilities. At a logit of 20 the sigmoid is 1 in float32: a row
-# of class 0 then costs 100 instead of 20, and its gradient is 0 instead of 1, so that it is never put right.
+# **BCELoss or BCEWithLogitsLoss.** The first takes probabilities. At a logit of 20 the sigmoid rounds to 1 in float32.
+# A row of class 0 then has the loss 100 instead of 20, and the gradient 0 instead of 1, so training never corrects it.
 z, zero = torch.tensor(20.0, requires_grad=True), torch.tensor(0.0)
 saturated, exact = binary_cross_entropy(torch.sigmoid(z), zero), binary_cross_entropy_with_logits(z, zero)
 assert (saturated.item(), torch.autograd.grad(saturated, z)[0].item()) == (100, 0)
 assert (exact.item(), torch.autograd.grad(exact, z)[0].item()) == (20, 1)
 
 # %%
-# **An estimator has one loss, and takes labels.** There is nothing to choose: ``decision_function`` gives logits,
-# ``predict_proba`` probabilities, and the estimator for two classes refuses ten.
+# **An estimator has one loss, and takes labels.** There is nothing to mix up: ``decision_function`` returns logits,
+# ``predict_proba`` returns probabilities, and the estimator for two classes raises an error for ten.
 model = TorchSoftmaxClassifier(C=100).fit(X, t)
 assert np.allclose(softmax(model.decision_function(X), axis=1), model.predict_proba(X), rtol=0, atol=1e-6)
 assert model.objective_ < 0.1

@@ -1,0 +1,60 @@
+"""When a new preconditioner repays its cost."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+
+GOAL = 1e-8  # relative gap that the Hessian of all rows is to reach sooner than the present preconditioner
+WINDOW = 2  # iterations over which the pace is measured
+PATIENCE = 0.25  # passes since the last renewal, against the Hessian's cost, before it is thought of
+TOGETHER = 0.2  # of its time that the pass of a model takes beside another one, whose Hessian takes its own time
+LITTLE = 2.0  # fall of the gap's logarithm in a step of Newton's that is not converging quadratically
+MOST_PASSES = 60  # beyond which an estimate of the passes to come is not believed
+
+
+class Refresh(NamedTuple):
+    """What is remembered of the pace, as plain values."""
+
+    due: float = math.inf  # iteration of the next renewal from a sample
+    gaps: tuple[float, ...] = ()  # logarithms, since the preconditioner became the Hessian of all rows or the start
+    is_newton: bool = False  # whether it did
+    gap_before: float = math.inf  # the last one by such a Hessian that was then renewed
+
+    def with_hessian(self) -> Refresh:
+        """The preconditioner becomes the Hessian of all rows."""
+        before = self.gaps[-1] if self.is_newton and self.gaps else self.gap_before
+        return Refresh(is_newton=True, gap_before=before)
+
+    def postponed(self, iteration: int) -> Refresh:
+        """The next renewal is at twice the iteration of this one."""
+        return self._replace(due=2 * iteration)
+
+    def seen(self, gap: torch.Tensor) -> Refresh:
+        """With one more gap (B,)."""
+        return self._replace(gaps=(*self.gaps, math.log(max(float(gap.max()), 1e-300))))
+
+    def hessian_pays(self, n_models: int, cost: float) -> bool:
+        """Whether the passes still to come at the present pace cost more than the Hessian of all rows.
+
+        Where even Newton's own step brings little, as on almost separable classes, only a fresh Hessian helps.
+        """
+        gaps = self.gaps
+        if len(gaps) == 1 and self.gap_before - gaps[0] < LITTLE:
+            return True
+        cost = cost * n_models / (1.0 + TOGETHER * (n_models - 1))
+        if len(gaps) <= max(1.0, PATIENCE * cost):
+            return False
+        steps = min(WINDOW, len(gaps) - 1)
+        fall = (gaps[-1 - steps] - gaps[-1]) / steps
+        if self.is_newton and fall < LITTLE:
+            return True
+        left = (gaps[-1] - math.log(GOAL)) / fall if fall > 0 else math.inf
+        return min(left, MOST_PASSES) > 0.5 * cost + 1
+
+    @property
+    def is_near(self) -> bool:
+        """Whether the gap is so small that nothing pays."""
+        return self.gaps[-1] <= math.log(GOAL)

@@ -1,0 +1,53 @@
+"""Preconditioners that several models share, such as those of the folds of a cross-validation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from torchlogreg._objective.objective import Objective
+from torchlogreg._solvers.preconditioners.base import Preconditioner
+
+
+class Centre(NamedTuple):
+    """The model of all rows that several models are near to."""
+
+    objective: Objective  # (G models)
+    W: torch.Tensor | None  # (G, d, K) where they all start, if they do
+    group: torch.Tensor  # (B,) the model among those that each one is near to
+
+    def select(self, index: torch.Tensor) -> Centre:
+        """For the models at `index`, wherever they are now."""
+        return self._replace(group=self.group[index], W=None)
+
+    def means(self, W: torch.Tensor) -> tuple[Objective, torch.Tensor, torch.Tensor]:
+        """Objective and mean W of the models around each centre that still has some, and the number of each model's."""
+        present, group = self.group.unique(return_inverse=True)
+        total = W.new_zeros(len(present), *W.shape[1:]).index_add_(0, group, W)
+        return self.objective.select(present), total / group.bincount()[:, None, None], group
+
+
+@dataclass(frozen=True)
+class SharedPreconditioner(Preconditioner):
+    """The preconditioners of G groups, of which each model uses one."""
+
+    preconditioner: Preconditioner  # (G models)
+    group: torch.Tensor  # (B,)
+
+    def select(self, index):
+        """See `Preconditioner`."""
+        return SharedPreconditioner(self.preconditioner, self.group[index])
+
+    def solve(self, gradient, group=None):  # noqa: ARG002 - it is itself what groups share
+        """See `Preconditioner`."""
+        return self.preconditioner.solve(gradient, self.group)
+
+    def raised(self, x, group=None):  # noqa: ARG002
+        """See `Preconditioner`."""
+        return self.preconditioner.raised(x, self.group)
+
+    def most_raised(self, group=None):  # noqa: ARG002
+        """See `Preconditioner`."""
+        return self.preconditioner.most_raised(self.group)
