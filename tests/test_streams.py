@@ -211,11 +211,11 @@ def test_the_checksum_depends_on_the_rows_alone(p, dtype, monkeypatch):
     same_rows = torch.zeros(1, p, dtype=dtype)
     assert fingerprint(same_rows.expand(n, p), y, weight) == fingerprint(same_rows.repeat(n, 1), y, weight)
     keys = stream_statistics._keys(-(-p * X.element_size() // 8)).view(np.int64)
-    products = stream_statistics._products(shifted, keys)
+    products = stream_statistics._host_products(shifted, keys)
     for chunk in (1, 100, 2**20):
-        monkeypatch.setattr(stream_statistics, "CHUNK", chunk)
-        monkeypatch.setattr(stream_statistics, "DEVICE_CHUNK", chunk)
-        np.testing.assert_array_equal(stream_statistics._products(X, keys), products)
+        monkeypatch.setattr(tuning, "HASHED_BYTES", chunk)
+        monkeypatch.setattr(tuning, "ACCELERATOR_HASHED_BYTES", chunk)
+        np.testing.assert_array_equal(stream_statistics._host_products(X, keys), products)
         np.testing.assert_array_equal(stream_statistics._device_products(shifted, keys), products)
 
 

@@ -1,7 +1,7 @@
 """Arrays of other libraries: into torch without a copy, and answers in the library that X came from."""
 
-from types import ModuleType
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ def tensor_of(array) -> torch.Tensor | None:
         return None  # NumPy may know better
 
 
-def numpy_of(array):
+def numpy_of(array) -> Any:
     """Labels, weights or coefficients as NumPy has them, on the host; anything but an array stays as it is."""
     tensor = tensor_of(array)
     if tensor is None:
@@ -44,8 +44,8 @@ def numpy_of(array):
 class Space(NamedTuple):
     """The library and the device that answers go to: NumPy's unless scikit-learn's `array_api_dispatch` is on."""
 
-    xp: ModuleType | None = None  # None for NumPy
-    device: object = None
+    xp: Any = None  # None for NumPy
+    device: Any = None
 
     @classmethod
     def of(cls, array) -> "Space":
@@ -68,18 +68,18 @@ class Space(NamedTuple):
             return self.xp.from_dlpack(tensor)  # where X is
         return self.xp.asarray(tensor.numpy(), device=self.device)
 
-    def joined(self, pieces, n, classes=None):
+    def joined(self, pieces: Iterable[Any], n: int, classes: np.ndarray | None = None):
         """Tensors one after the other as one array of n rows; if they are indices of `classes` (NumPy), the classes."""
         in_numpy = self.xp is None or (classes is not None and classes.dtype.kind not in NUMERIC_KINDS)
-        labels = classes if classes is None or in_numpy else torch.tensor(classes, device="cpu")
+        labels: Any = classes if classes is None or in_numpy else torch.tensor(classes, device="cpu")
         out, start = None, 0
         for piece in pieces:
             piece = piece.numpy(force=True) if in_numpy else piece
             if labels is not None:
-                piece = labels[piece] if in_numpy else labels.to(piece.device)[piece]
+                piece = cast("Any", labels[piece] if in_numpy else labels.to(piece.device)[piece])
             if out is None:
                 shape = (n, *piece.shape[1:])
-                out = np.empty(shape, piece.dtype) if in_numpy else piece.new_empty(shape)
+                out = cast("Any", np.empty(shape, piece.dtype) if in_numpy else piece.new_empty(shape))
             out[start : start + len(piece)] = piece
             start += len(piece)
         return self.array(out)

@@ -1,6 +1,7 @@
 """Arrays as streams: a memory-mapped file, or an array on another device than the one that computes."""
 
 import mmap
+from typing import Any
 
 import numpy as np
 
@@ -13,10 +14,11 @@ class ArrayBlocks:
     Pages of a memory-mapped file are given back to the system once the block after them has been used.
     """
 
-    def __init__(self, X, y: np.ndarray | None = None, weight: np.ndarray | None = None):
+    def __init__(self, X: Any, y: np.ndarray | None = None, weight: np.ndarray | None = None):
         self.X, self.y, self.weight = X, y, weight
         # Bytes of a number in the dtype that X becomes.
-        n_bytes = max(4, X.dtype.itemsize) if X.dtype in (np.float32, np.float64) else 8
+        dtype: Any = X.dtype
+        n_bytes = max(4, dtype.itemsize) if dtype == np.float32 or dtype == np.float64 else 8
         self.size = max(tuning.MIN_BLOCK_ROWS, tuning.MAPPED_BLOCK_BYTES // (n_bytes * X.shape[1]))
 
     def __iter__(self):

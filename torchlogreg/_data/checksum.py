@@ -13,5 +13,5 @@ def checksum(arrays: Iterable[torch.Tensor | np.ndarray]) -> int:
     for array in arrays:
         if isinstance(array, torch.Tensor):
             array = array.cpu().contiguous().view(-1).view(torch.uint8).numpy()
-        out = crc32(np.ascontiguousarray(array), out)
+        out = crc32(np.ascontiguousarray(array).data, out)
     return out

@@ -1,10 +1,13 @@
 """A sparse X on the host: compressed rows that answer what is asked of a tensor."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.sparse import csc_array, csr_array
+
+CSR = Any  # a `csr_array`, for most of whose attributes type checkers know no types
 
 
 def compressed(kind, data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, shape: tuple[int, int]):
@@ -19,8 +22,9 @@ class CSRTensor:
 
     device = torch.device("cpu")
 
-    def __init__(self, csr: csr_array):
-        self.csr, self.shape = csr, csr.shape
+    def __init__(self, csr: CSR):
+        self.csr = csr
+        self.shape: tuple[int, int] = csr.shape
 
     @classmethod
     def of(cls, matrix) -> "CSRTensor":
@@ -45,9 +49,9 @@ class CSRTensor:
         return CSRTensor(compressed(csr_array, self.csr.data[part], self.csr.indices[part], indptr - indptr[0], shape))
 
     @property
-    def transposed(self) -> csc_array:
+    def transposed(self) -> Any:
         """X' as a CSC array over the same memory."""
-        return compressed(csc_array, self.csr.data, self.csr.indices, self.csr.indptr, self.shape[::-1])
+        return compressed(csc_array, self.csr.data, self.csr.indices, self.csr.indptr, (self.shape[1], self.shape[0]))
 
     @property
     def dtype(self) -> torch.dtype:

@@ -31,7 +31,7 @@ class DenseDesign(InMemoryDesign):
 
     # --- Pieces of the rows.
 
-    def blocks(self, n_columns: int = 1) -> Iterable[Self]:
+    def blocks(self, n_columns: int = 1) -> "Iterable[DenseDesign]":
         size = rows_per_block(self._block_numbers, self._row_numbers(n_columns))
         return (self.whole,) if len(self.X) <= size else self.blocks_of_size(size)
 
@@ -121,13 +121,16 @@ class DenseDesign(InMemoryDesign):
 
     def weight_off_the_mode(self, weights: torch.Tensor) -> torch.Tensor:
         # The most common number is one of two rows' in all but contrived columns: of the two, the more common one.
-        best = None
-        for row in self.X[[0, len(self.X) // 2]]:
-            size = tuning.COMPARED_ROWS
-            pieces = zip(self.X.split(size), weights.split(size, dim=1), strict=True)
-            off = sum(w @ (x != row).to(w) for x, w in pieces)
-            best = off if best is None else torch.where(off[0] < best[0], off, best)
-        return best
+        first, second = (self._weight_unlike(row, weights) for row in self.X[[0, len(self.X) // 2]])
+        return torch.where(second[0] < first[0], second, first)
+
+    def _weight_unlike(self, row: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """The weight (2, n) of the rows whose number in a column is not that of `row`, (2, p)."""
+        out = weights.new_zeros(len(weights), self.n_features)
+        size = tuning.COMPARED_ROWS
+        for x, w in zip(self.X.split(size), weights.split(size, dim=1), strict=True):
+            out += w @ (x != row).to(w)
+        return out
 
     def _column_products_pay(self, n_columns: int) -> bool:
         """Whether products of pairs of columns, which serve any weights, are cached or soon repay their cost.
@@ -139,9 +142,10 @@ class DenseDesign(InMemoryDesign):
         return "column products" in self.cache or dense_gram.column_products_pay(*self.shape, n_columns)
 
     def _column_products(self) -> dense_gram.ColumnProducts:
-        if "column products" not in self.cache:
-            self.cache["column products"] = dense_gram.column_products(self.X, self.intercept)
-        return self.cache["column products"]
+        cache = {} if self.cache is None else self.cache
+        if "column products" not in cache:
+            cache["column products"] = dense_gram.column_products(self.X, self.intercept)
+        return cache["column products"]
 
     @property
     def _block_numbers(self) -> int:

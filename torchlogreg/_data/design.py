@@ -12,11 +12,10 @@ import torch
 
 from torchlogreg._data import tuning
 from torchlogreg._data.device import Placement
+from torchlogreg._data.sample_weights import Models
 
 if TYPE_CHECKING:
     from torchlogreg._data.in_memory import InMemoryDesign
-
-Models = torch.Tensor | slice  # an index of models
 
 
 class Access(NamedTuple):
@@ -41,7 +40,7 @@ class Design(ABC):
     intercept: bool  # whether there is a column of ones beside X
     compute: Placement
     accumulation: Placement
-    weight_index: Models | None  # (B,) the column of weights of each model; see `sample_weights`
+    weight_index: torch.Tensor | None  # (B,) the column of weights of each model; see `sample_weights`
 
     @property
     @abstractmethod

@@ -37,7 +37,7 @@ def explained(X: torch.Tensor | CSRTensor | ScannedStream) -> Iterator[None]:
     """Where a fit fails and, as `assume_finite` asks, nobody has checked X, look for NaN and infinity in it."""
     try:
         yield
-    except (ValueError, torch.linalg.LinAlgError):
+    except (ValueError, torch.linalg.LinAlgError):  # pyright: ignore[reportPrivateImportUsage]
         if get_config()["assume_finite"]:
             for block in (X,) if isinstance(X, torch.Tensor) else X.stored():
                 check_finite(block)

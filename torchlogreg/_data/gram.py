@@ -5,8 +5,10 @@ column of ones, which is written out where `intercept` says so: d = p + intercep
 """
 
 from collections.abc import Callable, Iterator
+from functools import reduce
 from itertools import combinations_with_replacement
 from math import isqrt
+from operator import add
 
 import torch
 
@@ -32,10 +34,11 @@ def gram(X: torch.Tensor, weight: torch.Tensor, intercept: bool, block_numbers: 
 
     def product(rows):
         pieces = _scaled_copies(X[rows], weight[rows], intercept, block_numbers)
-        return sum(
+        grams = (
             (with_ones(piece, intercept).T @ copies).view(d, n_columns, d).transpose(0, 1).to(weight.dtype)
             for piece, copies in pieces
         )
+        return reduce(add, grams)
 
     return _sum_in_threads(product, len(X), n_columns * d**2)
 
@@ -57,7 +60,7 @@ def gram_of_copies(X: torch.Tensor, factor: torch.Tensor, intercept: bool, block
 def _gram_of_one_model(X, factor, intercept, block_numbers):
     """The sum for one model, factor (n, K) -> (K d, K d)."""
     pieces = _scaled_copies(X, factor, intercept, block_numbers)
-    return sum(matrix_product(copies.T, copies).to(factor.dtype) for _, copies in pieces)
+    return reduce(add, (matrix_product(copies.T, copies).to(factor.dtype) for _, copies in pieces))
 
 
 def _scaled_copies(
@@ -108,8 +111,7 @@ def _sum_in_threads(function: Callable[[slice], torch.Tensor], n: int, size: int
     """
     worthwhile = n * size // tuning.MIN_PRODUCTS_PER_THREAD
     n_parts = max(1, min(n_readers(), worthwhile, tuning.MAX_PARTIAL_SUM_NUMBERS // size))
-    first, *others = in_threads(function, even_slices(n, n_parts))
-    return sum(others, start=first)
+    return reduce(add, in_threads(function, even_slices(n, n_parts)))
 
 
 def gram_diagonal(X: torch.Tensor, weight: torch.Tensor, intercept: bool) -> torch.Tensor:
@@ -128,11 +130,11 @@ def inner_products(X: torch.Tensor, block_numbers: int, accumulation: Placement)
     for panel in X.split(size, dim=1):
         panel = panel.to(accumulation.device).to(accumulation.dtype)
 
-        def add(tiles, panel=panel):
+        def add_tiles(tiles, panel=panel):
             for i, j in tiles:
                 out[i, j] += matrix_product(panel[i], panel[j].T)
 
-        in_threads(add, [tiles[k::n_threads] for k in range(n_threads)])
+        in_threads(add_tiles, [tiles[k::n_threads] for k in range(n_threads)])
     # Symmetric to the last bit, which a product of a matrix and its transpose is not with every BLAS.
     for i, j in tiles:
         out[j, i] = out[i, j].T if i != j else out[i, i].tril() + out[i, i].tril(-1).T

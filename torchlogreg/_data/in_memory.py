@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from torchlogreg._data.blocking import PieceCache, slices_of_size
-from torchlogreg._data.design import Design, Models
+from torchlogreg._data.design import Design
 from torchlogreg._data.device import Placement
 from torchlogreg._data.gram import with_ones
 from torchlogreg._data.mini_batches import MiniBatch
 from torchlogreg._data.products import PRODUCT_DTYPES, product_dtype
 from torchlogreg._data.sample_weights import (
+    Models,
     index_of_selected,
     models_with_weight,
     sample_weighted_rows,
@@ -43,7 +44,7 @@ class InMemoryDesign(Design):
         *,
         intercept: bool,
         compute: Placement | None = None,
-        weight_index: Models | None = None,
+        weight_index: torch.Tensor | None = None,
     ):
         self.X, self.y, self.sample_weights = X, y, sample_weights
         self.intercept, self.weight_index = intercept, weight_index

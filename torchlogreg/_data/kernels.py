@@ -9,10 +9,10 @@ from torch.nn import functional as F
 from torchlogreg._data.blocking import block_numbers, rows_per_block, slices_of_size
 from torchlogreg._data.device import widest_dtype
 from torchlogreg._data.in_memory import InMemoryDesign
-from torchlogreg._data.sample_weights import ALL_MODELS
+from torchlogreg._data.sample_weights import ALL_MODELS, Models
 
 # From a block, its logits and the models that they belong to, to the residual (n, B, K).
-Visit = Callable[[InMemoryDesign, torch.Tensor, torch.Tensor | slice], torch.Tensor]
+Visit = Callable[[InMemoryDesign, torch.Tensor, Models], torch.Tensor]
 # From logits, labels and weights (n,) to the weighted sum of the losses and the weighted residuals (n,), in NumPy.
 OneLogitKernel = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[float, np.ndarray]]
 

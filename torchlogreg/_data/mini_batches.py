@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array, hstack
 
-from torchlogreg._data.csr_tensor import CSRTensor
+from torchlogreg._data.csr_tensor import CSR, CSRTensor
 from torchlogreg._data.products import csr_product
 
 
@@ -14,7 +14,7 @@ class MiniBatch(Protocol):
     """b rows, the intercept's column of ones written out."""
 
     @property
-    def X(self) -> torch.Tensor | csr_array: ...
+    def X(self) -> torch.Tensor | CSR: ...
 
     def logits(self, flat: torch.Tensor) -> torch.Tensor:
         """Of the rows, (K, b), in flat coefficients (K, d)."""
@@ -40,7 +40,7 @@ class DenseMiniBatch(NamedTuple):
 class SparseMiniBatch(NamedTuple):
     """Rows of a sparse X, without the columns that are empty in them."""
 
-    X: csr_array  # (b, u)
+    X: CSR  # (b, u)
     columns: torch.Tensor  # (u,) index among the d columns, the intercept's as last
 
     @classmethod
@@ -48,7 +48,7 @@ class SparseMiniBatch(NamedTuple):
         """From rows of X."""
         csr = X.csr
         used, inverse = np.unique(csr.indices, return_inverse=True)
-        out = csr_array((csr.data, inverse, csr.indptr), shape=(csr.shape[0], len(used)))
+        out: CSR = csr_array((csr.data, inverse, csr.indptr), shape=(csr.shape[0], len(used)))
         if intercept:
             out = hstack([out, np.ones((out.shape[0], 1), out.dtype)], format="csr")
             used = np.append(used, csr.shape[1])

@@ -1,5 +1,8 @@
 """Statistics of the columns and the rows of X: second moments, variances, squared norms, effective row counts."""
 
+from functools import reduce
+from operator import add
+
 import torch
 
 from torchlogreg._data.in_memory import InMemoryDesign
@@ -10,10 +13,10 @@ def second_moments(design: InMemoryDesign) -> torch.Tensor:
     """Of each column, (d,), weighted; where models have weights of their own, by the largest weight of a row."""
 
     def of_part(part):
-        return sum(block.gram_diagonal(block.sample_weights.amax(dim=1, keepdim=True)) for block in part.blocks())
+        largest = (block.gram_diagonal(block.sample_weights.amax(dim=1, keepdim=True)) for block in part.blocks())
+        return reduce(add, largest)
 
-    first, *others = in_threads(of_part, design.parts(n_readers()))
-    return sum(others, start=first)[0]
+    return reduce(add, in_threads(of_part, design.parts(n_readers())))[0]
 
 
 def scatter(design: InMemoryDesign) -> torch.Tensor:

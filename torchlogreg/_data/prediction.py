@@ -38,11 +38,15 @@ def prediction_parts(estimator, X, dtype: torch.dtype) -> tuple[int, Iterable[In
 
     That of a large array comes in parts, because checking all of it at once would copy it.
     """
-    is_array = isinstance(X, np.ndarray) or (isinstance(X, torch.Tensor) and X.layout == torch.strided)
-    if is_array and X.ndim == 2 and X.shape[0] * X.shape[1] >= tuning.MIN_STREAMED_NUMBERS:
+    if _is_large_array(X):
         validate_data(estimator, X, reset=False, skip_check_array=True)  # so that it warns of names once
         nameless = copy.copy(estimator)
         vars(nameless).pop("feature_names_in_", None)
         return len(X), (prediction_design(nameless, part, dtype) for part, *_ in ArrayBlocks(X))
     design = prediction_design(estimator, X, dtype)
     return design.shape[0], (design,)
+
+
+def _is_large_array(X) -> bool:
+    is_array = isinstance(X, np.ndarray) or (isinstance(X, torch.Tensor) and X.layout == torch.strided)
+    return is_array and X.ndim == 2 and X.shape[0] * X.shape[1] >= tuning.MIN_STREAMED_NUMBERS

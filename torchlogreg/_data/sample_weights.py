@@ -7,7 +7,7 @@ import torch
 
 from torchlogreg._data import tuning
 
-# Index of all models.
+Models = torch.Tensor | slice  # an index of models
 ALL_MODELS = slice(None)
 
 
@@ -16,16 +16,16 @@ def weights_of_models(columns: torch.Tensor, weight_index: torch.Tensor | None) 
     return columns if weight_index is None else columns.T[weight_index].T
 
 
-def index_of_selected(
-    columns: torch.Tensor, weight_index: torch.Tensor | None, models: torch.Tensor | slice
-) -> torch.Tensor | slice | None:
+def index_of_selected(columns: torch.Tensor, weight_index: torch.Tensor | None, models: Models) -> torch.Tensor | None:
     """The weight index of the models at an index alone; None if all models use the only column."""
     if weight_index is not None:
         return weight_index[models]
-    return None if columns.shape[1] == 1 else models
+    if columns.shape[1] == 1:
+        return None
+    return torch.arange(columns.shape[1], device=columns.device)[models] if isinstance(models, slice) else models
 
 
-def models_with_weight(columns: torch.Tensor, weight_index: torch.Tensor | None) -> torch.Tensor | slice:
+def models_with_weight(columns: torch.Tensor, weight_index: torch.Tensor | None) -> Models:
     """Index of the models that weigh some of these rows; `ALL_MODELS` if most of them do, or none."""
     if weight_index is None:
         return ALL_MODELS

@@ -4,14 +4,16 @@ They come from sparse products where X is sparse enough, otherwise from dense pi
 """
 
 from collections.abc import Callable, Iterator
+from functools import reduce
+from operator import add
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array, diags_array, hstack
+from scipy.sparse import diags_array, hstack
 
 from torchlogreg._data import tuning
 from torchlogreg._data.blocking import block_numbers, rows_per_block, slices_of_size
-from torchlogreg._data.csr_tensor import CSRTensor
+from torchlogreg._data.csr_tensor import CSR, CSRTensor
 from torchlogreg._data.products import csr_product
 
 
@@ -46,11 +48,10 @@ def gram_of_dense_pieces(
     """The sum of a kernel of `gram` over dense pieces of X in `dtype`; `values` are its weights or factors."""
     numbers = block_numbers(X.device)
     rows = slices_of_size(len(X), rows_per_block(tuning.CPU_BLOCK_NUMBERS, X.shape[1]))
-    first, *others = (kernel(X[r].to(dtype=dtype).dense(), values[r], intercept, numbers).double() for r in rows)
-    return sum(others, start=first)
+    return reduce(add, (kernel(X[r].to(dtype=dtype).dense(), values[r], intercept, numbers).double() for r in rows))
 
 
-def _with_ones(X: CSRTensor, intercept: bool, size: int) -> Iterator[tuple[slice, csr_array]]:
+def _with_ones(X: CSRTensor, intercept: bool, size: int) -> Iterator[tuple[slice, CSR]]:
     """Slices of `size` rows and their X in float64, with the column of ones."""
     for rows in slices_of_size(len(X), size):
         piece = X[rows].to(dtype=torch.float64).csr

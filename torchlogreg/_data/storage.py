@@ -1,11 +1,13 @@
 """How a checked X is stored: as a tensor or as compressed rows. Only this file tells the two apart."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from scipy.sparse import csr_array, issparse
 
 from torchlogreg._data import tuning
-from torchlogreg._data.csr_tensor import CSRTensor, compressed
+from torchlogreg._data.csr_tensor import CSR, CSRTensor, compressed
 from torchlogreg._data.dense import DenseDesign
 from torchlogreg._data.device import Placement
 from torchlogreg._data.in_memory import InMemoryDesign
@@ -40,7 +42,7 @@ def densified(array):
     return array.toarray() if issparse(array) else array
 
 
-def rows_as_csr(X: StoredX, index: torch.Tensor) -> csr_array:
+def rows_as_csr(X: StoredX, index: torch.Tensor) -> CSR:
     """The rows at an index without stored zeros, the same however X is stored."""
     rows = X[index.to(X.device)]
     csr = rows.csr.copy() if isinstance(rows, CSRTensor) else csr_array(rows.to("cpu", torch.float64).numpy())
@@ -60,7 +62,7 @@ def as_tensor(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array.copy())
 
 
-def as_tensors(*arrays: np.ndarray | None) -> list[torch.Tensor | None]:
+def as_tensors(*arrays: np.ndarray | None) -> list[Any]:
     """Tensors over the same memory; None stays None."""
     return [None if array is None else as_tensor(array) for array in arrays]
 

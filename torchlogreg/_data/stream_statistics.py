@@ -13,6 +13,7 @@ bits, which determines the row and has the high bits of each word among its low 
 from functools import lru_cache
 from hashlib import blake2b
 from numbers import Real
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -68,11 +69,11 @@ def _host_products(X: torch.Tensor, keys: np.ndarray) -> np.ndarray:
     out, size = np.empty(len(pattern), dtype=np.int64), max(1, tuning.HASHED_BYTES // (8 * len(keys)))
     mixed = np.empty((min(size, len(pattern)), len(keys)), dtype=np.int64)
     width = mixed.nbytes // len(mixed) // pattern.itemsize
-    own = not pattern.flags.c_contiguous or width > pattern.shape[1]
-    padded = np.zeros((len(mixed), width), dtype=pattern.dtype) if own else None
+    is_padded = not pattern.flags.c_contiguous or width > pattern.shape[1]
+    padded = np.zeros((len(mixed) if is_padded else 0, width), dtype=pattern.dtype)
     for start in range(0, len(pattern), size):
         part = pattern[start : start + size]
-        if own:
+        if is_padded:
             padded[: len(part), : pattern.shape[1]] = part
             part = padded[: len(part)]
         t, row_bytes = mixed[: len(part)], part.reshape(-1).view(np.uint8)
@@ -88,14 +89,14 @@ def _host_products(X: torch.Tensor, keys: np.ndarray) -> np.ndarray:
 def _device_products(X: torch.Tensor, keys: np.ndarray) -> np.ndarray:
     """What `_host_products` returns, computed where X is."""
     pattern, out = X.view(_PATTERNS[X.element_size()]), []
-    keys = torch.from_numpy(keys).to(X.device)
+    factors = torch.from_numpy(keys).to(X.device)
     for part in pattern.split(max(1, tuning.ACCELERATOR_HASHED_BYTES // (8 * len(keys)))):
         padded = part.new_zeros(len(part), 8 * len(keys) // part.element_size())
         padded[:, : part.shape[1]] = part
         words = padded.view(torch.int64)
         mixed = words ^ ((words >> SHIFT) & (2 ** (64 - SHIFT) - 1))
         mixed[:, :-1] ^= words[:, 1:] << (64 - SHIFT)
-        out.append((mixed * keys).sum(dim=1))
+        out.append((mixed * factors).sum(dim=1))
     return torch.cat(out).numpy(force=True)
 
 
@@ -106,11 +107,11 @@ def _keys(n: int) -> np.ndarray:
 
 
 @lru_cache(10_000)
-def _key(label, dtype: torch.dtype) -> int:
+def _key(label: Any, dtype: torch.dtype) -> int:
     """A random number of 64 bits for a label and the dtype of the features: in another dtype equal bits mean others."""
-    if isinstance(label, Real) and label == int(label):
-        label = int(label)  # 1, 1.0 and True are one label
-    return int.from_bytes(blake2b(repr((label, dtype)).encode(), digest_size=8).digest(), "little")
+    is_whole = isinstance(label, Real) and label == int(cast("float", label))
+    name = int(cast("float", label)) if is_whole else label  # 1, 1.0 and True are one label
+    return int.from_bytes(blake2b(repr((name, dtype)).encode(), digest_size=8).digest(), "little")
 
 
 def _mixed(z: np.ndarray) -> np.ndarray:

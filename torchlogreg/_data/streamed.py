@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from torchlogreg._data.dense import DenseDesign
-from torchlogreg._data.design import Design, Models
+from torchlogreg._data.design import Design
 from torchlogreg._data.device import Placement, widest_dtype
+from torchlogreg._data.sample_weights import Models
 from torchlogreg._data.scanned_stream import ScannedStream
 from torchlogreg._runtime.threads import ahead
 

@@ -3,6 +3,7 @@
 import datetime
 import numbers
 import sys
+from typing import Any
 
 import numpy as np
 from sklearn.exceptions import DataConversionWarning
@@ -96,9 +97,11 @@ def checked_weights(sample_weight, n: int, *, all_zero: bool = False, name: str 
     if sample_weight is None:
         return np.ones(n)
     sample_weight = numpy_of(sample_weight)
-    if isinstance(sample_weight, (numbers.Real, np.ndarray)) and np.ndim(sample_weight) == 0:
+    is_array_of_one = isinstance(sample_weight, np.ndarray) and sample_weight.ndim == 0
+    if isinstance(sample_weight, numbers.Real) or is_array_of_one:
         sample_weight = np.full(n, sample_weight, dtype=np.float64)
-    weight = check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name=name)
+    float64: Any = np.float64
+    weight = check_array(sample_weight, ensure_2d=False, dtype=float64, input_name=name)
     if weight.shape != (n,):
         raise ValueError(f"{name} has shape {weight.shape}; expected one weight for each row, ({n},).")
     if not np.isfinite(weight).all():  # under assume_finite=True scikit-learn does not look

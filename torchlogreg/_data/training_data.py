@@ -3,7 +3,7 @@
 import copy
 import math
 import numbers
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torchlogreg._data.device import resolve_device, widest_dtype
 from torchlogreg._data.scanned_stream import Block, ScannedStream
 from torchlogreg._data.storage import (
     StoredX,
-    as_tensor,
+    as_tensors,
     densified,
     design_of_stored,
     rows_as_csr,
@@ -186,7 +186,7 @@ class _BlockCheck:
             check_consistent_length(X, y)
             return None
         with config_context(assume_finite=is_known or get_config()["assume_finite"]):
-            X = checked_X(self.stand_in, densified(X), reset=self.first)
+            X = cast("torch.Tensor", checked_X(self.stand_in, densified(X), reset=self.first))
         self.first = False
         y = checked_labels(y)
         check_consistent_length(X, y)
@@ -278,7 +278,7 @@ def design_of(data: TrainingData, loss, index: np.ndarray | None = None, *, inte
     """The design for a loss, of all rows or of those at `index`."""
     if isinstance(data.X, ScannedStream):
         return StreamedDesign(data.X, loss, intercept=intercept)
-    X, codes, weight = data.X, as_tensor(data.codes), as_tensor(data.weight)
+    X, (codes, weight) = data.X, as_tensors(data.codes, data.weight)
     if index is not None:
         at = torch.from_numpy(index)
         X, codes, weight = X[at.to(X.device)], codes[at], weight[at]
@@ -296,13 +296,13 @@ def bytes_of_rows(X: StoredX, index: np.ndarray) -> bytes:
 
 def total_weight(data: TrainingData) -> float:
     """The sum of the rows' weights; infinite where it overflows."""
-    weight = data.X.mass * data.X.factor if data.weight is None else data.weight
+    weight = data.X.mass * data.X.factor if isinstance(data.X, ScannedStream) else data.weight
     with np.errstate(over="ignore"):
-        return float(weight.sum())
+        return float(np.asarray(weight).sum())
 
 
 def _moved(X: StoredX, device: torch.device) -> StoredX:
     """X on `device`; cast on the host first where the device has no float64."""
     if device.type == "mps" and X.dtype == torch.float64:
-        X = X.float()
+        X = X.to(dtype=torch.float32)
     return X.to(device)

@@ -5,6 +5,7 @@ Nothing is copied that need not be, and nothing the user owns is written to.
 """
 
 import copy
+from typing import Any
 
 import numpy as np
 import torch
@@ -104,7 +105,8 @@ def checked_tensor(estimator, X: torch.Tensor, *, reset: bool) -> torch.Tensor:
             raise ValueError(f"Found array with 0 {what} (shape={tuple(X.shape)}) while a minimum of 1 is required.")
     if X.is_complex():
         raise ValueError("Complex data not supported: pass the real and the imaginary parts as features.")
-    validate_data(estimator, X, reset=reset, skip_check_array=True)
+    tensor: Any = X
+    validate_data(estimator, tensor, reset=reset, skip_check_array=True)
     X = X.resolve_neg()
     wide = product_dtype(X)
     if X.element_size() >= wide.itemsize:
