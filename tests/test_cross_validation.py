@@ -685,7 +685,7 @@ def test_models_that_rounding_holds_leave_without_a_hessian_for_all(dtype, monke
 @pytest.mark.parametrize("room", [3, 2])
 def test_hessians_of_a_batch_are_made_only_where_there_is_room_for_all(room, monkeypatch):
     X, y = table("digits", True)
-    monkeypatch.setattr(policy_module, "ALL_MODELS", room * 650**2)
+    monkeypatch.setattr("torchlogreg._solvers.tuning.ALL_PRECONDITIONERS_NUMBERS", room * 650**2)
     rows = dense_design(X, y)
     problem = objective_of(rows, Multinomial(10))
     policy = policy_module.PreconditionerPolicy(problem, 10)

@@ -362,7 +362,7 @@ def test_rare_categories_cost_no_iterations(n_classes, n, monkeypatch):
     X, y = with_rare_categories(n, n_classes)
     estimator = TorchLogisticRegression if n_classes == 2 else TorchSoftmaxClassifier
     model = estimator(C=100, solver="lbfgs").fit(X, y)
-    monkeypatch.setattr("torchlogreg._solvers.subsampling.SUPPORT", 0.0)
+    monkeypatch.setattr("torchlogreg._solvers.tuning.MIN_EFFECTIVE_ROWS", 0.0)
     evenly = estimator(C=100, solver="lbfgs").fit(X, y)
     assert model.n_iter_[0] <= 0.5 * evenly.n_iter_[0]
     assert model.n_passes_ < evenly.n_passes_

@@ -335,7 +335,7 @@ def test_metric_is_the_hessian_of_the_head_and_the_diagonal_of_the_tail(n_classe
     ours, dense = design_of(X, 1, n_classes=n_classes)
     loss = loss_of(n_classes)
     K, d = loss.n_logits, dense.shape[1]
-    monkeypatch.setattr("torchlogreg._solvers.preconditioners.policy.DEAREST", 0)
+    monkeypatch.setattr("torchlogreg._solvers.tuning.DEAREST_START_PASSES", 0)
     problem = objective_of(ours, loss)
     W = torch.from_numpy(np.random.default_rng(0).normal(size=(1, d, K)))
     metric = PreconditionerPolicy(problem, K).at(problem.value_and_gradient(W), None, torch.Generator())

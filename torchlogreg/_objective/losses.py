@@ -13,8 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from torchlogreg._data.kernels import OneLogitKernel, logistic_kernel
-
-CERTAIN = 64.0  # logit of a class beside which the others have a probability of e^-64
+from torchlogreg._objective import tuning
 
 
 class Loss(ABC):
@@ -107,7 +106,7 @@ class Binomial(Loss):
         return (y > 0).long()
 
     def certain_logits(self, codes):
-        return CERTAIN * self.targets(codes, torch.float64)[:, None]
+        return tuning.CERTAIN_LOGIT * self.targets(codes, torch.float64)[:, None]
 
     def value(self, eta, y):
         return -F.logsigmoid(y[:, None] * eta[..., 0])
@@ -158,7 +157,7 @@ class Multinomial(Loss):
         return y
 
     def certain_logits(self, codes):
-        return CERTAIN * (F.one_hot(codes, self.n_logits).double() - 1.0 / self.n_logits)
+        return tuning.CERTAIN_LOGIT * (F.one_hot(codes, self.n_logits).double() - 1.0 / self.n_logits)
 
     def value(self, eta, y):
         n_models = eta.shape[1]

@@ -16,13 +16,9 @@ import torch
 
 from torchlogreg._data import kernels
 from torchlogreg._data.sample_weights import ALL_MODELS
+from torchlogreg._objective import tuning
 from torchlogreg._objective.penalties import Ridge
 from torchlogreg._runtime.threads import in_threads, n_readers
-
-# Bytes of logits that a Point may keep: an eighth of X, and what is small anyway.
-LOGITS_SHARE, LOGITS_BYTES = 1 / 8, 2**23
-HESSIANS_SHARE = 0.1  # of the numbers of X that the Hessians of all parts of the rows may hold
-ROOT_NUMBERS = 2**23  # of derivatives of the logits that are written out together
 
 
 class Point(NamedTuple):
@@ -152,7 +148,7 @@ class Objective:
         for block in self.exact().blocks():
             factor = self.design.to_accumulation(self.loss.curvature_root(block.matvec(W))[:, 0])  # (m, K, M)
             factor = factor * self.design.to_accumulation(block.weight[:, :1]).sqrt()[..., None]
-            X, size = block.features(), max(64, min(2 * n_logits * d, ROOT_NUMBERS // (n_logits**2 * d)))
+            X, size = block.features(), max(64, min(2 * n_logits * d, tuning.ROOT_BLOCK_NUMBERS // (n_logits**2 * d)))
             for rows, f in zip(X.split(size), factor.split(size), strict=True):
                 J = torch.einsum("nkm,nj->nmkj", f, rows).reshape(-1, n_logits * d)
                 R = torch.linalg.qr(torch.cat([R, J]), mode="r").R
@@ -252,7 +248,7 @@ class Objective:
         total = [0.0, 0.0, 0.0]
         for chunk in self.design.chunks():
             # Every part makes Hessians of its own; where those are large, sums over one part have threads instead.
-            together = n_readers() * n_hessian > HESSIANS_SHARE * chunk.n_numbers
+            together = n_readers() * n_hessian > tuning.PARTIAL_HESSIANS_SHARE * chunk.n_numbers
             parts = chunk.parts(1 if together else n_readers(), n_columns)
             starts = accumulate((part.shape[0] for part in parts), initial=0)
             sums = in_threads(read, [*zip(parts, starts, strict=False)])
@@ -266,7 +262,9 @@ class Objective:
         n_models, _, n_logits = W.shape
         n, dtype = self.design.shape[0], self.design.compute.dtype
         n_bytes = dtype.itemsize * n_models * n_logits * n
-        if not self.design.in_memory or n_bytes > max(LOGITS_BYTES, LOGITS_SHARE * self.design.n_bytes):
+        if not self.design.in_memory or n_bytes > max(
+            tuning.SMALL_LOGITS_BYTES, tuning.LOGITS_BYTES_SHARE * self.design.n_bytes
+        ):
             return None
         new = (
             torch.empty if self.design.weight_index is None else torch.zeros

@@ -13,17 +13,19 @@ from torchlogreg._data.csr_tensor import CSRTensor, compressed
 from torchlogreg._data.dense import DenseDesign
 from torchlogreg._data.design import Design, is_wide_table
 from torchlogreg._data.sparse import SparseDesign
+from torchlogreg._objective import tuning
 from torchlogreg._objective.objective import Objective, PassCounter, Point, in_range
 from torchlogreg._objective.penalties import Ridge
 from torchlogreg._runtime.linalg import scaled_cholesky
 
-FILLED = 16  # numbers of X X' for each of X up to which a sparse X is not read sooner itself
-MAX_NON_EMPTY_SHARE = 0.8  # of the columns of a sparse X, below which the empty ones are left out
-
 
 def is_wide(rows):
     """Whether rows are better seen by their inner products."""
-    return rows.in_memory and is_wide_table(*rows.shape) and rows.shape[0] ** 2 <= FILLED * rows.n_numbers
+    return (
+        rows.in_memory
+        and is_wide_table(*rows.shape)
+        and rows.shape[0] ** 2 <= tuning.ROW_SPACE_NUMBERS_PER_NUMBER * rows.n_numbers
+    )
 
 
 class Reparametrisation(ABC):
@@ -150,7 +152,7 @@ class NonEmptyColumns(NamedTuple):
         csr = design.X.csr
         is_filled = _non_empty_columns(csr)
         n_filled = int(is_filled.sum())
-        if not 0 < n_filled < MAX_NON_EMPTY_SHARE * p or W[:, :p][:, torch.from_numpy(~is_filled)].any():
+        if not 0 < n_filled < tuning.MAX_NON_EMPTY_SHARE * p or W[:, :p][:, torch.from_numpy(~is_filled)].any():
             return cls(design, None, d)
         indices = (is_filled.cumsum(dtype=csr.indices.dtype) - 1)[csr.indices]
         X = CSRTensor(compressed(csr_array, csr.data, indices, csr.indptr, (csr.shape[0], n_filled)))
@@ -181,6 +183,6 @@ def _non_empty_columns(csr: csr_array) -> np.ndarray:
     is_filled, size = np.zeros(p, dtype=bool), max(p, 2**16)
     for start in range(0, csr.nnz, size):
         is_filled[csr.indices[start : start + size]] = True
-        if is_filled.sum() >= MAX_NON_EMPTY_SHARE * p:
+        if is_filled.sum() >= tuning.MAX_NON_EMPTY_SHARE * p:
             break
     return is_filled
