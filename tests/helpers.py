@@ -302,9 +302,10 @@ class _Server:
 server = cache(_Server)
 
 
-def run_program(program, *arguments, folder, warnings="error", timeout=300):
+def run_program(program, *arguments, folder=None, warnings="error", timeout=300):
     """What a Python program, its text or its path, prints in a process of its own, where that folder is the current."""
     with tempfile.TemporaryDirectory() as place:
+        folder = folder or place
         out, err, path = (Path(place) / name for name in ("out", "err", "program.py"))
         out.touch(), err.touch()
         if isinstance(program, Path):

@@ -1,14 +1,12 @@
 """A model taken elsewhere answers as before: in scikit-learn, in torch, in ONNX, and back."""
 
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import table
+from helpers import run_program, table
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.decomposition import PCA
@@ -538,5 +536,4 @@ def test_a_module_needs_no_model_in_the_process_that_loads_it(tmp_path):
         "state = safetensors.torch.load_file(sys.argv[1]);"
         "module.load_state_dict({'linear.weight': state['coef_'], 'linear.bias': state['intercept_']})"
     )
-    command = [sys.executable, "-c", code, str(tmp_path / "model.safetensors")]
-    subprocess.run(command, check=True, capture_output=True)
+    run_program(code, tmp_path / "model.safetensors")

@@ -4,11 +4,10 @@
 """
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from helpers import run_program
 
 FOLDER = Path(__file__).parents[1] / "examples"
 PICTURES = sorted(FOLDER.glob("plot_*.py"))
@@ -38,9 +37,7 @@ def test_the_gallery_names_every_example():
 
 def test_the_picture_of_the_readme_can_be_drawn(tmp_path):
     script = FOLDER.parent / "docs" / "readme_picture.py"
-    command = [sys.executable, "-W", "error", str(script), str(tmp_path / "picture.png")]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stdout + run.stderr
+    run_program(script, tmp_path / "picture.png", folder=tmp_path)
     assert (tmp_path / "picture.png").stat().st_size > 10_000
     readme = (FOLDER.parent / "README.md").read_text(encoding="utf-8")
     assert "](docs/_static/at-a-glance.png)" in readme
