@@ -10,7 +10,7 @@ penalties with strength / S.
 """
 
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -25,10 +25,10 @@ class Point(NamedTuple):
     """The objective at W (B, d, K)."""
 
     W: torch.Tensor
-    value: torch.Tensor  # (B,)
-    gradient: torch.Tensor  # (B, d, K)
+    value: Any  # tensor (B,); None where only W is known
+    gradient: Any  # tensor (B, d, K); None where it is not known
     eta: torch.Tensor | None = None  # the logits of all rows (B, K, n), where they are small beside X
-    hessian: torch.Tensor | None = None  # (B, 1, K d, K d), classes outermost, where it was asked for
+    hessian: Any = None  # tensor (B, 1, K d, K d), classes outermost, where it was asked for
 
     @property
     def gradient_norm(self):
@@ -183,13 +183,13 @@ class Objective:
         self.passes.n_visited += self.design.shape[0]
 
         def read(part):
-            out = 0.0
+            out: Any = 0.0
             for rows in part.blocks(n_models * n_logits):
                 own = self.loss.logit_curvature(rows.matvec(W))
                 out = out + rows.gram_diagonal((rows.weight[..., None] * own).flatten(1))
             return out
 
-        out = 0.0
+        out: Any = 0.0
         for chunk in self.design.chunks():
             out = out + sum(in_threads(read, chunk.parts(n_readers(), n_models * n_logits)))
         out = out.view(n_models, n_logits, d) + self.penalty.l2.mT
@@ -222,7 +222,7 @@ class Objective:
                 value, gradient = kernels.one_logit_pass(rows, W, kernel, eta)
                 return gradient.new_tensor([value]), gradient, 0.0
             value = rows.sample_weights.new_zeros(len(W) if of is None else len(of))
-            hessian = W.new_zeros(len(W), *2 * [W.shape[1] * W.shape[2]]) if with_hessian else 0.0
+            hessian: Any = W.new_zeros(len(W), *2 * [W.shape[1] * W.shape[2]]) if with_hessian else 0.0
 
             def visit(block, eta, models):
                 nonlocal start
@@ -245,7 +245,7 @@ class Objective:
 
         n_columns = (len(W) if of is None else len(of)) * W.shape[2]
         n_hessian = len(W) * (W.shape[1] * W.shape[2]) ** 2 if with_hessian else 0
-        total = [0.0, 0.0, 0.0]
+        total: list[Any] = [0.0, 0.0, 0.0]
         for chunk in self.design.chunks():
             # Every part makes Hessians of its own; where those are large, sums over one part have threads instead.
             together = n_readers() * n_hessian > tuning.PARTIAL_HESSIANS_SHARE * chunk.n_numbers

@@ -17,7 +17,9 @@ def largest_moment(objective, n_reads=12):
     top = v.new_zeros(())
     for _ in range(n_reads):
         v = v / v.norm().clamp(min=torch.finfo(v.dtype).tiny)
-        v = sum(b.rmatvec((b.weight * b.matvec(v)[..., 0])[..., None]) for b in objective.blocks())
+        v = torch.zeros_like(v) + sum(
+            b.rmatvec((b.weight * b.matvec(v)[..., 0])[..., None]) for b in objective.blocks()
+        )
         top = v.norm()
     return float(top)
 

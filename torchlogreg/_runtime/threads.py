@@ -11,6 +11,7 @@ from contextvars import ContextVar, copy_context
 from itertools import islice
 from queue import SimpleQueue
 from threading import Thread
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,7 +100,7 @@ class _Call:
             worker.end()
 
 
-_call = ContextVar("call", default=None)
+_call: ContextVar[Any] = ContextVar("call", default=None)  # a _Call inside a call of ours
 
 
 @contextmanager

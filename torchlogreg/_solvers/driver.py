@@ -54,7 +54,7 @@ class _Ends(NamedTuple):
     W: torch.Tensor  # (B, d, K) as iterated
     point: Point  # as it will be stored
     n_iter: list[int]
-    ended: list[End]
+    ended: list[Any]  # End, None for those to be filled in
     gap: list[float]  # the estimate at W
     threshold: list[float]  # what it had to be
 
@@ -83,7 +83,7 @@ def minimise(
     wide = is_wide(objective.design) and not solver.stochastic
     first = _Stage("first", solver, in_row_space=wide, blind_ends=finisher is not None)
     saved = observer.resume()
-    ends = None
+    ends: Any = None
     if saved is None or saved[0] == "first":
         try:
             ends = fit.run(first, objective, W, saved)

@@ -74,7 +74,9 @@ class LBFGS(SelectableSolver):
         zeros = torch.zeros_like(W[:, 0, 0])
         start = LBFGSState(
             Point(W, zeros, W),
-            LBFGSMemory.empty(*W.flatten(1).shape, self._affordable_pairs(objective, W), objective.design.accumulation),
+            LBFGSMemory.empty(
+                len(W), W[0].numel(), self._affordable_pairs(objective, W), objective.design.accumulation
+            ),
             torch.Generator("cpu").manual_seed(self.seed).get_state(),
             Refresh(),
             None,

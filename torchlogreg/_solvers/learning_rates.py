@@ -60,7 +60,7 @@ class AutomaticRate(NamedTuple):
     @property
     def settled(self):
         """Whether the rate has come to its end."""
-        return self.still and self.epoch > self.cooling[1]
+        return self.still and self.cooling is not None and self.epoch > self.cooling[1]
 
     def after_epoch(self, solver, objective, W, value):  # noqa: ARG002
         """Whether the epoch that led to W counts, or ended above where the fit began; and the rate after it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -23,9 +23,9 @@ class NewtonState(NamedTuple):
 
     point: Point  # with its Hessian
     n_backtracks: torch.Tensor  # (B,) how often that step is halved
-    preconditioner: CholeskyPreconditioner | None = None  # None at a start that is worse than zero
-    direction: torch.Tensor | None = None  # (B, d, K)
-    gap: torch.Tensor | None = None
+    preconditioner: Any = None  # CholeskyPreconditioner; None at a start that is worse than zero
+    direction: Any = None  # (B, d, K)
+    gap: Any = None
     stuck: torch.Tensor | None = None
     blind: torch.Tensor | None = None
     settled: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -20,7 +20,7 @@ class SGDState(NamedTuple):
     point: Point  # W class-major beside the rows, and as value the mean over the epoch's batches
     velocity: torch.Tensor  # (1, d, K)
     random: torch.Tensor  # state of the generator of the order of the rows
-    rate: ConstantRate | AutomaticRate | None = None  # None before the first epoch
+    rate: Any = None  # ConstantRate or AutomaticRate; None before the first epoch
     gap: torch.Tensor | None = None
     stuck: torch.Tensor | None = None
     blind: torch.Tensor | None = None
