@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from torchlogreg._data import kernels
-from torchlogreg._data.sample_weights import ALL_MODELS
+from torchlogreg._data.sample_weights import EVERY_MODEL
 from torchlogreg._objective import tuning
 from torchlogreg._objective.penalties import Ridge
 from torchlogreg._runtime.threads import in_threads, n_readers
@@ -226,7 +226,7 @@ class Objective:
 
             def visit(block, eta, models):
                 nonlocal start
-                block = block if models is ALL_MODELS else block.select(models)
+                block = block if models is EVERY_MODEL else block.select(models)
                 losses, residual = self.loss.value_and_residual(eta, block.y)
                 if of is not None:
                     own = of[models]
