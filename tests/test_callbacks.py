@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from conftest import Callback, table
+from helpers import SOLVERS, Callback, table
 from scipy.sparse import csr_array, hstack, random_array
 from sklearn.base import clone
 from sklearn.callback import ScoringMonitor
@@ -32,8 +32,6 @@ from torchlogreg._solvers.preconditioners.cholesky import CholeskyPreconditioner
 from torchlogreg._solvers.preconditioners.eigenbasis import EigenbasisPreconditioner
 from torchlogreg._solvers.preconditioners.frequent_columns import FrequentColumnsPreconditioner
 from torchlogreg.callbacks import Checkpoint, EarlyStopping, LiveBoundary
-
-SOLVERS = ["newton-cholesky", "lbfgs", "sgd"]
 
 
 def normal(n, p, n_classes=2, seed=0, dtype=np.float64):

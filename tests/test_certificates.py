@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import table
+from helpers import DETERMINISTIC, F64, dense_design, halves, objective_of, table
 from scipy.sparse import csr_array
 from scipy.special import logsumexp
 from sklearn.model_selection import StratifiedKFold
@@ -17,18 +17,13 @@ from torchlogreg import (
     TorchSoftmaxClassifier,
     TorchSoftmaxClassifierCV,
 )
-from torchlogreg._data.dense import DenseDesign
 from torchlogreg._objective.losses import loss_of
 from torchlogreg._objective.objective import Objective
-from torchlogreg._objective.penalties import Ridge
 from torchlogreg._runtime.linalg import root_cholesky
 from torchlogreg._solvers.line_search import Descent, dot
 from torchlogreg._solvers.preconditioners.base import hidden
 from torchlogreg._solvers.preconditioners.cholesky import CholeskyPreconditioner
 from torchlogreg._solvers.starts import nearer
-
-SOLVERS = ["lbfgs", "newton-cholesky"]
-F64 = torch.float64
 
 
 def losses_and_root(X1, codes, W):
@@ -80,7 +75,7 @@ def optimum(X, y, W, C):
         if t > 1e-12:
             W = W + t * step
             value = value_at(X, y, W, C)
-        if t <= 1e-12 or decrement < 1e-11 * value:
+        if t <= 1e-12 or decrement < 1e-8 * value:  # half of it is left, next to which a gap of 1e-4 is large
             break
     return value
 
@@ -94,8 +89,8 @@ def hostile(kind, rng):
     """Random rows and labels of two or more classes."""
     if kind == "digits":
         X, y = table("digits", True)
-        index = rng.permutation(np.flatnonzero(y > 5))[: rng.integers(100, 300)]
-        return X[index], y[index]
+        index = rng.permutation(np.flatnonzero(y > 5))[: rng.integers(60, 160)]
+        return X[index, ::2], y[index]
     n, p, K = int(rng.integers(40, 300)), int(rng.integers(2, 20)), int(rng.choice([2, 3, 5]))
     X = rng.normal(size=(n, p))
     if kind == "collinear":
@@ -118,10 +113,10 @@ KINDS = ["collinear", "nearly separable", "scales", "digits"]
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", DETERMINISTIC)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_fit_that_says_converged_is_within_its_tolerance(kind, solver, dtype):
-    rng = np.random.default_rng([KINDS.index(kind), SOLVERS.index(solver), np.dtype(dtype).itemsize])
+    rng = np.random.default_rng([KINDS.index(kind), DETERMINISTIC.index(solver), np.dtype(dtype).itemsize])
     n_converged = 0
     for C in 10.0 ** rng.uniform(-3, 9, 4):
         X, y = hostile(kind, rng)
@@ -136,7 +131,7 @@ def test_a_fit_that_says_converged_is_within_its_tolerance(kind, solver, dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("solver", ["auto", *SOLVERS])
+@pytest.mark.parametrize("solver", DETERMINISTIC)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_grid_that_says_converged_is_within_its_tolerance(kind, solver, dtype):
     rng = np.random.default_rng([KINDS.index(kind), len(solver), np.dtype(dtype).itemsize])
@@ -155,7 +150,7 @@ def test_a_grid_that_says_converged_is_within_its_tolerance(kind, solver, dtype)
 
 def test_folds_whose_classes_are_nearly_separable_end_at_their_optimum():
     X, y = table("digits", True)
-    X, y, Cs, cv = X[:900], y[:900], [1e-4, 1.0, 1e8], StratifiedKFold(3)
+    X, y, Cs, cv = X[y < 5][:450], y[y < 5][:450], [1e-4, 1.0, 1e8], StratifiedKFold(3)
     model = TorchSoftmaxClassifierCV(Cs=Cs, cv=cv, max_iter=300).fit(X, y)
     assert model.converged_
     for paths, (train, _) in zip(model.coefs_paths_, cv.split(X, y), strict=True):
@@ -164,7 +159,7 @@ def test_folds_whose_classes_are_nearly_separable_end_at_their_optimum():
 
 @pytest.mark.parametrize("container", ["dense", "sparse", "grid"])
 @pytest.mark.parametrize("n_classes", [2, 3])
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", DETERMINISTIC)
 def test_what_only_the_difference_of_two_columns_tells_is_found(solver, n_classes, container):
     rng = np.random.default_rng(0)
     z, u = rng.normal(size=(2, 300))
@@ -180,7 +175,7 @@ def test_what_only_the_difference_of_two_columns_tells_is_found(solver, n_classe
     assert model.objective_ == pytest.approx(apart.objective_, rel=2e-4)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", DETERMINISTIC)
 @pytest.mark.parametrize("C", [np.inf, 1e8])
 def test_columns_that_depend_on_one_another_exactly_hide_nothing(C, solver):
     rng = np.random.default_rng(1)
@@ -197,10 +192,8 @@ def problem_of(K, n=300, p=4, l2=1e-3, X=None):
     torch.manual_seed(0)
     X = torch.randn(n, p, dtype=F64) if X is None else X
     loss = loss_of(K)
-    rows = DenseDesign(
-        X, loss.targets(torch.randint(0, K, (n,)), F64), torch.rand(n, 1, dtype=F64) + 0.1, intercept=True
-    )
-    return Objective.of(rows, loss, Ridge.of(l2, p, intercept=True, accumulation=rows.accumulation))
+    y = loss.targets(torch.randint(0, K, (n,)), F64)
+    return objective_of(dense_design(X, y, torch.rand(n, 1, dtype=F64) + 0.1), loss, l2)
 
 
 @pytest.mark.parametrize("l2", [0.0, 1e-3])
@@ -249,7 +242,7 @@ STARTS = {"shrunk rows": None, "far intercept": 200.0, "farther": -500.0, "farth
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("solver", ["auto", *SOLVERS])
+@pytest.mark.parametrize("solver", DETERMINISTIC)
 @pytest.mark.parametrize("start", STARTS)
 def test_a_start_in_saturated_losses_ends_where_zero_does(start, solver, dtype):
     X, y = table("breast_cancer", start != "shrunk rows")
@@ -265,14 +258,14 @@ def test_a_start_in_saturated_losses_ends_where_zero_does(start, solver, dtype):
 
 
 @pytest.mark.parametrize("container", ["dense", "sparse", "wide", "stream"])
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", DETERMINISTIC)
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_any_start_ends_where_zero_does(n_classes, solver, container):
     rng = np.random.default_rng(n_classes)
     n, p = (40, 100) if container == "wide" else (200, 6)
     X = rng.normal(size=(n, p))
     y = (X[:, :n_classes] + rng.gumbel(size=(n, n_classes))).argmax(axis=1)
-    data = {"sparse": (csr_array(X), y), "stream": ([(X[:90], y[:90]), (X[90:], y[90:])],)}.get(container, (X, y))
+    data = {"sparse": (csr_array(X), y), "stream": (halves(X, y),)}.get(container, (X, y))
     model = TorchSoftmaxClassifier(solver=solver, max_iter=300)
     value = model.fit(*data).objective_
     K = len(model.coef_)
@@ -287,7 +280,7 @@ def test_no_iterations_leave_a_far_start_where_it_is():
     X, y = table("iris", True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for solver in SOLVERS:
+        for solver in DETERMINISTIC:
             model = TorchSoftmaxClassifier(solver=solver, max_iter=0).fit(X, y, intercept_init=[0.0, 100.0, 200.0])
             np.testing.assert_array_equal(model.intercept_, [0.0, 100.0, 200.0])
 

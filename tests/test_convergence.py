@@ -1,12 +1,11 @@
 """Whether a fit tells the truth about where it ended, and ends at all."""
 
-import time
 import warnings
 
 import numpy as np
 import pytest
 import torch
-from conftest import Callback, gradient_norm, table
+from helpers import DETERMINISTIC, SOLVERS, Interrupt, dense_design, gradient_norm, objective_of, table
 from scipy.optimize import linprog
 from scipy.sparse import csr_array
 from sklearn.exceptions import ConvergenceWarning
@@ -18,16 +17,11 @@ from torchlogreg import (
     TorchSoftmaxClassifier,
     TorchSoftmaxClassifierCV,
 )
-from torchlogreg._data.dense import DenseDesign
 from torchlogreg._objective.losses import loss_of
-from torchlogreg._objective.objective import Objective
-from torchlogreg._objective.penalties import Ridge
 from torchlogreg._objective.separation import is_separated
 
-SOLVERS = ["auto", "lbfgs", "newton-cholesky"]
 
-
-@pytest.mark.parametrize("solver", ["lbfgs", "newton-cholesky"])
+@pytest.mark.parametrize("solver", DETERMINISTIC)
 def test_too_few_iterations(solver):
     X, y = table("wine", True)
     message = rf"solver='{solver}' did not converge.*Raise max_iter \(now 2\)"
@@ -39,17 +33,16 @@ def test_too_few_iterations(solver):
     assert gradient_norm(model, X, y) > model.tol
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", DETERMINISTIC)
 @pytest.mark.parametrize("estimator", [TorchLogisticRegression, TorchSoftmaxClassifier])
 def test_separable_data_without_a_penalty(estimator, solver):
     X = np.array([[-2.0], [-1.0], [1.0], [2.0], [4.0], [5.0]])
     y = [0, 0, 1, 1, 1, 1] if estimator is TorchLogisticRegression else [0, 0, 1, 1, 2, 2]
     if estimator is TorchSoftmaxClassifier:
         X = np.column_stack([X, X**2])
-    start = time.perf_counter()
     with pytest.warns(ConvergenceWarning, match=r"perfectly separated.*Use a finite C"):
         model = estimator(C=np.inf, solver=solver).fit(X, y)
-    assert time.perf_counter() - start < 5
+    assert model.n_iter_[0] < 100  # of which many would be a wait
     assert not model.converged_
     assert np.isfinite(model.coef_).all()
     assert model.score(X, y) == 1
@@ -72,7 +65,7 @@ def partly_separated(kind):
     return np.column_stack([np.eye(11)[category], x, 50 + 2 * x]), y
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", DETERMINISTIC)
 @pytest.mark.parametrize("container", [np.array, np.float32, csr_array, "stream"])
 @pytest.mark.parametrize("kind", ["one column", "one class of three", "category", "rare category"])
 def test_rows_that_are_separated_without_a_penalty(kind, container, solver):
@@ -88,11 +81,8 @@ def separation(X, y, weight=None, *, intercept=True, seed=0):
     """`is_separated`, from random coefficients."""
     loss = loss_of(int(y.max()) + 1)
     weight = np.ones(len(y)) if weight is None else weight
-    columns = torch.from_numpy(weight)[:, None]
-    rows = DenseDesign(
-        torch.from_numpy(X), loss.targets(torch.from_numpy(y), torch.float64), columns, intercept=intercept
-    )
-    problem = Objective.of(rows, loss, Ridge.of(0.0, X.shape[1], intercept=intercept, accumulation=rows.accumulation))
+    targets = loss.targets(torch.from_numpy(y), torch.float64)
+    problem = objective_of(dense_design(X, targets, weight[:, None], intercept), loss, 0.0)
     W = np.random.default_rng(seed).normal(size=(1, X.shape[1] + intercept, loss.n_logits))
     return is_separated(problem, torch.from_numpy(W))
 
@@ -186,7 +176,7 @@ def test_folds_that_are_separated_do_not_converge():
     )
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", DETERMINISTIC)
 def test_a_tolerance_below_rounding_is_named_as_such(solver):
     X, y = table("breast_cancer", False)
     with pytest.warns(ConvergenceWarning, match="more than float64 rounding. Standardise X or raise tol"):
@@ -207,7 +197,7 @@ def test_float32_coefficients_that_cannot_express_the_optimum():
     assert model.objective_ == pytest.approx(exact.objective_, rel=1e-5)
 
 
-@pytest.mark.parametrize("solver", ["lbfgs", "newton-cholesky"])
+@pytest.mark.parametrize("solver", DETERMINISTIC)
 @pytest.mark.parametrize("kind", ["income", "scales", "offset"])
 def test_float32_products_hand_over_to_float64_in_time(kind, solver):
     rng = np.random.default_rng(0)
@@ -228,7 +218,7 @@ def test_float32_products_hand_over_to_float64_in_time(kind, solver):
     assert model.objective_ == pytest.approx(exact.objective_, rel=1e-4)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", DETERMINISTIC)
 def test_hostile_shapes_end_quickly_at_the_optimum(solver):
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(200, 5))
@@ -242,14 +232,13 @@ def test_hostile_shapes_end_quickly_at_the_optimum(solver):
         "no signal": (np.zeros((20, 3)), np.arange(20) % 2),
     }
     for name, (X, y) in cases.items():
-        start = time.perf_counter()
         model = TorchSoftmaxClassifier(solver=solver, max_iter=500).fit(X, y)
         assert model.converged_, name
         assert gradient_norm(model, X, np.asarray(y)) <= 1.001e-4, name
-        assert time.perf_counter() - start < 10, name
+        assert model.n_iter_[0] <= 60, name
 
 
-@pytest.mark.parametrize("solver", ["lbfgs", "newton-cholesky"])
+@pytest.mark.parametrize("solver", DETERMINISTIC)
 def test_a_few_weighted_rows_among_many(solver):
     X = np.random.default_rng(0).normal(size=(100_000, 2))
     y, weight = np.arange(100_000) % 2, np.zeros(100_000)
@@ -289,7 +278,7 @@ OUT_OF_RANGE = {
     [
         (case, solver, search)
         for case in OUT_OF_RANGE
-        for solver in [*SOLVERS, "sgd"]
+        for solver in SOLVERS
         for search in (False, True)
         if not (search and solver == "sgd")
     ],
@@ -326,17 +315,6 @@ def test_coefficients_may_start_where_residuals_are_tiny():
         TorchLogisticRegression(C=np.inf).fit(X, y, coef_init=[[400.0]])
 
 
-class Interrupt(Callback):
-    """A callback that raises, in a task or at the end of the fit."""
-
-    def __init__(self, where):
-        self.where = where
-
-    def on_fit_task_end(self, estimator, context):
-        if context.task_name == self.where:
-            raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize("where", ["iteration", "fit"])
 def test_an_interrupted_fit_leaves_the_model_as_it_was(where):
     X, y = table("wine", True)
@@ -359,24 +337,7 @@ def test_verbose_prints_a_line_an_iteration_and_silence_is_the_default(capsys):
     assert "max|gradient|" in lines[0]
 
 
-def test_auto_picks_by_size():
-    import torch
-
-    from torchlogreg._data.dense import DenseDesign
-    from torchlogreg._solvers import solver_class
-
-    def rows(n, d):
-        return DenseDesign(torch.zeros(1).expand(n, d - 1), None, None, intercept=True)
-
-    assert solver_class("auto", rows(150, 5), 3).name == "newton-cholesky"
-    assert solver_class("auto", rows(2000, 11), 1).name == "newton-cholesky"
-    assert solver_class("auto", rows(100_000, 20), 1).name == "lbfgs"
-    assert solver_class("auto", rows(1797, 65), 10).name == "lbfgs"
-    assert solver_class("auto", rows(60_000, 785), 10).name == "lbfgs"
-    assert solver_class("auto", rows(500, 20_001), 1).name == "lbfgs"
-
-
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", DETERMINISTIC)
 @pytest.mark.parametrize("C", [1.0, np.inf])
 def test_times_in_seconds_reach_the_optimum_and_say_so(C, solver):
     rng = np.random.default_rng(0)

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import STEADY_HEAP
+from helpers import STEADY_HEAP
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the high-water mark is read from /proc"),

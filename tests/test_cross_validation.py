@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import sklearn
 import torch
-from conftest import Callback, table
+from helpers import DETERMINISTIC, Callback, dense_design, objective_of, table
 from sklearn.base import clone
 from sklearn.callback import ProgressBar
 from sklearn.datasets import load_iris, make_classification
@@ -40,10 +40,8 @@ from torchlogreg import (
     TorchSoftmaxClassifier,
     TorchSoftmaxClassifierCV,
 )
-from torchlogreg._data.dense import DenseDesign
 from torchlogreg._objective.losses import Multinomial
 from torchlogreg._objective.objective import Objective
-from torchlogreg._objective.penalties import Ridge
 from torchlogreg._solvers.subsampling import sample_rows
 
 CS = [1e-3, 0.1, 10.0]
@@ -122,7 +120,7 @@ def _log_loss_of(y):
     )
 
 
-@pytest.mark.parametrize("solver", ["lbfgs", "newton-cholesky"])
+@pytest.mark.parametrize("solver", DETERMINISTIC)
 @pytest.mark.parametrize("n_classes", [2, 3])
 @pytest.mark.parametrize("intercept", [True, False])
 def test_every_solver(solver, n_classes, intercept):
@@ -173,7 +171,7 @@ def test_float32(n_classes):
 def test_columns_of_any_scale():
     X, y = data(2, n=2000)
     X = X * np.logspace(-4, 4, X.shape[1])
-    for solver in ("lbfgs", "newton-cholesky"):
+    for solver in DETERMINISTIC:
         model = TorchLogisticRegressionCV(Cs=CS, cv=3, solver=solver, **TIGHT).fit(X, y)
         reference = TorchLogisticRegression(C=CS[2], solver="newton-cholesky", **TIGHT)
         train, _ = next(StratifiedKFold(3).split(X, y))
@@ -185,7 +183,7 @@ def test_columns_of_any_scale():
 
 def test_batches_of_any_size_give_the_same(monkeypatch):
     X, y = data(3, n=300)
-    for solver in ("lbfgs", "newton-cholesky"):
+    for solver in DETERMINISTIC:
         model = TorchSoftmaxClassifierCV(Cs=CS, cv=4, solver=solver, **TIGHT)
         together = model.fit(X, y).coefs_paths_
         with monkeypatch.context() as context:
@@ -687,9 +685,9 @@ def test_models_that_rounding_holds_leave_without_a_hessian_for_all(dtype, monke
 @pytest.mark.parametrize("room", [3, 2])
 def test_hessians_of_a_batch_are_made_only_where_there_is_room_for_all(room, monkeypatch):
     X, y = table("digits", True)
-    monkeypatch.setattr(policy_module, "ALL_MODELS", room * 650**2)
-    rows = DenseDesign(torch.tensor(X), torch.tensor(y), torch.ones(len(y), 1), intercept=True)
-    problem = Objective.of(rows, Multinomial(10), Ridge.of(1.0, 64, intercept=True, accumulation=rows.accumulation))
+    monkeypatch.setattr("torchlogreg._solvers.tuning.ALL_PRECONDITIONERS_NUMBERS", room * 650**2)
+    rows = dense_design(X, y)
+    problem = objective_of(rows, Multinomial(10))
     policy = policy_module.PreconditionerPolicy(problem, 10)
     point = problem.value_and_gradient(torch.zeros(3, 65, 10, dtype=torch.float64))
     assert (policy.with_hessian(point).hessian is not None) == (room == 3)
@@ -725,7 +723,7 @@ def test_classes_that_weigh_nothing():
 
 
 @pytest.mark.parametrize("n", [100, 3000])  # Newton's method and L-BFGS, with metrics that the folds share
-@pytest.mark.parametrize("solver", ["auto", "lbfgs", "newton-cholesky"])
+@pytest.mark.parametrize("solver", DETERMINISTIC)
 def test_a_search_in_which_a_class_of_a_fold_weighs_nothing_is_scikit_learns(n, solver, batches):
     X, y = data(2, n=n)
     weight = np.ones(n)
@@ -747,7 +745,7 @@ def test_a_search_in_which_a_class_of_a_fold_weighs_nothing_is_scikit_learns(n, 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
 @pytest.mark.parametrize("n", [120, 3000])
-@pytest.mark.parametrize("solver", ["auto", "lbfgs", "newton-cholesky"])
+@pytest.mark.parametrize("solver", DETERMINISTIC)
 def test_a_fold_with_one_class_beside_others(n, n_classes, solver):
     X, y = data(n_classes, n=n)
     train, test = next(StratifiedKFold(3).split(X, y))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import table
+from helpers import DETERMINISTIC, table
 from scipy import sparse
 from sklearn import config_context
 from sklearn.base import clone
@@ -156,7 +156,7 @@ def in_torch(_):
 
 
 WORK = {
-    **{solver: solved(solver) for solver in ("auto", "lbfgs", "newton-cholesky")},
+    **{solver: solved(solver) for solver in DETERMINISTIC},
     "sgd": lambda _: answers(TorchLogisticRegression(**SGD).fit(X2, Y2)),
     "sgd, steady rate": lambda _: answers(TorchLogisticRegression(learning_rate=0.1, **SGD).fit(X2, Y2)),
     "partial_fit": in_blocks,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import table
+from helpers import DETERMINISTIC, SOLVERS, table
 from scipy.sparse import csr_array
 
 from torchlogreg import (
@@ -21,7 +21,6 @@ from torchlogreg import (
 )
 
 STORED = Path(__file__).with_name("golden.npz")
-SOLVERS = ["lbfgs", "newton-cholesky", "sgd"]
 
 
 @cache
@@ -78,7 +77,7 @@ def fits():
         out[f"no intercept {solver}"] = lambda how=how: TorchLogisticRegression(fit_intercept=False, **how).fit(
             *tall(2)
         )
-    for solver in SOLVERS[:2]:
+    for solver in DETERMINISTIC:
         how = settings(solver)
         out[f"no penalty {solver}"] = lambda how=how: TorchSoftmaxClassifier(C=np.inf, **how).fit(*tall(3))
         grid = {"Cs": [0.01, 1, 100], "cv": 3, **how}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import table
+from helpers import DETERMINISTIC, SOLVERS, halves, table
 from scipy import sparse
 from sklearn.model_selection import StratifiedKFold
 
@@ -118,7 +118,7 @@ def test_booleans_are_two_classes():
     assert model.predict_proba(X).shape == (len(X), 2)
 
 
-@pytest.mark.parametrize("solver", ["auto", "lbfgs", "newton-cholesky", "sgd"])
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_the_arguments_are_left_as_they_were(solver):
     data, labels, weight = X.copy(), Y.copy(), np.ones(len(Y))
     start = np.zeros((3, X.shape[1]))
@@ -237,8 +237,7 @@ def test_class_weights_of_booleans_and_of_fractions():
         np.testing.assert_allclose(model.coef_, expected.coef_, rtol=1e-7)
     zero = {"fractions": (np.where(y, "1/2", "1/3"), "1/3"), "text": (np.where(y, "1", "01"), "01")}
     for labels, key in zero.values():
-        stream = [(X[:90], labels[:90]), (X[90:], labels[90:])]
-        model = TorchLogisticRegression(class_weight={key: 0.0}).fit(stream)
+        model = TorchLogisticRegression(class_weight={key: 0.0}).fit(halves(X, labels))
         assert set(model.predict(X)) == set(labels[y])
     TorchLogisticRegressionCV(class_weight={"01": 2.0, "1": 3.0}, Cs=2, cv=3).fit(X, labels)
 
@@ -255,23 +254,24 @@ def test_a_model_for_another_device_predicts_here():
 
 
 def test_the_choice_of_a_device(monkeypatch):
-    from torchlogreg._data.device import ACCELERATOR_PAYS, available_devices, resolve_device
+    from torchlogreg._data.device import available_devices, resolve_device
+    from torchlogreg._data.tuning import MIN_ACCELERATOR_WORK
 
     host = torch.zeros(1, 1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert available_devices()[:4] == ["cpu", "cuda", "cuda:0", "cuda:1"]
-    assert resolve_device("auto", host, ACCELERATOR_PAYS - 1).type == "cpu"
-    assert resolve_device("auto", host, ACCELERATOR_PAYS).type == "cuda"
-    assert resolve_device("cpu", host, ACCELERATOR_PAYS).type == "cpu"
+    assert resolve_device("auto", host, MIN_ACCELERATOR_WORK - 1).type == "cpu"
+    assert resolve_device("auto", host, MIN_ACCELERATOR_WORK).type == "cuda"
+    assert resolve_device("cpu", host, MIN_ACCELERATOR_WORK).type == "cpu"
     assert resolve_device("cuda:1", host, 1) == torch.device("cuda", 1)
 
 
 def test_a_tensor_on_an_accelerator_is_checked_there():
-    from torchlogreg._data.validation import _checked_tensor  # on the CPU: the checks are the same on any device
+    from torchlogreg._data.validation import checked_tensor  # on the CPU: the checks are the same on any device
 
     model = TorchLogisticRegression()
-    assert _checked_tensor(model, torch.tensor([[1, 2]]), reset=True).dtype == torch.float64
+    assert checked_tensor(model, torch.tensor([[1, 2]]), reset=True).dtype == torch.float64
     assert model.n_features_in_ == 2
     for tensor, message in (
         (torch.tensor([[1.0, torch.nan]]), "Input X contains NaN"),
@@ -279,9 +279,9 @@ def test_a_tensor_on_an_accelerator_is_checked_there():
         (torch.ones(1, 2) * 1j, "Complex"),
     ):
         with pytest.raises(ValueError, match=message):
-            _checked_tensor(TorchLogisticRegression(), tensor, reset=True)
+            checked_tensor(TorchLogisticRegression(), tensor, reset=True)
     with pytest.raises(ValueError, match="expecting 2 features"):
-        _checked_tensor(model, torch.ones(1, 3), reset=False)
+        checked_tensor(model, torch.ones(1, 3), reset=False)
 
 
 def test_starting_points():
@@ -301,7 +301,7 @@ def test_starting_points():
         TorchSoftmaxClassifier(fit_intercept=False).fit(X, Y, intercept_init=np.zeros(3))
 
 
-@pytest.mark.parametrize("solver", ["auto", "lbfgs", "newton-cholesky"])
+@pytest.mark.parametrize("solver", DETERMINISTIC)
 def test_warm_start(solver):
     model = TorchSoftmaxClassifier(solver=solver, warm_start=True).fit(X, Y)
     assert model.n_iter_[0] > 1

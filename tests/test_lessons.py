@@ -3,15 +3,16 @@
 A figure written with fewer digits than its tolerance asks for is compared to half a unit of its last digit.
 """
 
-import os
-
 import numpy as np
 import pytest
 import torch
+from helpers import DETERMINISTIC, needs_data
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from torchlogreg import TorchLogisticRegression
 from torchlogreg.datasets import fetch_diabetes
+
+pytestmark = pytest.mark.usefixtures("one_thread")  # so few rows do not repay a second one
 
 SGD = {"solver": "sgd", "C": np.inf, "batch_size": None, "tol": 0}
 
@@ -29,15 +30,6 @@ def loop(X, y, w, b, n_steps, *, reduction="mean", **settings):
         optimizer.step()
         losses.append(loss.item())
     return w.detach().numpy(), b.item(), np.array(losses)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """So few rows do not repay a second thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_eight_points():
@@ -102,10 +94,8 @@ def test_one_feature():
     np.testing.assert_allclose(model.loss_curve_, losses, rtol=0, atol=1e-5)
 
 
-@pytest.mark.skipif(
-    "TORCHLOGREG_DATA" not in os.environ, reason="TORCHLOGREG_DATA is not set: needs the lesson's table"
-)
-@pytest.mark.parametrize("solver", ["auto", "newton-cholesky", "lbfgs"])
+@needs_data
+@pytest.mark.parametrize("solver", DETERMINISTIC)
 def test_diabetes(solver):
     X, y = fetch_diabetes()
     model = TorchLogisticRegression(C=np.inf, solver=solver, tol=1e-9).fit(X, y)

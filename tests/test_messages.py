@@ -9,7 +9,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
-from conftest import table
+from helpers import DETERMINISTIC, SOLVERS, table
 from scipy import sparse
 from sklearn import config_context
 from sklearn.exceptions import ConvergenceWarning, DataConversionWarning
@@ -203,7 +203,7 @@ def spoilt(value):
 
 
 @pytest.mark.parametrize(("value", "name"), [(np.nan, "NaN"), (np.inf, "infinity")])
-@pytest.mark.parametrize("solver", ["auto", "lbfgs", "newton-cholesky", "sgd"])
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_what_assume_finite_lets_through_is_found_when_a_fit_fails(solver, value, name):
     for estimator, labels in ((TorchLogisticRegression, Y == 1), (TorchSoftmaxClassifier, Y)):
         model = estimator(solver=solver, random_state=0).fit(X[:, :2], labels)
@@ -269,7 +269,7 @@ def test_a_column_of_labels_is_called_by_its_name():
         assert [w.filename for w in record] == [__file__]
 
 
-@pytest.mark.parametrize("solver", ["lbfgs", "newton-cholesky"])
+@pytest.mark.parametrize("solver", DETERMINISTIC)
 def test_the_warning_says_which_test_of_convergence_failed(solver):
     both = (
         r"max\|gradient\| is \S+ \(above tol=0.0001\).*gap to the optimum \S+ of the objective \(above (5e-05|1e-06)\)"

@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from conftest import needs_data, objective, table
+from helpers import needs_data, objective, table
 from sklearn.base import clone
 from sklearn.callback import ProgressBar
 from sklearn.model_selection import LearningCurveDisplay, learning_curve

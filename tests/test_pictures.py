@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from conftest import table
+from helpers import table
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
 from sklearn.exceptions import NotFittedError

@@ -4,7 +4,7 @@ from inspect import signature
 
 import numpy as np
 import pytest
-from conftest import Callback, objective, table
+from helpers import SOLVERS, Callback, objective, table
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.callback import ProgressBar, ScoringMonitor
@@ -29,7 +29,6 @@ from torchlogreg import (
 
 ESTIMATORS = [TorchLogisticRegression, TorchSoftmaxClassifier]
 ALL = [*ESTIMATORS, TorchLogisticRegressionCV, TorchSoftmaxClassifierCV]
-SOLVERS = ["auto", "lbfgs", "newton-cholesky", "sgd"]
 
 
 @parametrize_with_checks([estimator(solver=solver) for estimator in ESTIMATORS for solver in SOLVERS])

@@ -56,7 +56,7 @@ def test_blocks_of_a_few_rows_that_are_alike_are_no_new_pass():
 
 
 def test_recognising_a_block_makes_no_sparse_row_dense(monkeypatch):
-    monkeypatch.setattr("torchlogreg._data.sparse.CSRTensor.dense", lambda *_: pytest.fail("made dense"))
+    monkeypatch.setattr("torchlogreg._data.csr_tensor.CSRTensor.dense", lambda *_: pytest.fail("made dense"))
     wide = sparse.random_array((200, 2**16), density=1e-3, rng=np.random.default_rng(0), format="csr")
     labels = np.arange(200) % 2
     model = TorchSoftmaxClassifier()
@@ -85,7 +85,7 @@ def test_memory_that_runs_out_on_the_host_is_a_memory_error(fit, monkeypatch):
 
 
 def test_large_sparse_tensors_are_refused_by_the_methods_that_predict(monkeypatch):
-    monkeypatch.setattr("torchlogreg._data.prediction.LARGE", 100)
+    monkeypatch.setattr("torchlogreg._data.tuning.MIN_STREAMED_NUMBERS", 100)
     model = TorchSoftmaxClassifier().fit(X, y)
     with pytest.raises(TypeError, match="to_dense"):
         model.predict(torch.from_numpy(X).to_sparse())
@@ -102,8 +102,8 @@ def test_a_tensor_of_one_weight_weighs_every_row():
 
 
 def test_names_are_missed_once_however_large_the_array(monkeypatch):
-    monkeypatch.setattr("torchlogreg._data.prediction.LARGE", 100)
-    monkeypatch.setattr("torchlogreg._data.streamed.MAPPED_BLOCK", 8 * 64 * X.shape[1])
+    monkeypatch.setattr("torchlogreg._data.tuning.MIN_STREAMED_NUMBERS", 100)
+    monkeypatch.setattr("torchlogreg._data.tuning.MAPPED_BLOCK_BYTES", 8 * 64 * X.shape[1])
     model = TorchSoftmaxClassifier().fit(pandas.DataFrame(X, columns=list("abcdefghijklm")), y)
     with pytest.warns(UserWarning, match="valid feature names") as caught:
         labels = model.predict(X)

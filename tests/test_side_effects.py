@@ -13,7 +13,7 @@ from contextvars import ContextVar
 import numpy as np
 import pytest
 import torch
-from conftest import Callback, table
+from helpers import DETERMINISTIC, SOLVERS, Callback, Interrupt, halves, in_turn, table
 from sklearn.datasets import make_classification
 from threadpoolctl import threadpool_info, threadpool_limits
 
@@ -28,7 +28,6 @@ from torchlogreg._runtime import thread_counts
 from torchlogreg._runtime.out_of_memory import divisor
 from torchlogreg._runtime.threads import fit_arithmetic, in_threads, n_readers
 
-SOLVERS = ["auto", "lbfgs", "newton-cholesky", "sgd"]
 SETTINGS = {"max_iter": 20, "random_state": 0}
 
 
@@ -81,11 +80,6 @@ def test_nothing_global_changes(solver):
     assert globals_of_torch_and_numpy() == before
 
 
-class Fails(Callback):
-    def on_fit_task_end(self, estimator, context):
-        raise KeyboardInterrupt
-
-
 @pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("n_own", [None, 1, 3])
 def test_nothing_changes_in_a_thread_whatever_it_has_set_and_even_if_the_fit_ends_early(n_own):
@@ -97,7 +91,7 @@ def test_nothing_changes_in_a_thread_whatever_it_has_set_and_even_if_the_fit_end
         before = globals_of_torch_and_numpy()
         TorchSoftmaxClassifier().fit(X, y).predict(X)
         with pytest.raises(KeyboardInterrupt):
-            TorchSoftmaxClassifier().set_callbacks(Fails()).fit(X, y)
+            TorchSoftmaxClassifier().set_callbacks(Interrupt("iteration")).fit(X, y)
         assert globals_of_torch_and_numpy() == before
         return before["threads"]
 
@@ -147,7 +141,7 @@ def test_the_same_seed_gives_the_same_fit_and_another_seed_another():
     first, again = (model("sgd").fit(X, y).coef_ for _ in range(2))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, model("sgd").set_params(random_state=1).fit(X, y).coef_)
-    for solver in ("lbfgs", "newton-cholesky"):
+    for solver in DETERMINISTIC:
         np.testing.assert_array_equal(
             model(solver).fit(X, y).coef_, model(solver).set_params(random_state=1).fit(X, y).coef_
         )
@@ -188,16 +182,6 @@ def two_blas_threads():
     yield
     for library, n_threads in zip(libraries, before, strict=True):
         thread_counts._limit(library, n_threads)
-
-
-def in_turn(*steps):
-    """Run (thread, function) pairs one after the other, each thread by its name and alive until all are done."""
-    pools = {name: ThreadPoolExecutor(1) for name, _ in steps}
-    try:
-        return [pools[name].submit(function).result() for name, function in steps]
-    finally:
-        for pool in pools.values():
-            pool.shutdown()
 
 
 def fits():
@@ -363,7 +347,7 @@ def test_a_stream_and_callbacks_run_under_the_settings_of_the_caller():
 @pytest.mark.parametrize("source", ["array", "stream"])
 def test_where_no_thread_can_start_a_fit_does_without(source, monkeypatch):
     X, y = make_classification(100_000, 40, random_state=0)
-    data = (X, y) if source == "array" else ([(X[:50_000], y[:50_000]), (X[50_000:], y[50_000:])],)
+    data = (X, y) if source == "array" else (halves(X, y),)
     expected = TorchLogisticRegression().fit(*data).coef_
 
     def refuse(self):

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from autograd_epoch import autograd_epoch
-from conftest import gradient_norm, objective
+from helpers import DETERMINISTIC, F64, LOSSES, autograd_epoch, dense_design, gradient_norm, objective, objective_of
 from scipy import sparse
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
@@ -21,7 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, log_loss
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
-import torchlogreg._data.validation
+import torchlogreg._data.storage
 from torchlogreg import (
     TorchGridSearchCV,
     TorchLogisticRegression,
@@ -29,27 +28,15 @@ from torchlogreg import (
     TorchSoftmaxClassifier,
     TorchSoftmaxClassifierCV,
 )
-from torchlogreg._data.dense import DenseDesign
-from torchlogreg._data.sparse import (
-    DENSE,
-    FULL,
-    LOOKED_AT,
-    MOSTLY_ZERO,
-    CSRTensor,
-    NonEmptyColumns,
-    SparseDesign,
-    pays_dense,
-    sparsify_if_mostly_zero,
-)
-from torchlogreg._objective.losses import Binomial, Multinomial, loss_of
-from torchlogreg._objective.objective import Objective
-from torchlogreg._objective.penalties import Ridge
-from torchlogreg._objective.reparametrisation import is_wide
+from torchlogreg._data import moments, sparse_gram, tuning
+from torchlogreg._data.csr_tensor import CSRTensor
+from torchlogreg._data.sparse import SparseDesign
+from torchlogreg._data.storage import pays_dense, sparsify_if_mostly_zero
+from torchlogreg._objective.losses import loss_of
+from torchlogreg._objective.reparametrisation import NonEmptyColumns, is_wide
 from torchlogreg._runtime.threads import fit_arithmetic
 from torchlogreg._solvers.preconditioners.policy import PreconditionerPolicy
 from torchlogreg._solvers.sgd import SGD
-
-F64 = torch.float64
 
 
 def text(n=900, p=1400, length=25, n_classes=2, seed=0):
@@ -70,7 +57,7 @@ def text(n=900, p=1400, length=25, n_classes=2, seed=0):
 @pytest.fixture
 def never_dense(monkeypatch):
     """Nothing counts as small: the sparse path on data of a test's size."""
-    monkeypatch.setattr(torchlogreg._data.validation, "pays_dense", lambda csr: False)
+    monkeypatch.setattr(torchlogreg._data.storage, "pays_dense", lambda csr: False)
 
 
 def design_of(X, n_columns=2, intercept=True, n_classes=2):
@@ -81,7 +68,7 @@ def design_of(X, n_columns=2, intercept=True, n_classes=2):
     weight = torch.from_numpy(rng.uniform(size=(n, n_columns)))
     return (
         SparseDesign(CSRTensor.of(X), y, weight, intercept=intercept),
-        DenseDesign(torch.from_numpy(X.toarray()), y, weight, intercept=intercept),
+        dense_design(X.toarray(), y, weight, intercept),
     )
 
 
@@ -100,7 +87,7 @@ def test_linear_maps_are_those_of_dense_rows(B, K, intercept):
     torch.testing.assert_close(ours.gram_diagonal(R[..., 0].square()), dense.gram_diagonal(R[..., 0].square()), **close)
     scale = torch.from_numpy(rng.uniform(size=dense.shape[1]))
     torch.testing.assert_close(ours.squared_norms(scale), dense.squared_norms(scale), **close)
-    torch.testing.assert_close(ours.scatter(), dense.scatter(), **close)
+    torch.testing.assert_close(moments.scatter(ours), moments.scatter(dense), **close)
     torch.testing.assert_close(ours.inner_products(), dense.inner_products(), **close)
     torch.testing.assert_close(ours.whole.X, dense.whole.X)
     columns = torch.tensor([3, 0, 1399])
@@ -112,7 +99,7 @@ def test_linear_maps_are_those_of_dense_rows(B, K, intercept):
 def test_second_moments_are_those_of_dense_rows(intercept, thin, monkeypatch):
     X, _ = text(p=40, length=3 if thin else 30)
     ours, dense = design_of(X, 2, intercept)
-    assert ours._is_thin == thin
+    assert sparse_gram.is_sparse_enough(ours.X) == thin
     weight = torch.from_numpy(np.random.default_rng(2).uniform(size=(X.shape[0], 2)))
     torch.testing.assert_close(ours.gram(weight), dense.gram(weight), rtol=1e-11, atol=1e-11)
     factor = torch.from_numpy(np.random.default_rng(3).normal(size=(X.shape[0], 2, 3)))
@@ -128,13 +115,12 @@ def test_blocks_and_threads_change_nothing(K, monkeypatch):
     X, _ = text()
     ours, dense = design_of(X, 1, n_classes=max(2, K))
     loss = loss_of(max(2, K))
-    penalty = Ridge.of(1.0, X.shape[1], intercept=True, accumulation=ours.accumulation)
     W = torch.from_numpy(np.random.default_rng(0).normal(size=(1, dense.shape[1], K)))
-    expected = Objective.of(dense, loss, penalty).value_and_gradient(W)
+    expected = objective_of(dense, loss).value_and_gradient(W)
     monkeypatch.setattr(SparseDesign, "_rows_in", lambda self, n_numbers, n_columns: 64)
-    monkeypatch.setattr("torchlogreg._data.sparse.CPU_BLOCK", 500)
+    monkeypatch.setattr("torchlogreg._data.tuning.CPU_BLOCK_NUMBERS", 500)
     monkeypatch.setattr("torchlogreg._objective.objective.n_readers", lambda: 3)
-    problem = Objective.of(ours, loss, penalty)
+    problem = objective_of(ours, loss)
     parts = problem.design.parts(3)
     assert len(parts) == 3
     assert sum(part.shape[0] for part in parts) == X.shape[0]
@@ -150,7 +136,7 @@ def test_blocks_and_threads_change_nothing(K, monkeypatch):
 
 @pytest.mark.parametrize("intercept", [True, False])
 @pytest.mark.parametrize(("p", "C"), [(500, 0.01), (500, 1.0), (30, 0.01), (30, 1e3)])  # with a tail, and without
-@pytest.mark.parametrize("solver", ["auto", "lbfgs", "newton-cholesky"])
+@pytest.mark.parametrize("solver", DETERMINISTIC)
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_coefficients_are_those_of_the_dense_array(n_classes, solver, p, C, intercept, never_dense):
     X, y = text(700, p, n_classes=n_classes)
@@ -240,14 +226,14 @@ def test_formats(name, never_dense):
 
 
 def test_what_is_small_or_full_is_stored_dense():
-    n = 2 * int(DENSE**0.5)
-    assert pays_dense(sparse.csr_array((DENSE // 100, 100)))
+    n = 2 * int(tuning.MAX_SMALL_NUMBERS**0.5)
+    assert pays_dense(sparse.csr_array((tuning.MAX_SMALL_NUMBERS // 100, 100)))
     assert not pays_dense(sparse.csr_array((n, n)))
-    assert pays_dense(sparse.random_array((n, n), density=1.01 * FULL, format="csr"))
-    assert not pays_dense(sparse.random_array((n, n), density=0.9 * FULL, format="csr"))
+    assert pays_dense(sparse.random_array((n, n), density=1.01 * tuning.MIN_DENSE_DENSITY, format="csr"))
+    assert not pays_dense(sparse.random_array((n, n), density=0.9 * tuning.MIN_DENSE_DENSITY, format="csr"))
 
 
-def mostly_zero(n=6000, p=100, density=0.9 * MOSTLY_ZERO):
+def mostly_zero(n=6000, p=100, density=0.9 * tuning.MAX_SPARSE_COPY_DENSITY):
     return sparse.random_array((n, p), density=density, format="csr", rng=np.random.default_rng(0))
 
 
@@ -266,8 +252,9 @@ def test_other_dense_arrays_are_read_as_they_are():
     X = torch.from_numpy(mostly_zero().toarray())
     shifted = X.clone()
     shifted[1::2] += 1.0  # where nobody looks at first
-    shifted[np.linspace(0, len(X) - 1, LOOKED_AT // 100, dtype=int)] = 0.0
-    small, full = X[: DENSE // 100], torch.from_numpy(mostly_zero(density=1.1 * MOSTLY_ZERO).toarray())
+    shifted[np.linspace(0, len(X) - 1, tuning.PROBED_NUMBERS // 100, dtype=int)] = 0.0
+    small = X[: tuning.MAX_SMALL_NUMBERS // 100]
+    full = torch.from_numpy(mostly_zero(density=1.1 * tuning.MAX_SPARSE_COPY_DENSITY).toarray())
     for other in (shifted, small, full, X.half(), X.to(torch.int8), X.to("meta")):
         assert sparsify_if_mostly_zero(other) is other
 
@@ -278,14 +265,13 @@ def labels_of(X, K):
 
 
 @pytest.mark.parametrize("K", [2, 3])
-@pytest.mark.parametrize("solver", ["auto", "lbfgs"])
-def test_zeros_do_not_change_the_answer(solver, K, monkeypatch):
+def test_zeros_do_not_change_the_answer(K, monkeypatch):
     X = mostly_zero().toarray()
     y, weight = labels_of(X, K), np.random.default_rng(2).uniform(size=len(X))
     estimator = TorchLogisticRegression if K == 2 else TorchSoftmaxClassifier
-    ours = estimator(solver=solver, tol=1e-10).fit(X, y, weight)
+    ours = estimator(tol=1e-10).fit(X, y, weight)
     monkeypatch.setattr(torchlogreg._data.training_data, "sparsify_if_mostly_zero", lambda X: X)
-    expected = estimator(solver=solver, tol=1e-10).fit(X, y, weight)
+    expected = estimator(tol=1e-10).fit(X, y, weight)
     assert (ours.coef_ != expected.coef_).any()  # it was another path
     np.testing.assert_allclose(ours.coef_, expected.coef_, rtol=0, atol=1e-8)
     np.testing.assert_allclose(ours.intercept_, expected.intercept_, rtol=0, atol=1e-8)
@@ -309,22 +295,17 @@ def test_rows_that_come_again_are_known_however_they_are_stored():
     dense, thin = (TorchLogisticRegression(solver=s, tol=1e-2).fit(X, y) for s in ("newton-cholesky", "auto"))
     for model in (dense, thin):
         for again in (X, sparse.csc_array(X)):
-            assert (
-                model._seen["fingerprint"]
-                == TorchLogisticRegression().partial_fit(again, y, classes=[0, 1])._seen["fingerprint"]
-            )
+            block = TorchLogisticRegression().partial_fit(again, y, classes=[0, 1])
+            assert model._seen["fingerprint"] == block._seen["fingerprint"]
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.1])
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("batch_size", [7, None])
-@pytest.mark.parametrize("loss", [Binomial(), Multinomial(3)], ids=["binomial", "multinomial"])
+@pytest.mark.parametrize("loss", LOSSES, ids=["binomial", "multinomial"])
 def test_sgd_takes_the_steps_that_it_takes_on_dense_rows(loss, batch_size, nesterov, penalty):
     X, _ = text(50, 80, 6)
-    problems = [
-        Objective.of(rows, loss, Ridge.of(penalty, 80, intercept=True, accumulation=rows.accumulation))
-        for rows in design_of(X, 1, n_classes=max(2, loss.n_logits))
-    ]
+    problems = [objective_of(rows, loss, penalty) for rows in design_of(X, 1, n_classes=max(2, loss.n_logits))]
     solver = SGD(batch_size=batch_size, nesterov=nesterov)
     found = []
     for problem, epoch in zip(problems, (SGD.epoch, autograd_epoch), strict=True):
@@ -354,15 +335,14 @@ def test_metric_is_the_hessian_of_the_head_and_the_diagonal_of_the_tail(n_classe
     ours, dense = design_of(X, 1, n_classes=n_classes)
     loss = loss_of(n_classes)
     K, d = loss.n_logits, dense.shape[1]
-    monkeypatch.setattr("torchlogreg._solvers.preconditioners.policy.DEAREST", 0)
-    ridge = Ridge.of(1.0, 600, intercept=True, accumulation=ours.accumulation)
-    problem = Objective.of(ours, loss, ridge)
+    monkeypatch.setattr("torchlogreg._solvers.tuning.DEAREST_START_PASSES", 0)
+    problem = objective_of(ours, loss)
     W = torch.from_numpy(np.random.default_rng(0).normal(size=(1, d, K)))
     metric = PreconditionerPolicy(problem, K).at(problem.value_and_gradient(W), None, torch.Generator())
     head, n_frequent_columns = metric.columns, ours.n_frequent_columns(K)
     assert len(head) == n_frequent_columns + 1 < d
     assert head[-1] == 600
-    whole = Objective.of(dense, loss, ridge).second_order(W).hessian[0, 0]
+    whole = objective_of(dense, loss).second_order(W).hessian[0, 0]
     tail = np.setdiff1d(np.arange(600), head)
     expected = whole.diagonal().view(K, d)[:, tail]
     torch.testing.assert_close(metric.diagonal[0, tail].T, expected, rtol=1e-9, atol=1e-12)
@@ -407,7 +387,7 @@ def test_grid_search(scoring, never_dense):
     np.testing.assert_array_equal(ours.predict(X), theirs.predict(X))
 
 
-@pytest.mark.parametrize("solver", ["auto", "lbfgs", "newton-cholesky"])
+@pytest.mark.parametrize("solver", DETERMINISTIC)
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_empty_columns_are_left_out(n_classes, solver, never_dense, monkeypatch):
     X, y = text(300, 200, n_classes=n_classes)
@@ -500,7 +480,7 @@ def test_not_finite(bad):
 def test_an_accelerator_is_refused(never_dense, monkeypatch):
     X, y = text()
     monkeypatch.setattr(torchlogreg._data.device, "available_devices", lambda: ["cpu", "cuda"])
-    with pytest.raises(ValueError, match="Sparse X is read on the CPU"):
+    with pytest.raises(ValueError, match="Products with a sparse X run on the CPU"):
         TorchLogisticRegression(device="cuda").fit(X, y)
     model = TorchLogisticRegression().fit(X, y)
     model.device = "cuda"

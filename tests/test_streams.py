@@ -7,13 +7,12 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import STEADY_HEAP
+from helpers import DETERMINISTIC, LOSSES, SOLVERS, STEADY_HEAP, Blocks, as_file, generator, objective_of
 from scipy.sparse import csr_array
 from sklearn.callback import ProgressBar
 from sklearn.feature_extraction import FeatureHasher
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from test_theorems import random_problem
 
 from torchlogreg import (
     TorchGridSearchCV,
@@ -21,14 +20,11 @@ from torchlogreg import (
     TorchLogisticRegressionCV,
     TorchSoftmaxClassifier,
 )
-from torchlogreg._data import stream_statistics, streamed, training_data
+from torchlogreg._data import scanned_stream, stream_sample, stream_statistics, training_data, tuning
 from torchlogreg._data.dense import DenseDesign
 from torchlogreg._data.targets import encoded
-from torchlogreg._objective.losses import Binomial, Multinomial, loss_of
-from torchlogreg._objective.objective import Objective
-from torchlogreg._objective.penalties import Ridge
+from torchlogreg._objective.losses import loss_of
 
-SOLVERS = ["auto", "lbfgs", "newton-cholesky"]
 KINDS = {2: TorchLogisticRegression, 3: TorchSoftmaxClassifier}
 
 
@@ -40,42 +36,15 @@ def data(n_classes, n=20_000, p=6, dtype=np.float64, seed=0):
     return X.astype(dtype), y, rng.integers(0, 4, n).astype(float)
 
 
-class Blocks:
-    """A stream of uneven blocks that counts how often it is read, and may change from its second read on."""
-
-    def __init__(self, X, y, weight=None, size=1500, order=None, later=None):
-        self.arrays, self.size, self.order, self.later = (X, y, weight), size, order, later
-        self.n_reads = 0
-
-    def __iter__(self):
-        self.n_reads += 1
-        X, y, weight = self.arrays
-        if self.later is not None and self.n_reads > 1:
-            X, y, weight = self.later(X, y, weight)
-        index = np.arange(len(X)) if self.order is None else self.order.permutation(len(X))
-        start, k = 0, 0
-        while start < len(X):
-            part = index[start : start + self.size - self.size // 40 * (k % 3)]
-            yield (X[part], y[part]) if weight is None else (X[part], y[part], weight[part])
-            start, k = start + len(part), k + 1
-
-
-def as_file(X, path, **options):
-    array = np.memmap(path, dtype=X.dtype, mode="w+", shape=X.shape, **options)
-    array[:] = X
-    array.flush()
-    return np.memmap(path, dtype=X.dtype, mode="r", shape=X.shape, **options)
-
-
 @pytest.fixture
 def all_files_are_large(monkeypatch):
-    monkeypatch.setattr(training_data, "LARGE", 1)
-    monkeypatch.setattr(streamed, "MAPPED_BLOCK", 2**15)
+    monkeypatch.setattr(tuning, "MIN_STREAMED_NUMBERS", 1)
+    monkeypatch.setattr(tuning, "MAPPED_BLOCK_BYTES", 2**15)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("n_classes", KINDS)
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", DETERMINISTIC)
 def test_stream_and_file_give_the_answer_of_memory(solver, n_classes, weighted, tmp_path, all_files_are_large):
     X, y, weight = data(n_classes)
     weight = weight if weighted else None
@@ -93,7 +62,7 @@ def test_stream_and_file_give_the_answer_of_memory(solver, n_classes, weighted, 
         assert model.n_features_in_ == X.shape[1]
         assert model.solver_ == expected.solver_
     # Samples count as a fraction of a read, but come from the rows that the opening scan has kept.
-    assert stream.n_reads <= streamed.n_passes_ < stream.n_reads + 1
+    assert stream.n_passes <= streamed.n_passes_ < stream.n_passes + 1
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -108,14 +77,14 @@ def test_sgd_takes_mini_batches_in_the_order_of_the_stream(n_classes, weighted, 
     model = KINDS[n_classes](**options).fit(stream)
     np.testing.assert_allclose(model.coef_, expected.coef_, rtol=0, atol=1e-10)
     np.testing.assert_allclose(model.loss_curve_, expected.loss_curve_, rtol=1e-10)
-    assert stream.n_reads == model.n_passes_
+    assert stream.n_passes == model.n_passes_
     # A file has its rows at hand, so they are shuffled as those of an array are.
     shuffled, mapped = (KINDS[n_classes](**options).fit(x, y, weight) for x in (X, as_file(X, tmp_path / "X")))
     np.testing.assert_array_equal(mapped.coef_, shuffled.coef_)
 
 
 def test_mini_batches_may_be_larger_than_blocks_and_than_the_stream(monkeypatch):
-    monkeypatch.setattr(streamed, "SMALL_BLOCK", 1)
+    monkeypatch.setattr(tuning, "MAX_JOINED_BLOCK_NUMBERS", 1)
     X, y, _ = data(2, n=1000)
     for batch_size in (1, 333, 5000):
         options = {"solver": "sgd", "tol": 0, "max_iter": 2, "batch_size": batch_size, "random_state": 0}
@@ -124,21 +93,17 @@ def test_mini_batches_may_be_larger_than_blocks_and_than_the_stream(monkeypatch)
         np.testing.assert_allclose(model.coef_, expected.coef_, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("loss", [Binomial(), Multinomial(3)])
+@pytest.mark.parametrize("loss", LOSSES)
 def test_value_gradient_and_hessian_are_those_of_memory(loss, monkeypatch):
-    monkeypatch.setattr(streamed, "SMALL_BLOCK", 1)
+    monkeypatch.setattr(tuning, "MAX_JOINED_BLOCK_NUMBERS", 1)
     n_classes = max(2, loss.n_logits)
     X, y, weight = data(n_classes, n=500)
     estimator = TorchSoftmaxClassifier()
     problems = []
     for arguments in ((X, y, weight), (Blocks(X, y, weight, size=90), None, None)):
         rows = training_data.design_of(training_data.fit_data(estimator, *arguments), loss, intercept=True)
-        problems.append(
-            Objective.of(rows, loss, Ridge.of(0.3, X.shape[1], intercept=True, accumulation=rows.accumulation))
-        )
-    W = random_problem(loss, p=X.shape[1]).penalty.l2 + torch.randn(
-        1, X.shape[1] + 1, loss.n_logits, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
-    )
+        problems.append(objective_of(rows, loss, 0.3))
+    W = torch.randn(1, X.shape[1] + 1, loss.n_logits, dtype=torch.float64, generator=generator())
     expected, actual = (problem.second_order(W) for problem in problems)
     for name in ("value", "gradient", "hessian"):
         np.testing.assert_allclose(getattr(actual, name), getattr(expected, name), rtol=1e-12, atol=1e-14)
@@ -146,7 +111,7 @@ def test_value_gradient_and_hessian_are_those_of_memory(loss, monkeypatch):
     np.testing.assert_allclose(problems[1].loss_bounds(), problems[0].loss_bounds(), rtol=1e-12)
 
 
-def test_the_order_of_rows_and_the_size_of_blocks_may_change_between_reads():
+def test_the_order_of_rows_and_the_size_of_blocks_may_change_between_passes():
     X, y, weight = data(3)
     expected = TorchSoftmaxClassifier(tol=1e-10).fit(X, y, weight)
     model = TorchSoftmaxClassifier(tol=1e-10).fit(Blocks(X, y, weight, order=np.random.default_rng(1)))
@@ -155,7 +120,7 @@ def test_the_order_of_rows_and_the_size_of_blocks_may_change_between_reads():
 
 @pytest.mark.parametrize("small", [False, True])
 def test_a_source_may_write_every_block_where_the_last_one_was(small, monkeypatch):
-    monkeypatch.setattr(streamed, "SMALL_BLOCK", 2**40 if small else 1)
+    monkeypatch.setattr(tuning, "MAX_JOINED_BLOCK_NUMBERS", 2**40 if small else 1)
     X, y, weight = data(2)
 
     class Buffered(Blocks):
@@ -203,8 +168,8 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("solver", ["auto", "newton-cholesky", "sgd"])
-def test_a_stream_that_changes_between_reads(change, solver):
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_stream_that_changes_between_passes(change, solver):
     later, message = CHANGES[change]
     X, y, weight = data(2)
     X[:, 3] = 0  # a constant in the middle, as pictures have
@@ -220,7 +185,7 @@ def fingerprint(X, y, weight=None, size=None):
     tally, size = stream_statistics.StreamStatistics(), size or len(X)
     for start in range(0, len(X), size):
         part = slice(start, start + size)
-        tally.add(streamed.Block(X[part], *encoded(y[part]), None if weight is None else weight[part]))
+        tally.add(scanned_stream.Block(X[part], *encoded(y[part]), None if weight is None else weight[part]))
     return tally.fingerprint
 
 
@@ -246,11 +211,11 @@ def test_the_checksum_depends_on_the_rows_alone(p, dtype, monkeypatch):
     same_rows = torch.zeros(1, p, dtype=dtype)
     assert fingerprint(same_rows.expand(n, p), y, weight) == fingerprint(same_rows.repeat(n, 1), y, weight)
     keys = stream_statistics._keys(-(-p * X.element_size() // 8)).view(np.int64)
-    products = stream_statistics._products(shifted, keys)
+    products = stream_statistics._host_products(shifted, keys)
     for chunk in (1, 100, 2**20):
-        monkeypatch.setattr(stream_statistics, "CHUNK", chunk)
-        monkeypatch.setattr(stream_statistics, "DEVICE_CHUNK", chunk)
-        np.testing.assert_array_equal(stream_statistics._products(X, keys), products)
+        monkeypatch.setattr(tuning, "HASHED_BYTES", chunk)
+        monkeypatch.setattr(tuning, "ACCELERATOR_HASHED_BYTES", chunk)
+        np.testing.assert_array_equal(stream_statistics._host_products(X, keys), products)
         np.testing.assert_array_equal(stream_statistics._device_products(shifted, keys), products)
 
 
@@ -313,7 +278,7 @@ def test_equal_labels_and_weights_of_another_type_are_no_change():
         def __iter__(self):
             for k, (X, y) in enumerate(super().__iter__()):
                 kinds = [(y.astype(bool), None), (y.astype(float), np.ones(len(y))), (y.astype(np.int8), 1)]
-                yield X, *kinds[(self.n_reads + k) % 3]
+                yield X, *kinds[(self.n_passes + k) % 3]
 
     expected = TorchLogisticRegression(tol=1e-10).fit(X, y)
     model = TorchLogisticRegression(tol=1e-10).fit(Fickle(X, y, size=100))
@@ -328,7 +293,7 @@ def test_a_stream_that_raises(read, kind):
     class Broken(Blocks):
         def __iter__(self):
             for k, block in enumerate(super().__iter__()):
-                if self.n_reads == read and k == 3:
+                if self.n_passes == read and k == 3:
                     raise kind("the disk is gone")
                 yield block
 
@@ -529,7 +494,7 @@ def test_dtypes(dtype, tmp_path, all_files_are_large):
 
 
 @pytest.mark.parametrize("class_weight", ["balanced", {0: 1, 1: 2.5, 2: 0.1}])
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", DETERMINISTIC)
 def test_class_weights(class_weight, solver):
     X, y, weight = data(3)
     options = {"class_weight": class_weight, "solver": solver, "tol": 1e-10}
@@ -545,7 +510,7 @@ def test_a_class_without_weight_is_not_in_the_sample():
     expected = TorchSoftmaxClassifier(**options).fit(X, y)
     model = TorchSoftmaxClassifier(**options).fit(Blocks(X, y))
     assert model.objective_ == pytest.approx(expected.objective_, rel=1e-5)  # the intercept of class 0 has no optimum
-    drawn = training_data.fit_data(model, Blocks(X, y), None, None).X._sampled
+    drawn = training_data.fit_data(model, Blocks(X, y), None, None).X.sampled
     assert set(drawn[1]) == {1, 2}
 
 
@@ -555,9 +520,9 @@ def test_warm_starts_callbacks_and_verbosity(capsys):
     stream = Blocks(X, y)
     model = TorchLogisticRegression(warm_start=True, verbose=1).fit(stream)
     assert "lbfgs   1/100" in capsys.readouterr().out
-    first = stream.n_reads
+    first = stream.n_passes
     assert model.fit(stream).n_iter_[0] <= 1
-    assert stream.n_reads <= first + 4
+    assert stream.n_passes <= first + 4
     model.set_params(warm_start=False, verbose=0).set_callbacks(ProgressBar()).fit(stream)
     with pytest.raises(ValueError, match="warm_start=True needs"):
         model.set_params(warm_start=True).fit([(X[:, :2], y)])
@@ -574,15 +539,17 @@ def test_more_features_than_rows(n_classes, tmp_path, all_files_are_large):
 
 
 def test_a_sample_too_small_for_a_hessian_is_not_relied_upon(monkeypatch):
-    monkeypatch.setattr(training_data, "SAMPLE_BYTES", 1000)
+    monkeypatch.setattr(tuning, "STREAM_SAMPLE_BYTES", 1000)
     for n_classes, make in KINDS.items():
         X, y, _ = data(n_classes, n=3000)
         expected = make(tol=1e-10).fit(X, y)
         stream = Blocks(X, y, size=10)
-        monkeypatch.setattr(streamed, "SMALL_BLOCK", 1)
+        monkeypatch.setattr(tuning, "MAX_JOINED_BLOCK_NUMBERS", 1)
         model = make(tol=1e-10).fit(Blocks(X, y, size=20))
         np.testing.assert_allclose(model.coef_, expected.coef_, rtol=0, atol=1e-8)
-        rows = training_data.fit_data(make(), stream, None, None).X.design(loss_of(n_classes), intercept=True)
+        rows = training_data.design_of(
+            training_data.fit_data(make(), stream, None, None), loss_of(n_classes), intercept=True
+        )
         assert rows.n_samplable == 6  # 1000 bytes hold thrice as many
 
 
@@ -593,12 +560,12 @@ def test_the_sample_is_a_fair_one():
     weight = (np.arange(n) % 4 > 0).astype(float)
     counts, places = np.zeros(n), np.zeros(n)
     for seed in range(400):
-        sample = streamed._Sample(3 * 8 * most, seed, set())
+        sample = stream_sample.StreamSample(3 * 8 * most, seed, set())
         for start in range(0, n, 10):
             part = slice(start, start + 10)
             codes = np.zeros(10, dtype=int)
-            sample.add(streamed.Block(torch.from_numpy(X[part]), np.array([0]), codes, weight[part]))
-        drawn, _, drawn_weight, whole = sample.sampled()
+            sample.add(scanned_stream.Block(torch.from_numpy(X[part]), np.array([0]), codes, weight[part]))
+        drawn, _, drawn_weight, whole = sample.rows()
         index = drawn[:, 0].numpy().astype(int)
         assert len(set(index)) == most
         assert (drawn_weight == 1).all()
@@ -610,9 +577,9 @@ def test_the_sample_is_a_fair_one():
     assert abs(seen - 400 / 6).max() < 5 * np.sqrt(400 * 5 / 36)
     assert abs(places.sum() / counts.sum() - (most - 1) / 2) < 1e-9
     assert abs(places[:200].sum() / counts[:200].sum() - (most - 1) / 2) < 1
-    small = streamed._Sample(3 * 8 * most, 0, set())
-    small.add(streamed.Block(torch.from_numpy(X[:30]), np.array([0]), np.zeros(30, dtype=int), None))
-    assert small.sampled()[-1]
+    small = stream_sample.StreamSample(3 * 8 * most, 0, set())
+    small.add(scanned_stream.Block(torch.from_numpy(X[:30]), np.array([0]), np.zeros(30, dtype=int), None))
+    assert small.rows().is_all
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -714,7 +681,7 @@ print(extra(model.fit, Made(rows, 6))[0])
 
 
 @linux
-@pytest.mark.parametrize("solver", ["lbfgs", "newton-cholesky"])
+@pytest.mark.parametrize("solver", DETERMINISTIC)
 @pytest.mark.parametrize("megabytes", [8, 48])
 def test_a_stream_takes_four_blocks_of_memory_at_most(solver, megabytes):
     (extra,) = measured(FIT_STREAM, solver, megabytes)
@@ -787,8 +754,8 @@ def test_predictions_part_by_part_are_those_at_once(method, n_classes, monkeypat
     model = TorchSoftmaxClassifier().fit(X, labels)
     at_once = [getattr(model, method)(x) for x in (X, X.astype(np.float32), (X * 9).astype(np.int16))]
     score = model.score(X, labels)
-    monkeypatch.setattr(training_data, "LARGE", 1)
-    monkeypatch.setattr(streamed, "MAPPED_BLOCK", 2**13)
+    monkeypatch.setattr(tuning, "MIN_STREAMED_NUMBERS", 1)
+    monkeypatch.setattr(tuning, "MAPPED_BLOCK_BYTES", 2**13)
     for x, expected in zip((X, X.astype(np.float32), (X * 9).astype(np.int16)), at_once, strict=True):
         actual = getattr(model, method)(x)
         assert actual.dtype == expected.dtype

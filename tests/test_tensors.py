@@ -9,7 +9,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
-from conftest import gradient_norm, objective, table
+from helpers import SOLVERS, gradient_norm, objective, table
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
@@ -22,10 +22,10 @@ from torchlogreg import (
     TorchSoftmaxClassifier,
     TorchSoftmaxClassifierCV,
 )
-from torchlogreg._data.dense import FACTORS, DenseDesign
+from torchlogreg._data.dense import DenseDesign
+from torchlogreg._data.products import PRODUCT_DTYPES
 
 strict = pytest.importorskip("array_api_strict")
-TIGHT = {"lbfgs": {"tol": 1e-9}, "newton-cholesky": {"tol": 1e-9}, "auto": {"tol": 1e-9}}
 SGD = {"max_iter": 20, "tol": 0, "random_state": 0}
 HALF = [torch.float16, torch.bfloat16]
 DATA = {"binary": (TorchLogisticRegression, "breast_cancer"), "multiclass": (TorchSoftmaxClassifier, "wine")}
@@ -67,13 +67,13 @@ CONTAINERS = {
 }
 
 
-@pytest.mark.parametrize("solver", ["auto", "lbfgs", "newton-cholesky", "sgd"])
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("case", DATA)
 def test_every_container_gives_the_coefficients_of_numpy(case, solver):
     estimator, name = DATA[case]
     X, y = table(name, True)
     weight = 1.0 + np.arange(len(y)) % 3
-    model = estimator(solver=solver, **TIGHT.get(solver, SGD))
+    model = estimator(solver=solver, **(SGD if solver == "sgd" else {"tol": 1e-9}))
     expected = model.fit(X, y, weight)
     coef, proba, score = expected.coef_, expected.predict_proba(X), expected.score(X, y)
     for container, make in CONTAINERS.items():
@@ -101,7 +101,7 @@ def test_dlpack_shares_the_memory():
 
 
 @pytest.mark.parametrize("dtype", [*HALF, torch.float8_e4m3fn])
-@pytest.mark.parametrize("solver", ["auto", "lbfgs", "newton-cholesky", "sgd"])
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("case", DATA)
 def test_half_precision_is_a_float64_fit_on_the_rounded_values(case, solver, dtype):
     estimator, name = DATA[case]
@@ -158,7 +158,7 @@ def test_half_precision_with_outliers_and_rare_rows():
 def test_integers_and_booleans_are_lifted_to_float64(dtype):
     X, y = table("digits", False)
     tensor = (torch.tensor(X) > 7) if dtype == torch.bool else torch.tensor(X).to(dtype)
-    for solver in ("auto", "lbfgs", "sgd"):
+    for solver in ("lbfgs", "sgd"):
         model = TorchSoftmaxClassifier(solver=solver, tol=1e-3, max_iter=30 if solver == "sgd" else 500, random_state=0)
         model.set_params(tol=0 if solver == "sgd" else 1e-3).fit(tensor, y)
         same = TorchSoftmaxClassifier(**model.get_params()).fit(tensor.double(), y)
@@ -172,9 +172,9 @@ def test_what_rows_store_is_lifted_in_blocks_only(dtype):
     rows = DenseDesign(X, torch.zeros(20_000), torch.ones(20_000, 1), intercept=True)
     assert rows.X.data_ptr() == X.data_ptr()
     for block in rows.blocks():
-        assert block.X.dtype in FACTORS
+        assert block.X.dtype in PRODUCT_DTYPES
         assert block.X.numel() < X.numel() / 2
-    assert rows.take(slice(10)).X.dtype in FACTORS
+    assert rows.take(slice(10)).X.dtype in PRODUCT_DTYPES
     W = torch.rand(2, 51, 3, dtype=torch.float64)
     exact = torch.cat([X.double(), torch.ones(20_000, 1)], dim=1)
     expected = torch.einsum("nd,bdk->nbk", exact, W)
@@ -221,9 +221,9 @@ def test_bad_tensors_are_named(case):
 
 def test_finite_values_whose_sum_overflows_are_fine():
     tensor = torch.full((4, 3), 3e38)
-    from torchlogreg._data.validation import _checked_tensor
+    from torchlogreg._data.validation import checked_tensor
 
-    assert _checked_tensor(TorchLogisticRegression(), tensor, reset=True) is not None
+    assert checked_tensor(TorchLogisticRegression(), tensor, reset=True) is not None
 
 
 def test_a_tensor_is_left_as_it_was():
@@ -248,7 +248,7 @@ def test_labels_and_weights_of_any_dtype():
 # Array API
 
 
-@pytest.mark.parametrize("solver", ["lbfgs", "newton-cholesky", "sgd"])
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("estimator", [TorchLogisticRegression, TorchSoftmaxClassifier])
 @pytest.mark.parametrize(
     ("library", "device", "dtype"),

@@ -5,51 +5,45 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from autograd_epoch import autograd_epoch, mini_batch, states
-from conftest import objective, table
+from helpers import (
+    DETERMINISTIC,
+    F64,
+    LOSSES,
+    SOLVERS,
+    TABLE,
+    autograd_epoch,
+    dense_design,
+    generator,
+    gradient_norm,
+    halves,
+    mini_batch,
+    objective,
+    objective_of,
+    random_design,
+    random_objective,
+    states,
+    table,
+)
 from scipy.sparse import csr_array
 from sklearn.exceptions import ConvergenceWarning
 
 from torchlogreg import TorchGridSearchCV, TorchLogisticRegression, TorchSoftmaxClassifier, TorchSoftmaxClassifierCV
-from torchlogreg._data.dense import CPU_BLOCK, PARTIAL_SUMS, PRODUCTS, DenseDesign
-from torchlogreg._objective.losses import Binomial, Loss, Multinomial
+from torchlogreg._data.dense import DenseDesign
+from torchlogreg._data.tuning import CPU_BLOCK_NUMBERS, MAX_PARTIAL_SUM_NUMBERS, MIN_PRODUCTS_PER_THREAD
+from torchlogreg._objective.losses import Multinomial
 from torchlogreg._objective.objective import Objective
 from torchlogreg._objective.penalties import Ridge
 from torchlogreg._runtime.threads import fit_arithmetic, n_readers
-from torchlogreg._solvers import SOLVERS, newton_numpy
+from torchlogreg._solvers import newton_numpy
 from torchlogreg._solvers.driver import Settings, minimise
 from torchlogreg._solvers.sgd import SGD
-
-F64 = torch.float64
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def random_rows(n=50, p=4, B=2, intercept=True, n_classes=3, loss=None, order="C"):
-    g = generator()
-    X = torch.randn(n, p, generator=g, dtype=F64)
-    X = X if order == "C" else X.T.contiguous().T
-    codes = torch.randint(n_classes, (n,), generator=g)
-    weight = torch.rand(n, B, generator=g, dtype=F64)
-    y = codes if loss is None else loss.targets(codes, F64)
-    return DenseDesign(X, y, weight, intercept=intercept)
-
-
-def random_problem(loss, B=1, l2=0.3, n=50, p=4, intercept=True):
-    rows = random_rows(n, p, B, intercept, max(2, loss.n_logits), loss)
-    return Objective.of(rows, loss, Ridge.of(l2, p, intercept=intercept, accumulation=rows.accumulation))
-
-
-LOSSES = [Binomial(), Multinomial(3)]
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("intercept", [True, False])
-@pytest.mark.parametrize("n", [30, 3 * CPU_BLOCK // 40])  # one block, several blocks
+@pytest.mark.parametrize("n", [30, 3 * CPU_BLOCK_NUMBERS // 40])  # one block, several blocks
 def test_pull_is_the_adjoint_of_predict(n, intercept, order):
-    rows = random_rows(n, 40, intercept=intercept, order=order)
+    rows = random_design(n, 40, intercept=intercept, order=order)
     W = torch.randn(2, rows.shape[1], 3, generator=generator(1), dtype=F64)
     R = torch.randn(n, 2, 3, generator=generator(2), dtype=F64)
     blocks = list(rows.blocks())
@@ -63,8 +57,8 @@ def test_pull_is_the_adjoint_of_predict(n, intercept, order):
 @pytest.mark.parametrize("n_weights", [1, 4, 40])  # by copies of one, copies of several, and products of columns
 @pytest.mark.usefixtures("two_threads")
 def test_gram_is_the_weighted_second_moment(n_weights, intercept):
-    n = 2 * PRODUCTS // 30**2 // n_weights if n_weights < 40 else 8000  # enough for two threads
-    rows = random_rows(n, 30, intercept=intercept)
+    n = 2 * MIN_PRODUCTS_PER_THREAD // 30**2 // n_weights if n_weights < 40 else 8000  # enough for two threads
+    rows = random_design(n, 30, intercept=intercept)
     weight = torch.rand(n, n_weights, generator=generator(3), dtype=F64)
     X = torch.cat([rows.X, torch.ones(n, 1, dtype=F64)], dim=1) if intercept else rows.X
     expected = torch.einsum("nm,ni,nj->mij", weight, X, X)
@@ -81,20 +75,20 @@ def test_gram_is_the_weighted_second_moment(n_weights, intercept):
 @pytest.mark.parametrize("n_copies", [2, 40])  # sums over parts of the rows, and whole ones for each model
 @pytest.mark.usefixtures("two_threads")
 def test_gram_of_copies_is_the_second_moment_of_kronecker_products(n_copies, n_models):
-    rows = random_rows(9000 if n_copies == 2 else 60, 30)
+    rows = random_design(9000 if n_copies == 2 else 60, 30)
     factor = torch.randn(rows.shape[0], n_models, n_copies, generator=generator(3), dtype=F64)
     X = torch.cat([rows.X, torch.ones(len(rows.X), 1, dtype=F64)], dim=1)
     copies = torch.einsum("nbk,ni->bnki", factor, X).flatten(2)
     with fit_arithmetic(rows.X):
-        assert (2 * n_models * (n_copies * 31) ** 2 > PARTIAL_SUMS) == (n_copies == 40 and n_models == 3)
+        assert (2 * n_models * (n_copies * 31) ** 2 > MAX_PARTIAL_SUM_NUMBERS) == (n_copies == 40 and n_models == 3)
         found = rows.gram_of_copies(factor)
     torch.testing.assert_close(found, copies.mT @ copies, rtol=1e-11, atol=1e-10)
 
 
 def test_a_block_of_many_keeps_no_products_of_columns():
-    rows = random_rows(3 * CPU_BLOCK // 40, 40)
+    rows = random_design(3 * CPU_BLOCK_NUMBERS // 40, 40)
     assert len(rows.blocks()) > 1
-    first = rows.blocks()[0]._part(slice(4000))
+    first = rows.blocks()[0].view(slice(4000))
     alone = DenseDesign(first.X, first.y, first.sample_weights, intercept=True)
     weight = torch.rand(4000, 50, generator=generator(3), dtype=F64)
     assert alone._column_products_pay(50)
@@ -109,7 +103,7 @@ def test_a_block_of_many_keeps_no_products_of_columns():
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.usefixtures("two_threads")
 def test_inner_products_are_made_of_tiles(order, dtype):
-    rows = random_rows(150, 1000, order=order)
+    rows = random_design(150, 1000, order=order)
     rows = DenseDesign(rows.X.to(dtype), rows.y, rows.weight, intercept=True)
     expected = rows.X.to(F64) @ rows.X.to(F64).T
     torch.testing.assert_close(rows.inner_products(), expected, rtol=1e-12, atol=1e-10)
@@ -144,12 +138,9 @@ def test_closed_forms_equal_autograd(loss):
     k, l = torch.triu_indices(K, K)
     if K == 1:
         column, weights = eta.detach()[:, 0, 0].numpy(), weight[:, 0].numpy()
-        for total, residuals in (
-            loss.column(column, y.numpy(), weights),
-            Loss.column(loss, column, y.numpy(), weights),
-        ):
-            assert total == pytest.approx(float(weight[:, 0] @ value[:, 0]), rel=1e-12)
-            np.testing.assert_allclose(residuals, weights * residual[:, 0, 0].numpy(), rtol=1e-12, atol=1e-14)
+        total, residuals = loss.one_logit_kernel(column, y.numpy(), weights)
+        assert total == pytest.approx(float(weight[:, 0] @ value[:, 0]), rel=1e-12)
+        np.testing.assert_allclose(residuals, weights * residual[:, 0, 0].numpy(), rtol=1e-12, atol=1e-14)
     small = loss.small(eta.detach()[:, 0].numpy(), y.numpy(), k.numpy(), l.numpy())
     for ours, reference in zip(small, (value, residual, second[..., k, l]), strict=True):
         np.testing.assert_allclose(ours, reference[:, 0].numpy(), rtol=1e-9, atol=1e-12)
@@ -170,7 +161,7 @@ def test_extreme_logits_stay_finite(loss):
 @pytest.mark.parametrize("intercept", [True, False])
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
 def test_gradient_and_hessian_are_derivatives_of_the_value(loss, intercept):
-    problem = random_problem(loss, intercept=intercept, l2=0.3)
+    problem = random_objective(loss, intercept=intercept, l2=0.3)
     d, K = problem.design.shape[1], loss.n_logits
     W = torch.randn(1, d, K, generator=generator(4), dtype=F64)
 
@@ -194,35 +185,35 @@ def test_gradient_and_hessian_are_derivatives_of_the_value(loss, intercept):
         torch.testing.assert_close(hessian[0, 0], reference, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["newton-cholesky", "lbfgs"])
+@pytest.mark.parametrize("name", DETERMINISTIC)
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
 def test_a_batch_of_models_equals_one_fit_each(loss, name):
     B = 4
-    problem = random_problem(loss, B=B, n=300, p=6)
+    problem = random_objective(loss, B=B, n=300, p=6)
     problem.design.weight[:, 1] *= torch.arange(300) % 2  # a fold
     rows = problem.design
     problem = Objective.of(
         rows, loss, Ridge(torch.tensor([0.1, 1.0, 10.0, 100.0], dtype=F64)[:, None, None] * torch.ones(7, 1))
     )
     W = torch.zeros(B, 7, loss.n_logits, dtype=F64)
-    together = minimise(problem, SOLVERS[name](), W, Settings(1e-9, 300, warn=False)).point
+    together = minimise(problem, TABLE[name](), W, Settings(1e-9, 300, warn=False)).point
     for b in range(B):
         alone = Objective.of(
             rows.reweighted(rows.weight[:, b : b + 1]), loss, Ridge(torch.full((1, 7, 1), 10.0**b / 10, dtype=F64))
         )
-        single = minimise(alone, SOLVERS[name](), W[:1], Settings(1e-9, 300)).point
+        single = minimise(alone, TABLE[name](), W[:1], Settings(1e-9, 300)).point
         torch.testing.assert_close(together.W[b], single.W[0], rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("l2", [0.0, 1.0])
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
 def test_newton_in_numpy_takes_the_steps_of_newton_in_torch(loss, l2, monkeypatch):
-    problem = random_problem(loss, n=200, l2=l2)
+    problem = random_objective(loss, n=200, l2=l2)
     W = torch.zeros(1, 5, loss.n_logits, dtype=F64)
     assert newton_numpy.is_small(problem, W)
-    fast = [step for step, _ in zip(states(SOLVERS["newton-cholesky"](), problem, W), range(6), strict=False)]
-    monkeypatch.setattr(newton_numpy, "LARGEST", 0)
-    slow = [step for step, _ in zip(states(SOLVERS["newton-cholesky"](), problem, W), range(6), strict=False)]
+    fast = [step for step, _ in zip(states(TABLE["newton-cholesky"](), problem, W), range(6), strict=False)]
+    monkeypatch.setattr("torchlogreg._solvers.tuning.NUMPY_NEWTON_NUMBERS", 0)
+    slow = [step for step, _ in zip(states(TABLE["newton-cholesky"](), problem, W), range(6), strict=False)]
     for a, b in zip(fast, slow, strict=True):
         torch.testing.assert_close(a.point.W, b.point.W, rtol=1e-8, atol=1e-11)
         torch.testing.assert_close(a.point.value, b.point.value, rtol=1e-12, atol=0)
@@ -233,7 +224,7 @@ def test_newton_in_numpy_takes_the_steps_of_newton_in_torch(loss, l2, monkeypatc
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
 def test_a_fused_epoch_an_autograd_epoch_and_torch_optim_take_the_same_steps(loss, intercept, nesterov):
     n, p = 50, 4
-    problem = random_problem(loss, n=n, p=p, intercept=intercept, l2=2.0)
+    problem = random_objective(loss, n=n, p=p, intercept=intercept, l2=2.0)
     solver = SGD(learning_rate=0.1, momentum=0.8, nesterov=nesterov, batch_size=16)
     d, K = problem.design.shape[1], loss.n_logits
     W0 = torch.randn(1, d, K, generator=generator(5), dtype=F64).mT.contiguous().mT
@@ -256,17 +247,14 @@ def test_a_fused_epoch_an_autograd_epoch_and_torch_optim_take_the_same_steps(los
 
 
 def test_the_mean_of_the_mini_batches_is_the_objective():
-    problem = random_problem(Multinomial(3), n=60)
+    problem = random_objective(Multinomial(3), n=60)
     W = torch.randn(1, 5, 3, generator=generator(7), dtype=F64)
     batches = torch.arange(60).split(16)
     mean = sum(mini_batch(problem, W, index) * len(index) / 60 for index in batches)
     torch.testing.assert_close(mean, problem.value_and_gradient(W).value, rtol=1e-12, atol=0)
 
 
-SECOND_ORDER = ["auto", "lbfgs", "newton-cholesky"]
-
-
-@pytest.mark.parametrize("solver", SECOND_ORDER)
+@pytest.mark.parametrize("solver", DETERMINISTIC)
 @pytest.mark.parametrize("class_weight", [None, "balanced", {0: 2.0, 1: 0.5, 2: 1.0}])
 def test_a_weight_is_a_repetition_and_zero_a_removal(solver, class_weight):
     X, y = table("wine", True)
@@ -277,21 +265,21 @@ def test_a_weight_is_a_repetition_and_zero_a_removal(solver, class_weight):
     np.testing.assert_allclose(weighted, repeated, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("solver", [*SECOND_ORDER, "sgd"])
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("name", ["iris", "digits"])  # Newton's method in NumPy and in torch, samples for L-BFGS
 @pytest.mark.parametrize("by", ["sample_weight", "class_weight", "stream"])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_a_class_without_weight_has_a_probability_that_tends_to_zero(solver, name, by, dtype):
     X, y = table(name, True, binary=True)
     X, low, high = X.astype(dtype), y.min(), y.max()
-    halves = [(X[::2], y[::2]), (X[1::2], y[1::2])]
+    stream = [(X[::2], y[::2]), (X[1::2], y[1::2])]
     for C in (0.01, 1e4, np.inf) if solver != "sgd" else (1.0,):
         model = TorchLogisticRegression(C=C, solver=solver, max_iter=30, random_state=0)
         for heavy, light in ((low, high), (high, low)):
             if by == "sample_weight":
                 model.fit(X, y, (y == heavy) * 0.3)
             else:
-                model.set_params(class_weight={light: 0.0}).fit(*((halves,) if by == "stream" else (X, y)))
+                model.set_params(class_weight={light: 0.0}).fit(*((stream,) if by == "stream" else (X, y)))
             assert model.converged_
             assert model.predict_proba(X)[:, list(model.classes_).index(light)].max() < 1e-6
             assert (model.predict(X) == heavy).all()
@@ -300,7 +288,7 @@ def test_a_class_without_weight_has_a_probability_that_tends_to_zero(solver, nam
             assert model.gradient_norm_ < 1e-12
 
 
-@pytest.mark.parametrize("solver", [*SECOND_ORDER, "sgd"])
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("name", ["iris", "digits"])
 def test_one_of_many_classes_has_all_the_weight(solver, name):
     X, y = table(name, True)
@@ -314,7 +302,7 @@ def test_one_of_many_classes_has_all_the_weight(solver, name):
     assert light.predict_proba(X[y > 0])[:, 0].max() < 0.01
 
 
-@pytest.mark.parametrize("solver", [*SECOND_ORDER, "sgd"])
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_a_class_alone_without_an_intercept_has_an_ordinary_optimum(solver):
     X, y = table("breast_cancer", True)
     settings = {"fit_intercept": False, "tol": 1e-6 if solver == "sgd" else 1e-4, "random_state": 0}
@@ -326,7 +314,7 @@ def test_a_class_alone_without_an_intercept_has_an_ordinary_optimum(solver):
     np.testing.assert_allclose(model.objective_, twin.objective_, rtol=1e-3)
 
 
-@pytest.mark.parametrize("solver", SECOND_ORDER)
+@pytest.mark.parametrize("solver", DETERMINISTIC)
 def test_a_class_alone_is_not_separated(solver):
     X, y = table("breast_cancer", True)
     X = np.column_stack([X, np.full(len(X), 0.5)])  # along which the loss falls for ever
@@ -335,7 +323,7 @@ def test_a_class_alone_is_not_separated(solver):
     assert model.objective_ < 1e-12
 
 
-@pytest.mark.parametrize("solver", SECOND_ORDER)
+@pytest.mark.parametrize("solver", DETERMINISTIC)
 def test_a_class_alone_from_any_start_within_the_usual_iterations(solver):
     X, y = table("breast_cancer", True)
     for start in (0.0, -3.0):
@@ -364,7 +352,7 @@ def test_the_unit_of_the_weights_cancels_without_a_penalty(weight):
 
 
 @pytest.mark.parametrize("weight", [1e307, 1e-307])  # the sum of the weights overflows
-@pytest.mark.parametrize("solver", [*SECOND_ORDER, "sgd"])
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_the_unit_of_the_weights_cancels_against_C(solver, weight):
     X, y = table("wine", True)
     weights = np.full(len(y), weight)
@@ -397,18 +385,12 @@ def test_two_softmax_rows_at_C_are_one_logit_at_2C():
     # At the optimum w1 = -w0, so the two penalties add up to that of the one logit 2 w1 at 2 C.
     X, y = table("breast_cancer", True)
     logit = TorchLogisticRegression(C=2.0, tol=1e-10).fit(X, y)
-    two_rows = Objective.of(
-        DenseDesign(
-            torch.from_numpy(X.copy()), torch.from_numpy(y.copy()), torch.ones(len(y), 1, dtype=F64), intercept=True
-        ),
-        Multinomial(2),
-        Ridge.of(1.0, X.shape[1], intercept=True, accumulation=random_rows().accumulation),
-    )
-    W = minimise(two_rows, SOLVERS["newton-cholesky"](), torch.zeros(1, 31, 2, dtype=F64), Settings(1e-10, 100)).point.W
+    two_rows = objective_of(dense_design(X, y), Multinomial(2))
+    W = minimise(two_rows, TABLE["newton-cholesky"](), torch.zeros(1, 31, 2, dtype=F64), Settings(1e-10, 100)).point.W
     np.testing.assert_allclose((W[0, :-1, 1] - W[0, :-1, 0]).numpy(), logit.coef_[0], rtol=1e-8)
 
 
-@pytest.mark.parametrize("solver", SECOND_ORDER)
+@pytest.mark.parametrize("solver", DETERMINISTIC)
 @pytest.mark.parametrize("scale", [1e-8, 1e-4, 1e4, 1e8])
 def test_without_a_penalty_the_units_of_a_feature_do_not_matter(solver, scale):
     X, y = table("iris", True, binary=True)
@@ -431,7 +413,7 @@ def in_small_units(n, n_classes, unit):
     return X, X * [1.0, unit, 1.0], y
 
 
-@pytest.mark.parametrize("solver", SECOND_ORDER)
+@pytest.mark.parametrize("solver", DETERMINISTIC)
 @pytest.mark.parametrize("n", [300, 20_000])
 @pytest.mark.parametrize("n_classes", [2, 3])
 @pytest.mark.parametrize("container", ["float32", "sparse", "stream", "bfloat16"])
@@ -439,11 +421,10 @@ def test_squares_that_underflow_in_float32(container, n_classes, n, solver):
     _, small, y = in_small_units(n, n_classes, 2.0**-73)
     small = small.astype(np.float32)
     plain = small * np.float32([1.0, 2.0**73, 1.0])
-    half = n // 2
     data = {
         "float32": lambda X: (X, y),
         "sparse": lambda X: (csr_array(X), y),
-        "stream": lambda X: ([(X[:half], y[:half]), (X[half:], y[half:])], None),
+        "stream": lambda X: (halves(X, y), None),
         "bfloat16": lambda X: (torch.from_numpy(X).bfloat16(), y),
     }[container]
     model = TorchSoftmaxClassifier(C=np.inf, solver=solver)
@@ -462,21 +443,20 @@ def test_squares_that_underflow_in_float32_in_batches():
         np.testing.assert_allclose(model.scores_[0][:, 1], expected.scores_[0][:, 1], rtol=1e-3)
 
 
-@pytest.mark.parametrize("solver", SECOND_ORDER)
+@pytest.mark.parametrize("solver", DETERMINISTIC)
 @pytest.mark.parametrize("n", [300, 20_000])
 @pytest.mark.parametrize("n_classes", [2, 3])
 @pytest.mark.parametrize("container", ["table", "sparse", "stream"])
 def test_squares_that_overflow_in_float32(container, n_classes, n, solver):
     X, _, y = in_small_units(n, n_classes, 1.0)
     X[::50, 1] = 1e20  # what stands for a missing number
-    X, half = X.astype(np.float32), n // 2
-    stream = [(X[:half], y[:half]), (X[half:], y[half:])]
+    X = X.astype(np.float32)
     model = TorchSoftmaxClassifier(solver=solver, max_iter=300)
     with warnings.catch_warnings():  # a gradient of 1e-4 is beyond what coefficients can express
         warnings.simplefilter("ignore", ConvergenceWarning)
         expected = model.fit(X.astype(np.float64), y).objective_
     with pytest.warns(ConvergenceWarning, match="Coefficients in float32 cannot express"):
-        model.fit(*((stream, None) if container == "stream" else (csr_array(X) if container == "sparse" else X, y)))
+        model.fit(*{"table": (X, y), "sparse": (csr_array(X), y), "stream": (halves(X, y),)}[container])
     assert model.objective_ == pytest.approx(expected, rel=1e-5)
 
 
@@ -493,11 +473,9 @@ def test_constant_and_repeated_columns_change_no_prediction():
     np.testing.assert_allclose(free.fit(wide, yb).predict_proba(wide), free.fit(Xb, yb).predict_proba(Xb), atol=1e-4)
 
 
-@pytest.mark.parametrize("solver", [*SECOND_ORDER, "sgd"])
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_the_reported_objective_and_gradient_are_those_of_the_stored_coefficients(solver, dtype):
-    from conftest import gradient_norm
-
     X, y = table("wine", True)
     X = X.astype(dtype)
     model = TorchSoftmaxClassifier(solver=solver, random_state=0, tol=0 if solver == "sgd" else 1e-4).fit(X, y)
@@ -509,7 +487,7 @@ def test_the_reported_objective_and_gradient_are_those_of_the_stored_coefficient
     assert model.loss_curve_.shape == (model.n_iter_[0],)
 
 
-@pytest.mark.parametrize("solver", SECOND_ORDER)
+@pytest.mark.parametrize("solver", DETERMINISTIC)
 @pytest.mark.parametrize("name", ["wine", "breast_cancer"])
 def test_the_objective_never_rises(solver, name):
     curve = TorchSoftmaxClassifier(solver=solver, C=1e4, max_iter=300).fit(*table(name, True)).loss_curve_

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import sklearn
 import torch
-from conftest import Callback, table
+from helpers import SOLVERS, Callback, table
 from scipy.sparse import csr_array, hstack, random_array
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
@@ -20,7 +20,6 @@ from sklearn.preprocessing import StandardScaler
 from torchlogreg import TorchGridSearchCV, TorchLogisticRegression, TorchSoftmaxClassifier
 from torchlogreg.callbacks import EarlyStopping
 
-SOLVERS = ["newton-cholesky", "lbfgs", "sgd"]
 SGD = {"solver": "sgd", "tol": 0, "random_state": 0}
 SCORES = ["train_loss", "train_accuracy", "validation_loss", "validation_accuracy"]
 
@@ -215,15 +214,15 @@ def test_whatever_predict_takes_is_validated_on(name, intercept):
 
 
 def test_a_large_file_is_validated_on_part_by_part(tmp_path, monkeypatch):
-    from torchlogreg._data import prediction, streamed
+    from torchlogreg._data import tuning
 
     X, y, validation = halves("digits")
     path = tmp_path / "X_val"
     rows = np.memmap(path, dtype=np.float32, mode="w+", shape=validation["X_val"].shape)
     rows[:] = validation["X_val"]
     expected = TorchSoftmaxClassifier().fit(X, y, X_val=np.array(rows), y_val=validation["y_val"]).history_
-    monkeypatch.setattr(prediction, "LARGE", 1000)
-    monkeypatch.setattr(streamed, "MAPPED_BLOCK", 2**14)
+    monkeypatch.setattr(tuning, "MIN_STREAMED_NUMBERS", 1000)
+    monkeypatch.setattr(tuning, "MAPPED_BLOCK_BYTES", 2**14)
     frame = pd.DataFrame(X, columns=[f"pixel {i}" for i in range(64)])
     with pytest.warns(UserWarning, match="does not have valid feature names") as warned:
         model = TorchSoftmaxClassifier().fit(frame, y, X_val=rows, y_val=validation["y_val"])
@@ -290,7 +289,7 @@ WRONG = {
     "no labels": ({"y_val": None}, r"Validation data needs both.*: y_val must be given"),
     "no rows": ({"X_val": None}, r"Validation data needs both.*: X_val must be given"),
     "weights alone": ({"X_val": None, "y_val": None, "sample_weight_val": 1.0}, "X_val and y_val must be given"),
-    "fewer labels": ({"y_val": [1]}, "inconsistent lengths: 89 rows, 1 labels"),
+    "fewer labels": ({"y_val": [1]}, "inconsistent lengths: X_val has 89 rows, y_val 1 labels"),
     "fewer features": ({"X_val": np.ones((89, 3))}, "X has 3 features, but TorchSoftmaxClassifier is expecting 13"),
     "NaN": ({"X_val": np.full((89, 13), np.nan)}, "Input X contains NaN"),
     "an unknown label": (

@@ -1,6 +1,21 @@
-"""What a fit may ask of X."""
+"""What a fit may ask of X: the interface of a design, which every way to store X implements.
 
-from typing import NamedTuple
+Shapes, here and in the whole room: X (n, p), d = p + intercept, coefficients W (B, d, K) of B models and K logits with
+the intercept as last row, logits eta (n, B, K), weights (n, B) or (n, 1).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
+
+import torch
+
+from torchlogreg._data import tuning
+from torchlogreg._data.device import Placement
+from torchlogreg._data.sample_weights import Models
+
+if TYPE_CHECKING:
+    from torchlogreg._data.in_memory import InMemoryDesign
 
 
 class Access(NamedTuple):
@@ -10,9 +25,115 @@ class Access(NamedTuple):
     by_products: bool = True  # through products with X and samples of its rows alone
 
 
-LARGEST = 4096  # rows up to which X X' and its factor repay their arithmetic
+class Design(ABC):
+    """Rows of X with their labels and weights.
+
+    `DenseDesign` and `SparseDesign` hold them in memory (see `InMemoryDesign`); `StreamedDesign` passes over a stream.
+    A class either declares a method or implements it: nothing concrete is overridden.
+    Products run in `compute`, in X's own dtype unless that is half precision or integer; sums over the rows and
+    everything else in `accumulation`, which is float64.
+    """
+
+    in_memory: ClassVar[bool]  # whether all rows are there at once, in a fixed order
+    n_passes_before: ClassVar[int]  # passes over the data before the first one of the fit
+
+    intercept: bool  # whether there is a column of ones beside X
+    compute: Placement
+    accumulation: Placement
+    weight_index: torch.Tensor | None  # (B,) the column of weights of each model; see `sample_weights`
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """(n, d)"""
+
+    @property
+    @abstractmethod
+    def n_features(self) -> int:
+        """The number of columns of X, p."""
+
+    @property
+    @abstractmethod
+    def n_numbers(self) -> int:
+        """How many numbers X holds; of a sparse X those that are stored."""
+
+    @property
+    @abstractmethod
+    def n_bytes(self) -> int:
+        """How many bytes of them are in memory."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where X is."""
+
+    @abstractmethod
+    def n_frequent_columns(self, n_logits: int) -> int:
+        """How many columns hold most of the numbers, where the others are nearly empty; 0 where they are not."""
+
+    @abstractmethod
+    def fingerprint(self) -> int:
+        """A checksum of X, labels and weights."""
+
+    @abstractmethod
+    def exact(self) -> "Design":
+        """The same rows, with products in float64; X itself is not copied."""
+
+    @abstractmethod
+    def in_float64(self) -> "Design":
+        """The same rows with X in float64: a copy."""
+
+    @abstractmethod
+    def upcast(self) -> Self:
+        """The same rows, with X in a dtype that is multiplied as it is."""
+
+    @abstractmethod
+    def select(self, models: Models) -> Self:
+        """The same rows for the models at an index alone."""
+
+    @abstractmethod
+    def divided(self, by: torch.Tensor) -> Self:
+        """The same rows with each column of weights divided by a number, (V,)."""
+
+    @abstractmethod
+    def largest_weight(self) -> torch.Tensor:
+        """The largest weight of each column, (V,)."""
+
+    @abstractmethod
+    def total_weight(self) -> torch.Tensor:
+        """The sum of each column of weights, (V,)."""
+
+    @abstractmethod
+    def chunks(self, size: int = 1) -> "Iterable[InMemoryDesign]":
+        """All rows in one pass, as they come into memory; each chunk but the last has a multiple of `size` rows."""
+
+    @abstractmethod
+    def blocks(self, n_columns: int = 1) -> "Iterable[InMemoryDesign]":
+        """All rows in one pass, in cache-sized blocks for so many logits; X is in the dtype of products with it."""
+
+    @property
+    @abstractmethod
+    def n_samplable(self) -> int:
+        """How many rows `sample_rows` chooses from; 0 where there is no sample."""
+
+    @abstractmethod
+    def sample_rows(self, size: int, generator: torch.Generator) -> torch.Tensor:
+        """Index, for `take`, of `size` random rows that have a weight."""
+
+    @abstractmethod
+    def take(self, index: Models) -> "InMemoryDesign":
+        """The rows at an index, copied and upcast."""
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether products run in float64."""
+        return self.compute.dtype == self.accumulation.dtype
+
+    def to_accumulation(self, tensor: torch.Tensor) -> torch.Tensor:
+        """`tensor` on the device and in the dtype of the coefficients."""
+        return tensor.to(self.accumulation.device).to(self.accumulation.dtype)
 
 
-def is_wide_table(n, d):
-    """Whether n rows of d coefficients, hardly any of them zero, are."""
-    return d > 2 * n and n <= LARGEST
+def is_wide_table(n: int, d: int) -> bool:
+    """Whether n rows of d coefficients, hardly any of them zero, are better seen by their inner products."""
+    return d > 2 * n and n <= tuning.MAX_INNER_PRODUCT_ROWS

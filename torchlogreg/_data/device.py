@@ -1,26 +1,33 @@
-"""Where arithmetic runs: the device of a fit, and where coefficients live."""
+"""Where arithmetic runs: the device of a fit, and the device and dtype of the coefficients."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 
+from torchlogreg._data import tuning
+
 
 class Placement(NamedTuple):
-    """Where coefficients and all small algebra live: float64, on the device of X if it has float64."""
+    """A device and a dtype."""
 
     device: torch.device
     dtype: torch.dtype
 
     @classmethod
-    def beside(cls, device):
+    def beside(cls, device: torch.device) -> Self:
+        """Where coefficients and all small algebra live beside an X on `device`: there, or on the CPU beside MPS.
+
+        Always in float64, which MPS does not have.
+        """
         return cls(torch.device("cpu") if device.type == "mps" else device, torch.float64)
 
 
-# Work (n p K) from which an accelerator is expected to repay the copy of X, for device="auto".
-ACCELERATOR_PAYS = 50_000_000
+def widest_dtype(device: torch.device) -> torch.dtype:
+    """The widest floating dtype that `device` computes in."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
-def available_devices():
+def available_devices() -> list[str]:
     """Names of the devices that this machine offers to torch."""
     names = ["cpu"]
     if torch.cuda.is_available():
@@ -30,17 +37,17 @@ def available_devices():
     return names
 
 
-def resolve_device(device, X, work):
-    """The torch device that a fit of X runs on."""
-    device = str(device)  # of a torch.device too
-    if device == "auto":
-        if X.device.type != "cpu" or work < ACCELERATOR_PAYS:
+def resolve_device(device: str | torch.device, X, work: int) -> torch.device:
+    """The device that a fit of X runs on; `work` is the size of one pass, n p K."""
+    name = str(device)
+    if name == "auto":
+        if X.device.type != "cpu" or work < tuning.MIN_ACCELERATOR_WORK:
             return X.device
         if torch.cuda.is_available():
             return torch.device("cuda")
         # Without float64 an MPS device is a fair choice for single precision only.
         return torch.device("mps" if X.dtype == torch.float32 and torch.backends.mps.is_available() else "cpu")
     names = available_devices()
-    if device not in names:
-        raise ValueError(f"device={device!r} is not available here. Choose 'auto' or one of {names}.")
-    return torch.device(device)
+    if name not in names:
+        raise ValueError(f"device={name!r} is not available here. Choose 'auto' or one of {names}.")
+    return torch.device(name)

@@ -1,30 +1,30 @@
 """NaN and infinity in X: looked for before a fit or, where `assume_finite` forbids that, when one has failed."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
 import torch
 from sklearn import get_config
 
-from torchlogreg._data.dense import product_dtype
-from torchlogreg._data.sparse import CSRTensor
-from torchlogreg._data.streamed import ScannedStream
+from torchlogreg._data import tuning
+from torchlogreg._data.csr_tensor import CSRTensor
+from torchlogreg._data.products import product_dtype
+from torchlogreg._data.scanned_stream import ScannedStream
 from torchlogreg._runtime.threads import mapped
 
-CHECKED = 2**22  # numbers that are looked at together
 
-
-def check_finite(X):
+def check_finite(X: torch.Tensor) -> None:
     """Raise if a tensor (n, p) holds NaN or infinity."""
     if not X.is_floating_point():
         return
-    blocks = X.split(max(1, CHECKED // X.shape[1]))
-    for what in mapped(partial(_flaw, dtype=product_dtype(X)), blocks, X.device):
-        if what:
-            raise ValueError(f"Input X contains {what}. Impute or remove those rows first.")
+    blocks = X.split(max(1, tuning.FINITE_CHECK_NUMBERS // X.shape[1]))
+    for flaw in mapped(partial(_flaw, dtype=product_dtype(X)), blocks, X.device):
+        if flaw:
+            raise ValueError(f"Input X contains {flaw}. Impute or remove those rows first.")
 
 
-def _flaw(block, dtype):
+def _flaw(block: torch.Tensor, dtype: torch.dtype) -> str | None:
     """What a block contains that is no finite number; None if there is nothing."""
     block = block.to(dtype)
     if bool(torch.isfinite(block.sum())) or bool(torch.isfinite(block).all()):  # a sum may overflow
@@ -33,19 +33,12 @@ def _flaw(block, dtype):
 
 
 @contextmanager
-def explained(X):
-    """Where a fit fails that nobody has looked at X for, as `assume_finite` asks, look for NaN and infinity in it."""
+def explained(X: torch.Tensor | CSRTensor | ScannedStream) -> Iterator[None]:
+    """Where a fit fails and, as `assume_finite` asks, nobody has checked X, look for NaN and infinity in it."""
     try:
         yield
-    except (ValueError, torch.linalg.LinAlgError):
+    except (ValueError, torch.linalg.LinAlgError):  # pyright: ignore[reportPrivateImportUsage]
         if get_config()["assume_finite"]:
-            for block in _tables(X):
+            for block in (X,) if isinstance(X, torch.Tensor) else X.stored():
                 check_finite(block)
         raise
-
-
-def _tables(X):
-    """The numbers of X as tensors (n, p)."""
-    if isinstance(X, ScannedStream):
-        return (block for block, *_ in X.blocks())
-    return (torch.from_numpy(X.csr.data)[:, None],) if isinstance(X, CSRTensor) else (X,)

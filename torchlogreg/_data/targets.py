@@ -1,8 +1,9 @@
-"""Labels, classes and weights of the rows: checked, encoded, and always NumPy's."""
+"""Labels, classes and weights of the rows: checked, encoded, and always NumPy's arrays."""
 
 import datetime
 import numbers
 import sys
+from typing import Any
 
 import numpy as np
 from sklearn.exceptions import DataConversionWarning
@@ -13,22 +14,22 @@ from sklearn.utils.validation import column_or_1d
 from torchlogreg._data.array_api import numpy_of
 from torchlogreg._runtime.warn import warn
 
-UNEQUAL = numbers.Number, np.generic, datetime.date  # types of which some values do not equal themselves
+MAYBE_MISSING = numbers.Number, np.generic, datetime.date  # types that have a value which does not equal itself
 WEIGHTLESS = "All sample weights are zero; at least one weight must be positive."
 
 
-def checked_labels(y, name="y"):
+def checked_labels(y, name: str = "y") -> np.ndarray:
     """Labels as a 1-d NumPy array of a kind that classifiers accept. `name` is what errors call them."""
     y = as_column(y, name)
-    if y.dtype.kind not in "biuU":  # those are class labels whatever they hold
+    if y.dtype.kind not in "biuU":  # integers and text are class labels whatever they hold
         if y.dtype.kind == "f" and not np.isfinite(y).all():
             raise ValueError(f"Input {name} contains infinity, which is no label. Leave those rows out.")
         check_classification_targets(y)
     return y
 
 
-def as_column(y, name="y"):
-    """Labels as a 1-d NumPy array of whatever kind, all of them there."""
+def as_column(y, name: str = "y") -> np.ndarray:
+    """Labels as a 1-d NumPy array of whatever kind, none of them missing."""
     y = known(y, name)
     column = column_or_1d(y, warn=name == "y")
     if name != "y" and np.ndim(y) == 2:
@@ -39,12 +40,12 @@ def as_column(y, name="y"):
     return column
 
 
-def known(y, name="y"):
+def known(y, name: str = "y"):
     """Labels as NumPy has them, or as they are, if none is missing and none is bytes."""
     mask, y = np.ma.getmask(y), numpy_of(y)
     values = np.asarray(y)
     if values.dtype.kind == "U" and isinstance(y, (list, tuple)):
-        values = np.asarray(y, dtype=object)  # NumPy has made text of what is none, "nan" for example
+        values = np.asarray(y, dtype=object)  # NumPy has made text of other things, "nan" for example
     if (mask is not np.ma.nomask and np.any(mask)) or _has_missing(values):
         raise ValueError(f"Input {name} contains NaN. Leave out the rows without a label, or give them one.")
     if values.dtype.kind in "SO" and any(isinstance(value, bytes) for value in values.ravel()[:1].tolist()):
@@ -55,7 +56,7 @@ def known(y, name="y"):
     return y
 
 
-def _has_missing(values):
+def _has_missing(values: np.ndarray) -> bool:
     """Whether one of the labels is a NaN of some kind, or None."""
     if values.dtype.kind in "fc":
         return bool(np.isnan(values).any())
@@ -65,10 +66,10 @@ def _has_missing(values):
         return False
     na = getattr(sys.modules.get("pandas"), "NA", None)
     others = (value for value in values.ravel().tolist() if type(value) is not str)
-    return any(v is None or v is na or (isinstance(v, UNEQUAL) and v != v) for v in others)
+    return any(v is None or v is na or (isinstance(v, MAYBE_MISSING) and v != v) for v in others)
 
 
-def encoded(y):
+def encoded(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sorted classes, and the index of each label in them."""
     if y.dtype.kind not in "biu" or y.dtype == np.uint64 or not len(y):
         return np.unique(y, return_inverse=True)
@@ -82,7 +83,7 @@ def encoded(y):
     return classes, (np.cumsum(present) - 1)[numbers - lowest]
 
 
-def codes_among(classes, labels, name, remedy=""):
+def codes_among(classes: np.ndarray, labels: np.ndarray, name: str, remedy: str = "") -> np.ndarray:
     """The index of each label in `classes`."""
     places = {label: code for code, label in enumerate(classes.tolist())}
     unknown = [label for label in labels.tolist() if label not in places]
@@ -91,14 +92,16 @@ def codes_among(classes, labels, name, remedy=""):
     return np.array([places[label] for label in labels.tolist()], dtype=np.int64)
 
 
-def checked_weights(sample_weight, n, *, all_zero=False, name="sample_weight"):
+def checked_weights(sample_weight, n: int, *, all_zero: bool = False, name: str = "sample_weight") -> np.ndarray:
     """Sample weights as float64 (n,); all of them may be zero if `all_zero`. `name` is what errors call them."""
     if sample_weight is None:
         return np.ones(n)
     sample_weight = numpy_of(sample_weight)
-    if isinstance(sample_weight, (numbers.Real, np.ndarray)) and np.ndim(sample_weight) == 0:
+    is_array_of_one = isinstance(sample_weight, np.ndarray) and sample_weight.ndim == 0
+    if isinstance(sample_weight, numbers.Real) or is_array_of_one:
         sample_weight = np.full(n, sample_weight, dtype=np.float64)
-    weight = check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name=name)
+    float64: Any = np.float64
+    weight = check_array(sample_weight, ensure_2d=False, dtype=float64, input_name=name)
     if weight.shape != (n,):
         raise ValueError(f"{name} has shape {weight.shape}; expected one weight for each row, ({n},).")
     if not np.isfinite(weight).all():  # under assume_finite=True scikit-learn does not look
@@ -110,18 +113,18 @@ def checked_weights(sample_weight, n, *, all_zero=False, name="sample_weight"):
     return weight
 
 
-def n_logits_of(classes):
+def n_logits_of(classes: np.ndarray) -> int:
     """How many logits a model of these classes has: one for two classes, else one for each."""
     return 1 if len(classes) == 2 else len(classes)
 
 
-def class_weights(class_weight, classes, codes, weight):
+def class_weights(class_weight, classes: np.ndarray, codes: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Weight of each class, (n_classes,); a class that a dict does not name has the weight 1."""
     if class_weight == "balanced":
         total = np.bincount(codes, weights=weight / weight.max())
         return total.sum() / (np.count_nonzero(total) * np.where(total > 0, total, np.inf))
-    # By the labels themselves: scikit-learn's compute_class_weight makes numbers of text first ("01" and "1").
-    # Dates as they are: as Python's objects they may be numbers.
+    # Keys are compared with the labels themselves: scikit-learn's compute_class_weight turns text into numbers first
+    # ("01" and "1"). Dates stay as they are: as Python's objects they may be numbers.
     class_weight, labels = class_weight or {}, list(classes) if classes.dtype.kind in "mM" else classes.tolist()
     missing = [label for label in labels if label not in class_weight]
     if missing and len(labels) - len(missing) < len(class_weight):
@@ -134,7 +137,7 @@ def class_weights(class_weight, classes, codes, weight):
     return out
 
 
-def class_weighted(weight, factor, codes):
+def class_weighted(weight: np.ndarray, factor: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """The weights of the rows times those of their classes."""
     with np.errstate(over="ignore"):
         out = weight * factor[codes]
@@ -143,8 +146,8 @@ def class_weighted(weight, factor, codes):
     return out
 
 
-def check_number_of_classes(estimator, classes):
-    """Raise if the estimator knows no more than two classes and there are more."""
+def check_number_of_classes(estimator, classes: np.ndarray) -> None:
+    """Raise if the estimator is a binary one and there are more than two classes."""
     if len(classes) > 2 and not estimator.__sklearn_tags__().classifier_tags.multi_class:
         raise ValueError(
             f"Only binary classification is supported. y holds {len(classes)} classes: use TorchSoftmaxClassifier, "
@@ -152,8 +155,8 @@ def check_number_of_classes(estimator, classes):
         )
 
 
-def check_presence(classes, mass):
-    """Raise unless there are two classes, of which one may have no weight; `mass` (n_classes,) are those weights."""
+def check_presence(classes: np.ndarray, mass: np.ndarray) -> None:
+    """Raise unless there are two classes, and one of them has a weight; `mass` (n_classes,) are their weights."""
     if len(classes) < 2:
         raise ValueError(
             f"A classifier needs samples of at least two classes, but the data contains only one class: {classes[0]}"

@@ -3,20 +3,30 @@
 import copy
 import math
 import numbers
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array, issparse
 from sklearn import config_context, get_config
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length
 
+from torchlogreg._data import tuning
 from torchlogreg._data.array_api import Space, numpy_of
-from torchlogreg._data.design import Access, is_wide_table
-from torchlogreg._data.device import resolve_device
-from torchlogreg._data.sparse import CSRTensor, sparsify_if_mostly_zero
-from torchlogreg._data.streamed import SAMPLE_BYTES, ArrayBlocks, Block, ScannedStream
+from torchlogreg._data.array_blocks import ArrayBlocks
+from torchlogreg._data.design import Access, Design, is_wide_table
+from torchlogreg._data.device import resolve_device, widest_dtype
+from torchlogreg._data.scanned_stream import Block, ScannedStream
+from torchlogreg._data.storage import (
+    StoredX,
+    as_tensors,
+    densified,
+    design_of_stored,
+    rows_as_csr,
+    sparsify_if_mostly_zero,
+    stays_on_host,
+)
+from torchlogreg._data.streamed import StreamedDesign
 from torchlogreg._data.targets import (
     WEIGHTLESS,
     as_column,
@@ -30,7 +40,7 @@ from torchlogreg._data.targets import (
     encoded,
     n_logits_of,
 )
-from torchlogreg._data.validation import LARGE, _as_tensor, _checked_rows, _kind, is_no_table, is_stream
+from torchlogreg._data.validation import checked_X, is_no_table, is_stream
 from torchlogreg._runtime.out_of_memory import ran_out
 from torchlogreg._runtime.warn import warn
 
@@ -43,7 +53,7 @@ STREAMED = (
 class TrainingData(NamedTuple):
     """What `fit` was given, checked and encoded."""
 
-    X: torch.Tensor | CSRTensor | ScannedStream  # (n, p) on the device
+    X: StoredX | ScannedStream  # (n, p) on the device
     codes: np.ndarray | None  # (n,) index of each row's class; None for a stream
     weight: np.ndarray | None  # (n,) sample weight times class weight; None for a stream
     classes: np.ndarray
@@ -51,27 +61,35 @@ class TrainingData(NamedTuple):
     dtype: np.dtype  # of the coefficients
     space: Space  # of the other fitted arrays
     mass: np.ndarray | None = None  # (n_classes,) total weight of each class; None for a block of `partial_fit`
-    own: np.ndarray | None = None  # (n,) sample weight alone, where one was given
+    sample_weight: np.ndarray | None = None  # (n,) without class weights; None if it was not given
     factor: np.ndarray | None = None  # (n_classes,) class weights, where they were given
 
     @property
-    def torch_dtype(self):
+    def torch_dtype(self) -> torch.dtype:
         """The dtype of the coefficients, as torch has it."""
         return torch.float32 if self.dtype == np.float32 else torch.float64
 
 
-def fit_data(estimator, X, y, sample_weight, access=Access(), *, validated=False):  # noqa: B008 - immutable
-    """What `training_data` returns, or a stream: of blocks, or of a file in memory-mapped form.
+def fit_data(
+    estimator,
+    X,
+    y,
+    sample_weight,
+    access: Access = Access(),  # noqa: B008 - immutable
+    *,
+    validated: bool = False,
+) -> TrainingData:
+    """What `training_data` returns, or a stream: of blocks, or of a memory-mapped file.
 
-    With `validated`, early stopping holds out no rows, for there are others.
+    With `validated`, early stopping holds out no rows, because there are other rows to validate on.
     """
     if y is None and is_stream(X):
         if sample_weight is not None:
             raise ValueError("A stream brings its weights itself: let it yield (X, y, sample_weight).")
         return _streamed(estimator, X, access, validated)
-    scattered = access.in_random_order  # a page of a file for each row
+    scattered = access.in_random_order  # which would load a page of a file for each row
     if y is not None and _is_large_file(X) and not scattered and not is_wide_table(*X.shape):
-        return _streamed(estimator, ArrayBlocks(X, *_slicable(X, y, sample_weight)), access)
+        return _streamed(estimator, ArrayBlocks(X, *_sliceable(X, y, sample_weight)), access)
     try:
         return training_data(estimator, X, y, sample_weight, access)
     except (torch.OutOfMemoryError, RuntimeError) as error:
@@ -79,24 +97,59 @@ def fit_data(estimator, X, y, sample_weight, access=Access(), *, validated=False
             raise
     warn("X does not fit in the memory of the device: reading it block by block.", RuntimeWarning)
     stand_in = copy.copy(estimator)
-    checked = _checked_rows(stand_in, X, reset=True)
-    data = _streamed(estimator, ArrayBlocks(checked, *_slicable(checked, y, sample_weight)), access)
+    checked = checked_X(stand_in, X, reset=True)
+    data = _streamed(estimator, ArrayBlocks(checked, *_sliceable(checked, y, sample_weight)), access)
     return data._replace(schema={**data.schema, **_schema(stand_in)})
 
 
-def _is_large_file(X):
-    return isinstance(X, np.memmap) and X.ndim == 2 and X.size >= LARGE and X.dtype.kind in "fiub"
+def _is_large_file(X) -> bool:
+    is_file = isinstance(X, np.memmap) and X.ndim == 2 and X.dtype.kind in "fiub"
+    return is_file and X.size >= tuning.MIN_STREAMED_NUMBERS
 
 
-def _slicable(X, y, sample_weight):
+def _sliceable(X, y, sample_weight):
     """Labels and weights as arrays."""
     y = as_column(y)
     check_consistent_length(X, y)
     return y, None if sample_weight is None else checked_weights(sample_weight, len(y))
 
 
-def _streamed(estimator, source, access, validated=False):
-    """Open a stream of blocks, which reads it once."""
+def _streamed(estimator, source, access: Access, validated: bool = False) -> TrainingData:
+    """The data of a stream of blocks after its opening scan."""
+    _check_repeatable(estimator, source, access, validated)
+    stand_in, given = copy.copy(estimator), estimator.class_weight
+    seed = check_random_state(0 if estimator.random_state is None else estimator.random_state).randint(2**31 - 1)
+    stream = ScannedStream(
+        source,
+        _BlockCheck(stand_in),
+        n_sampled_bytes=tuning.STREAM_SAMPLE_BYTES if access.by_products else 0,
+        seed=seed,
+        weightless=[label for label, value in given.items() if value == 0] if isinstance(given, dict) else (),
+    )
+    classes = stream.classes
+    if not math.isfinite(sum(stream.mass.tolist())):
+        raise ValueError("The sum of the sample weights overflows. Scale them down.")
+    if not stream.mass.any():
+        raise ValueError(WEIGHTLESS)
+    if given is not None:
+        codes = np.arange(len(classes))
+        stream.factor = class_weights(given, classes, codes, stream.mass)
+        class_weighted(stream.mass, stream.factor, codes)  # raises if it overflows
+    check_number_of_classes(estimator, classes)
+    mass = stream.mass * stream.factor
+    check_presence(classes, mass)
+    like = torch.empty(0, dtype=stream.dtype, device=stream.device)
+    stream.device = resolve_device(estimator.device, like, work=stream.numel() * n_logits_of(classes))
+    dtype = np.dtype(np.float32 if stream.dtype == torch.float32 else np.float64)
+    if stream.device.type == "mps":
+        stream.dtype = torch.float32
+    schema = {**_schema(stand_in), "classes_": classes}
+    factor = None if given is None else stream.factor
+    return TrainingData(stream, None, None, classes, schema, dtype, Space(), mass, factor=factor)
+
+
+def _check_repeatable(estimator, source, access: Access, validated: bool) -> None:
+    """Raise unless the source can be iterated over again, and the solver can use it in its own order."""
     if hasattr(source, "__next__"):
         raise ValueError(
             f"A fit reads its stream several times, but {type(source).__name__} can be read only once: pass a list, a "
@@ -108,46 +161,15 @@ def _streamed(estimator, source, access, validated=False):
             "On a stream solver='sgd' takes its mini-batches as they come: it needs early_stopping=False and a "
             "batch_size other than None. (With X_val, early_stopping=True is possible.)"
         )
-    stand_in = copy.copy(estimator)
-    read = _BlockReader(stand_in)
-    given = estimator.class_weight
-    opened = ScannedStream(
-        source,
-        read,
-        n_sampled_bytes=SAMPLE_BYTES if access.by_products else 0,
-        seed=check_random_state(0 if estimator.random_state is None else estimator.random_state).randint(2**31 - 1),
-        weightless=[label for label, value in given.items() if value == 0] if isinstance(given, dict) else (),
-    )
-    classes = opened.classes
-    if not math.isfinite(sum(opened.mass.tolist())):
-        raise ValueError("The sum of the sample weights overflows. Scale them down.")
-    if not opened.mass.any():
-        raise ValueError(WEIGHTLESS)
-    if given is not None:
-        codes = np.arange(len(classes))
-        opened.factor = class_weights(given, classes, codes, opened.mass)
-        class_weighted(opened.mass, opened.factor, codes)  # or it overflows
-    check_number_of_classes(estimator, classes)
-    mass = opened.mass * opened.factor
-    check_presence(classes, mass)
-    n_logits = n_logits_of(classes)
-    like = torch.empty(0, dtype=opened.dtype, device=opened.device)
-    opened.device = resolve_device(estimator.device, like, work=opened.numel() * n_logits)
-    dtype = np.dtype(np.float32 if opened.dtype == torch.float32 else np.float64)
-    if opened.device.type == "mps":
-        opened.dtype = torch.float32
-    schema = {**_schema(stand_in), "classes_": classes}
-    factor = None if given is None else opened.factor
-    return TrainingData(opened, None, None, classes, schema, dtype, Space(), mass, factor=factor)
 
 
-class _BlockReader:
-    """From a block as the user yields it to a checked `Block`; the first one tells the names and number of features."""
+class _BlockCheck:
+    """From a block as the user yields it to a checked `Block`; the first one sets the names and number of features."""
 
     def __init__(self, stand_in):
         self.stand_in, self.first = stand_in, True
 
-    def __call__(self, block, checked):
+    def __call__(self, block, is_known: bool) -> Block | None:
         if (
             not isinstance(block, (tuple, list))
             or len(block) not in (2, 3)
@@ -158,12 +180,13 @@ class _BlockReader:
                 "A stream must yield tuples (X, y) or (X, y, sample_weight). For a single table, fit requires y to be "
                 "passed, but the target y is None."
             )
-        X, y, weight = (*block, None)[:3]
+        X, y = block[:2]
+        weight = block[2] if len(block) == 3 else None
         if 0 in (X.shape[:1] if hasattr(X, "shape") else [len(X)] if hasattr(X, "__len__") else []):
             check_consistent_length(X, y)
             return None
-        with config_context(assume_finite=checked or get_config()["assume_finite"]):
-            X = _checked_rows(self.stand_in, X.toarray() if issparse(X) else X, reset=self.first)
+        with config_context(assume_finite=is_known or get_config()["assume_finite"]):
+            X = cast("torch.Tensor", checked_X(self.stand_in, densified(X), reset=self.first))
         self.first = False
         y = checked_labels(y)
         check_consistent_length(X, y)
@@ -176,7 +199,7 @@ def _schema(stand_in):
     return {name: value for name, value in vars(stand_in).items() if name in ("n_features_in_", "feature_names_in_")}
 
 
-def training_data(estimator, X, y, sample_weight, access=Access()):  # noqa: B008 - immutable
+def training_data(estimator, X, y, sample_weight, access: Access = Access()) -> TrainingData:  # noqa: B008 - immutable
     """Check the arguments of `fit` without touching the estimator."""
     if is_no_table(X) or (y is None and is_stream(X)):
         raise ValueError(STREAMED)
@@ -185,23 +208,20 @@ def training_data(estimator, X, y, sample_weight, access=Access()):  # noqa: B00
     classes, codes = encoded(labels)
     schema["classes_"] = Space.of(y).array(classes)
     weight = checked_weights(sample_weight, len(codes))
-    own, factor = None if sample_weight is None else weight, None
+    given, factor = None if sample_weight is None else weight, None
     if estimator.class_weight is not None:
         factor = class_weights(estimator.class_weight, classes, codes, weight)
         weight = class_weighted(weight, factor, codes)
     check_number_of_classes(estimator, classes)
     mass = np.bincount(codes, weights=weight, minlength=len(classes))
     check_presence(classes, mass)
-    data = _on_device(estimator, X, codes, weight, classes, schema, space)
-    data = data._replace(mass=mass, own=own, factor=factor)
-    return (
-        data._replace(X=sparsify_if_mostly_zero(data.X))
-        if access.by_products and not isinstance(data.X, CSRTensor)
-        else data
-    )
+    X, dtype = _on_device(estimator, X, classes)
+    if access.by_products:
+        X = sparsify_if_mostly_zero(X)
+    return TrainingData(X, codes, weight, classes, schema, dtype, space, mass, given, factor)
 
 
-def block_data(estimator, X, y, classes, sample_weight):
+def block_data(estimator, X, y, classes, sample_weight) -> TrainingData:
     """Check the arguments of `partial_fit` without touching the estimator."""
     if is_no_table(X):
         raise ValueError("partial_fit takes the blocks of a stream one by one: partial_fit(X, y) for each of them.")
@@ -230,7 +250,8 @@ def block_data(estimator, X, y, classes, sample_weight):
         weight = class_weighted(weight, class_weights(estimator.class_weight, given, codes, weight), codes)
     if not weight.any():
         raise ValueError("class_weight leaves no row of this block; at least one weight must be positive.")
-    return _on_device(estimator, X, codes, weight, given, schema, space)
+    X, dtype = _on_device(estimator, X, given)
+    return TrainingData(X, codes, weight, given, schema, dtype, space)
 
 
 def _checked_pair(estimator, X, y, *, reset):
@@ -240,54 +261,48 @@ def _checked_pair(estimator, X, y, *, reset):
             f"This {type(estimator).__name__} estimator requires y to be passed, but the target y is None."
         )
     stand_in = copy.copy(estimator)  # takes the attributes that validate_data sets
-    X = _checked_rows(stand_in, X, reset=reset)
+    X = checked_X(stand_in, X, reset=reset)
     y = checked_labels(y)
     check_consistent_length(X, y)
     return X, y, _schema(stand_in)
 
 
-def _on_device(estimator, X, codes, weight, classes, schema, space):
-    """The data where the fit runs."""
-    n_logits = n_logits_of(classes)
+def _on_device(estimator, X: StoredX, classes: np.ndarray) -> tuple[StoredX, np.dtype]:
+    """X where the fit runs, and the dtype of the coefficients."""
     dtype = np.dtype(np.float32 if X.dtype.is_floating_point and X.dtype != torch.float64 else np.float64)
-    work = 0 if isinstance(X, CSRTensor) else X.numel() * n_logits  # products with sparse X are made on the host
-    device = resolve_device(estimator.device, X, work)
-    return TrainingData(_moved(X, device), codes, weight, classes, schema, dtype, space)
+    work = 0 if stays_on_host(X) else X.numel() * n_logits_of(classes)
+    return _moved(X, resolve_device(estimator.device, X, work)), dtype
 
 
-def design_of(data, loss, index=None, *, intercept):
-    """Rows for a loss, of all data or of those at `index`."""
-    if data.codes is None:
-        return data.X.design(loss, intercept=intercept)
-    X, codes, weight = data.X, _as_tensor(data.codes), _as_tensor(data.weight)
+def design_of(data: TrainingData, loss, index: np.ndarray | None = None, *, intercept: bool) -> Design:
+    """The design for a loss, of all rows or of those at `index`."""
+    if isinstance(data.X, ScannedStream):
+        return StreamedDesign(data.X, loss, intercept=intercept)
+    X, (codes, weight) = data.X, as_tensors(data.codes, data.weight)
     if index is not None:
-        index = torch.from_numpy(index)
-        X, codes, weight = X[index.to(X.device)], codes[index], weight[index]
-    wide = torch.float32 if X.device.type == "mps" else torch.float64
-    y = loss.targets(codes.to(X.device), wide)
-    return _kind(X)(X, y, weight.to(wide).to(X.device)[:, None], intercept=intercept)
+        at = torch.from_numpy(index)
+        X, codes, weight = X[at.to(X.device)], codes[at], weight[at]
+    dtype = widest_dtype(X.device)
+    y = loss.targets(codes.to(X.device), dtype)
+    return design_of_stored(X, y, weight.to(dtype).to(X.device)[:, None], intercept=intercept)
 
 
-def bytes_of_rows(X, index):
-    """What the rows of X at an index are told from others by."""
-    rows = X[torch.from_numpy(index).to(X.device)]
-    csr = rows.csr.copy() if isinstance(rows, CSRTensor) else csr_array(rows.to("cpu", torch.float64).numpy())
-    csr.eliminate_zeros()  # so that they are the same however X is stored
-    return b"".join(
-        array.astype(dtype).tobytes()
-        for array, dtype in ((csr.indptr, np.int64), (csr.indices, np.int64), (csr.data, np.float64))
-    )
+def bytes_of_rows(X: StoredX, index: np.ndarray) -> bytes:
+    """The bytes by which the rows of X at an index are recognised, the same however X is stored."""
+    csr = rows_as_csr(X, torch.from_numpy(index))
+    arrays = ((csr.indptr, np.int64), (csr.indices, np.int64), (csr.data, np.float64))
+    return b"".join(array.astype(dtype).tobytes() for array, dtype in arrays)
 
 
-def total_weight(data):
+def total_weight(data: TrainingData) -> float:
     """The sum of the rows' weights; infinite where it overflows."""
-    weight = data.X.mass * data.X.factor if data.weight is None else data.weight
+    weight = data.X.mass * data.X.factor if isinstance(data.X, ScannedStream) else data.weight
     with np.errstate(over="ignore"):
-        return float(weight.sum())
+        return float(np.asarray(weight).sum())
 
 
-def _moved(X, device):
+def _moved(X: StoredX, device: torch.device) -> StoredX:
     """X on `device`; cast on the host first where the device has no float64."""
     if device.type == "mps" and X.dtype == torch.float64:
-        X = X.float()
+        X = X.to(dtype=torch.float32)
     return X.to(device)

@@ -1,33 +1,32 @@
-"""From what users pass to rows on a device: the only file that knows containers.
+"""From the containers that users pass to a checked X: the only file that knows containers.
 
-NumPy arrays, lists, data frames, sparse matrices, tensors and streams come in; checked tensors (or their stand-ins),
-encoded labels, weights and a device go out.
+NumPy arrays, lists, data frames, sparse matrices, tensors and streams come in; tensors and compressed rows go out.
 Nothing is copied that need not be, and nothing the user owns is written to.
 """
 
 import copy
+from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse import issparse
 from sklearn import get_config
 from sklearn.utils.validation import validate_data
 
 from torchlogreg._data.array_api import numpy_of, tensor_of
-from torchlogreg._data.dense import DenseDesign, product_dtype
 from torchlogreg._data.finite import check_finite
-from torchlogreg._data.sparse import CSRTensor, SparseDesign, pays_dense
+from torchlogreg._data.products import product_dtype
+from torchlogreg._data.storage import StoredX, densified, stored
 
-LARGE = 2**23  # numbers from which a memory-mapped array is fitted, and any array predicted, part by part
-TABLES = ("shape", "__array__", "__array_interface__", "__dataframe__", "__dlpack__")  # what has one of them is one
+# What has one of these attributes is a table.
+TABLE_ATTRIBUTES = "shape", "__array__", "__array_interface__", "__dataframe__", "__dlpack__"
 
 
-def is_stream(X):
+def is_stream(X) -> bool:
     """Whether X is something to iterate over that is no table of numbers."""
-    return hasattr(X, "__iter__") and not any(hasattr(X, name) for name in TABLES)
+    return hasattr(X, "__iter__") and not any(hasattr(X, name) for name in TABLE_ATTRIBUTES)
 
 
-def is_no_table(X):
+def is_no_table(X) -> bool:
     """Whether X can be nothing but a stream: a list may also hold the rows of a table, unless it holds tables."""
     if not isinstance(X, (list, tuple)):
         return is_stream(X)
@@ -43,29 +42,21 @@ def plain(model):
     return out
 
 
-def _kind(X):
-    """The class of rows that reads X."""
-    return SparseDesign if isinstance(X, CSRTensor) else DenseDesign
-
-
-def dense_coefficients(coef):
+def dense_coefficients(coef) -> np.ndarray:
     """`coef_` as NumPy's array, whether or not it was made sparse."""
-    return coef.toarray() if issparse(coef) else numpy_of(coef)
+    return numpy_of(densified(coef))
 
 
-def _checked_rows(estimator, X, *, reset):
+def checked_X(estimator, X, *, reset: bool) -> StoredX:
     """X as a finite (n, p) tensor, or `CSRTensor`; sets or checks feature names and their number."""
     tensor = tensor_of(X)
     if tensor is not None:
-        return _checked_tensor(estimator, tensor, reset=reset)
+        return checked_tensor(estimator, tensor, reset=reset)
     _check_columns(X)
-    # scikit-learn looks at pandas' dtypes alone: it would make a polars frame of float32 one of float64.
-    single = {str(dtype) for dtype in _dtypes(X)} == {"Float32"}
-    dtype = np.float32 if single else [np.float64, np.float32]
-    X = validate_data(estimator, X, reset=reset, dtype=dtype, accept_sparse="csr")
-    if not issparse(X):
-        return _as_tensor(X)
-    return torch.from_numpy(X.toarray()) if pays_dense(X) else CSRTensor.of(X)
+    # scikit-learn checks pandas' dtypes alone: it would make a polars frame of float32 one of float64.
+    is_single = {str(dtype) for dtype in _dtypes(X)} == {"Float32"}
+    dtype = np.float32 if is_single else [np.float64, np.float32]
+    return stored(validate_data(estimator, X, reset=reset, dtype=dtype, accept_sparse="csr"))
 
 
 def _dtypes(X):
@@ -94,7 +85,7 @@ def _check_columns(X):
         )
 
 
-def _checked_tensor(estimator, X, *, reset):
+def checked_tensor(estimator, X: torch.Tensor, *, reset: bool) -> torch.Tensor:
     """The checks of validate_data for a tensor, made where it is.
 
     Half precision and small integers stay as they are: `DenseDesign` casts them block by block.
@@ -114,7 +105,8 @@ def _checked_tensor(estimator, X, *, reset):
             raise ValueError(f"Found array with 0 {what} (shape={tuple(X.shape)}) while a minimum of 1 is required.")
     if X.is_complex():
         raise ValueError("Complex data not supported: pass the real and the imaginary parts as features.")
-    validate_data(estimator, X, reset=reset, skip_check_array=True)
+    tensor: Any = X
+    validate_data(estimator, tensor, reset=reset, skip_check_array=True)
     X = X.resolve_neg()
     wide = product_dtype(X)
     if X.element_size() >= wide.itemsize:
@@ -122,20 +114,3 @@ def _checked_tensor(estimator, X, *, reset):
     if not get_config()["assume_finite"]:
         check_finite(X)
     return X
-
-
-def _as_tensor(array):
-    """A tensor over the same memory; NumPy's read-only arrays and negative strides included."""
-    if any(stride < 0 or stride % array.itemsize for stride in array.strides):
-        array = array.copy()
-    if array.flags.writeable:
-        return torch.from_numpy(array)
-    try:
-        return torch.from_dlpack(array)  # from_numpy would warn
-    except (BufferError, RuntimeError):
-        return torch.from_numpy(array.copy())
-
-
-def _as_tensors(*arrays):
-    """Tensors over the same memory; None stays None."""
-    return [None if array is None else _as_tensor(array) for array in arrays]

@@ -16,7 +16,7 @@ from torchlogreg._model_selection.logistic_cv import TorchLogisticRegressionCV, 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-BY_COEFFICIENTS = "CoefficientPathDisplay(Cs=..., coefs=..., C=...), with coefs of shape (n_cs, n_features)"
+PATH_BY_HAND = "CoefficientPathDisplay(Cs=..., coefs=..., C=...), with coefs of shape (n_cs, n_features)"
 
 
 class CoefficientPathDisplay:
@@ -160,7 +160,7 @@ class CoefficientPathDisplay:
             raise TypeError(
                 "CoefficientPathDisplay takes a TorchLogisticRegressionCV, a TorchSoftmaxClassifierCV or a "
                 f"LogisticRegressionCV, not a {type(estimator).__name__}. Of a pipeline that ends in one, give the "
-                f"last step, pipeline[-1]; otherwise use {BY_COEFFICIENTS}."
+                f"last step, pipeline[-1]; otherwise use {PATH_BY_HAND}."
             )
         check_is_fitted(estimator)
         model: Any = plain(estimator)
@@ -168,7 +168,7 @@ class CoefficientPathDisplay:
         if isinstance(paths, dict) or paths.shape[1] != 1:
             raise ValueError(
                 f"CoefficientPathDisplay draws one path, over C: fit the {type(estimator).__name__} with "
-                f"use_legacy_attributes=False and one value of l1_ratios, or use {BY_COEFFICIENTS}."
+                f"use_legacy_attributes=False and one value of l1_ratios, or use {PATH_BY_HAND}."
             )
         row, target = row_of_class(model.classes_, target)
         coefs = paths[:, 0, :, row, : model.coef_.shape[1]].mean(axis=0)
@@ -243,7 +243,7 @@ class CoefficientPathDisplay:
 
     def _paths(self, max_names: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
         """Cs in ascending order (n_cs,), coefficients (n_cs, n_features), and names."""
-        Cs, coefs = checked_Cs(self.Cs, self.C, BY_COEFFICIENTS), np.asarray(self.coefs, dtype=np.float64)
+        Cs, coefs = checked_Cs(self.Cs, self.C, PATH_BY_HAND), np.asarray(self.coefs, dtype=np.float64)
         if Cs.ndim != 1 or coefs.ndim != 2 or len(coefs) != len(Cs) or not coefs.size:
             raise ValueError(
                 f"coefs must have the shape (n_cs, n_features), and Cs (n_cs,); got {coefs.shape} and {Cs.shape}."

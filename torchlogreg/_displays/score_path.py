@@ -18,7 +18,7 @@ from torchlogreg._model_selection.logistic_cv import TorchLogisticRegressionCV, 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-BY_SCORES = "ScorePathDisplay(Cs=..., scores=..., C=...), with scores of shape (n_folds, n_cs)"
+SCORES_BY_HAND = "ScorePathDisplay(Cs=..., scores=..., C=...), with scores of shape (n_folds, n_cs)"
 
 
 class ScorePathDisplay:
@@ -161,7 +161,7 @@ class ScorePathDisplay:
             raise TypeError(
                 f"ScorePathDisplay does not know how {type(estimator).__name__} chooses C: it takes a "
                 "TorchLogisticRegressionCV, a TorchSoftmaxClassifierCV, a LogisticRegressionCV or a grid search. Of a "
-                f"pipeline that ends in one, give the last step, pipeline[-1]; otherwise use {BY_SCORES}."
+                f"pipeline that ends in one, give the last step, pipeline[-1]; otherwise use {SCORES_BY_HAND}."
             )
         check_is_fitted(estimator)
         Cs, scores, C, scoring = curve(estimator)
@@ -241,7 +241,7 @@ class ScorePathDisplay:
             raise ValueError(
                 f"scores must have the shape (n_folds, n_cs), and Cs (n_cs,); got {scores.shape} and {Cs.shape}."
             )
-        checked_Cs(Cs, self.C, BY_SCORES)
+        checked_Cs(Cs, self.C, SCORES_BY_HAND)
         # Not nanmean: a mean over fewer folds is not comparable. Infinities become NaN, as inf - inf would warn.
         scores = np.where(np.isfinite(scores), scores, np.nan)[:, np.argsort(Cs, kind="stable")]
         mean = scores.mean(axis=0)
@@ -260,7 +260,7 @@ def _curve_of_cv(model: Any) -> tuple:
     if model.scores_.shape[1] != 1:
         raise ValueError(
             f"{model.scores_.shape[1]} values of l1_ratio were searched, and ScorePathDisplay draws one curve, over C. "
-            f"Draw one of them, with its scores estimator.scores_[:, i]: {BY_SCORES}."
+            f"Draw one of them, with its scores estimator.scores_[:, i]: {SCORES_BY_HAND}."
         )
     unset = model.scoring is None or model.scoring == "warn"  # scikit-learn 1.9 announces a new default by "warn"
     scores = np.asarray(numpy_of(model.scores_))[:, 0]
@@ -276,7 +276,7 @@ def _curve_of_search(search: Any) -> tuple:
         if not isinstance(search.refit, str):
             raise ValueError(
                 "The search has several metrics, and ScorePathDisplay draws one: set refit to its name, or use "
-                f"{BY_SCORES}, from cv_results_['split0_test_<metric>'] and so on."
+                f"{SCORES_BY_HAND}, from cv_results_['split0_test_<metric>'] and so on."
             )
         metric = scoring = search.refit
     scores = [search.cv_results_[f"split{f}_test_{metric}"] for f in range(search.n_splits_)]
@@ -293,7 +293,7 @@ def _name_of_C(candidates: list[dict[str, Any]]) -> str:
     raise ValueError(
         "ScorePathDisplay draws one curve, over a parameter named 'C' or ending in '__C' that every candidate sets; "
         f"the search varied {', '.join(map(repr, varied or names)) or 'nothing'}. Search over C alone, or draw the "
-        f"candidates that differ in C only: {BY_SCORES}, from cv_results_['split0_test_score'] and so on."
+        f"candidates that differ in C only: {SCORES_BY_HAND}, from cv_results_['split0_test_score'] and so on."
     )
 
 

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from sklearn.model_selection import StratifiedShuffleSplit
 
-from torchlogreg._data.sparse import NonEmptyColumns
 from torchlogreg._data.training_data import TrainingData, design_of, fit_data
 from torchlogreg._estimators.start import start_coefficients
 from torchlogreg._monitoring.monitors import Validation, held_out_data, validation_data
 from torchlogreg._objective.losses import Loss, loss_of
 from torchlogreg._objective.objective import Objective
 from torchlogreg._objective.penalties import Ridge, strengths
+from torchlogreg._objective.reparametrisation import NonEmptyColumns
 from torchlogreg._runtime.out_of_memory import translated
 from torchlogreg._solvers import access_of, is_stochastic, solver_class
 from torchlogreg._solvers.base import Solver

@@ -228,7 +228,7 @@ def as_sklearn(model: Any) -> LogisticRegression:
     check_is_fitted(model)
     model = plain(model)
     parameters: dict[str, Any] = {**_shared(model), **_penalty(model)}
-    solver = model.solver if model.solver in COMMON_SOLVERS else "lbfgs"
+    solver = model.solver if model.solver in SHARED_SOLVERS else "lbfgs"
     converted = LogisticRegression(**parameters, solver="saga" if parameters["l1_ratio"] else solver)
     for name in ("coef_", "intercept_", "classes_", "n_features_in_", "feature_names_in_"):
         if hasattr(model, name):
@@ -275,7 +275,7 @@ def _converted(cls: Any, model: Any) -> Any:
     }
     if hasattr(model, "feature_names_in_"):
         attributes["feature_names_in_"] = model.feature_names_in_.copy()
-    solver = model.solver if model.solver in COMMON_SOLVERS else "auto"
+    solver = model.solver if model.solver in SHARED_SOLVERS else "auto"
     converted = cls(**_shared(model), **_penalty(model), solver=solver)
     check_attributes(converted, attributes)
     vars(converted).update(attributes)
@@ -340,7 +340,7 @@ def _filled(module: LogisticModule, weight: np.ndarray, bias: np.ndarray) -> Log
 
 
 SHARED = ("fit_intercept", "class_weight", "tol", "max_iter", "warm_start", "random_state", "verbose")
-COMMON_SOLVERS = ("lbfgs", "newton-cholesky")  # of the same name, with an L2 penalty
+SHARED_SOLVERS = ("lbfgs", "newton-cholesky")  # of the same name, with an L2 penalty
 PENALTIES = {None: {"C": np.inf, "l1_ratio": 0.0}, "l2": {"l1_ratio": 0.0}, "l1": {"l1_ratio": 1.0}}
 AFFINE = {
     MaxAbsScaler: lambda s: _divided(s.scale_, None),

@@ -13,13 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from torchlogreg._data.sparse import NonEmptyColumns
 from torchlogreg._model_selection import tuning
 from torchlogreg._model_selection.paths import Candidates, Paths, extrapolated
 from torchlogreg._objective.losses import Loss
 from torchlogreg._objective.objective import Objective, PassCounter, normalised
 from torchlogreg._objective.penalties import Ridge
-from torchlogreg._objective.reparametrisation import is_wide
+from torchlogreg._objective.reparametrisation import NonEmptyColumns, is_wide
 from torchlogreg._solvers import solver_class
 from torchlogreg._solvers.base import SelectableSolver
 from torchlogreg._solvers.driver import Settings, minimise

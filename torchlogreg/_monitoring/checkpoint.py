@@ -19,9 +19,9 @@ import torch
 from torchlogreg._runtime.files import replace_file
 from torchlogreg._solvers import STATES
 
-MAGIC = b"torchlogreg checkpoint 1\n"  # the number is raised when an older version would misread a file
+MAGIC = b"torchlogreg checkpoint 2\n"  # the number is raised when an older version would misread a file
 CHECKSUMS = "data or weights", "start", "validation data"  # entries of a fingerprint that say nothing to a reader
-REMEDY = "Delete it to start afresh, or pass another path."
+CHECKPOINT_REMEDY = "Delete it to start afresh, or pass another path."
 
 
 def write_checkpoint(path: Any, fingerprint: dict[str, Any], state: Any) -> None:
@@ -43,13 +43,15 @@ def read_checkpoint(path: Any, fingerprint: Callable[[], dict[str, Any]]) -> Any
     except FileNotFoundError:
         return None
     if not content.startswith(MAGIC):
-        raise ValueError(f"{path} is not a checkpoint, or one of another version of torchlogreg. {REMEDY}")
+        raise ValueError(f"{path} is not a checkpoint, or one of another version of torchlogreg. {CHECKPOINT_REMEDY}")
     digest, content = content[len(MAGIC) :][:32], content[len(MAGIC) + 32 :]
     if hashlib.sha256(content).digest() != digest:
-        raise ValueError(f"The checkpoint {path} is damaged: its content does not match its SHA-256. {REMEDY}")
+        raise ValueError(
+            f"The checkpoint {path} is damaged: its content does not match its SHA-256. {CHECKPOINT_REMEDY}"
+        )
     header, payload = content.split(b"\n", 1)
     if differences := _differences(json.loads(header), json.loads(json.dumps(now))):
-        raise ValueError(f"{path} is the checkpoint of another fit: {', '.join(differences)}. {REMEDY}")
+        raise ValueError(f"{path} is the checkpoint of another fit: {', '.join(differences)}. {CHECKPOINT_REMEDY}")
     with torch.serialization.safe_globals(list(STATES)):
         return torch.load(io.BytesIO(payload), weights_only=True)
 

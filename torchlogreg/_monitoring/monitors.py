@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from sklearn import config_context
 
-from torchlogreg._data.dense import checksum
+from torchlogreg._data.checksum import checksum
 from torchlogreg._data.prediction import prediction_parts
+from torchlogreg._data.storage import as_tensors
 from torchlogreg._data.targets import (
     checked_labels,
     checked_weights,
@@ -22,7 +23,7 @@ from torchlogreg._data.targets import (
     encoded,
 )
 from torchlogreg._data.training_data import TrainingData, design_of
-from torchlogreg._data.validation import _as_tensors, is_no_table
+from torchlogreg._data.validation import is_no_table
 from torchlogreg._monitoring import tuning
 from torchlogreg._monitoring.history import Iterate
 from torchlogreg._objective.losses import Loss, loss_of
@@ -59,7 +60,7 @@ def validation_data(estimator, data: TrainingData, X, y, sample_weight) -> Valid
         error.add_note("This is about the validation data, X_val and y_val.")
         raise
     if len(labels) != n:
-        raise ValueError(f"X_val and y_val have inconsistent lengths: {n} rows, {len(labels)} labels.")
+        raise ValueError(f"inconsistent lengths: X_val has {n} rows, y_val {len(labels)} labels")
     present, index = encoded(labels)
     codes = codes_among(data.classes, present, "y_val")[index]
     weight = checked_weights(sample_weight, n, name="sample_weight_val")
@@ -69,7 +70,7 @@ def validation_data(estimator, data: TrainingData, X, y, sample_weight) -> Valid
         if not weight.any():
             raise ValueError("class_weight leaves no row of X_val; at least one weight must be positive.")
     source = (lambda: parts) if small else partial(_checked_parts, stand_in, X, data.torch_dtype)
-    tensors: Any = _as_tensors(codes, weight, own)
+    tensors: Any = as_tensors(codes, weight, own)
     return Validation(source, loss_of(len(data.classes)), *tensors, dtype=data.torch_dtype)
 
 
@@ -97,8 +98,8 @@ def held_out_data(data: TrainingData, loss: Loss, index: np.ndarray, *, intercep
     rows = design_of(data, loss, index, intercept=intercept)
     assert data.codes is not None  # a stream holds out no rows
     assert data.weight is not None
-    own = None if data.own is None else data.own[index]
-    tensors: Any = _as_tensors(data.codes[index], data.weight[index], own)
+    own = None if data.sample_weight is None else data.sample_weight[index]
+    tensors: Any = as_tensors(data.codes[index], data.weight[index], own)
     return Validation(lambda: (rows,), loss, *tensors, dtype=data.torch_dtype)
 
 
@@ -107,8 +108,10 @@ def training_monitor(data: TrainingData, index: np.ndarray | None) -> Training:
     if data.codes is None:
         stream: Any = data.X
         return Training(class_weight=torch.from_numpy(stream.factor) if stream.is_weighted else None)
-    own = data.own if data.own is None or index is None else data.own[index]
-    return Training(*_as_tensors(own))
+    own = data.sample_weight
+    if own is not None and index is not None:
+        own = own[index]
+    return Training(*as_tensors(own))
 
 
 class Training:

@@ -4,11 +4,8 @@ import math
 
 import torch
 
+from torchlogreg._objective import tuning
 from torchlogreg._objective.objective import OutOfRange
-
-BEST = 1e-10  # gradient at intercepts that count as best: they are then within its square of the least value
-CHEAP_READ, DEAR_READ = 2**18, 20  # numbers of X, or reads before it, that make another read cheap
-SMALLEST = {torch.float32: 1e-32, torch.float64: 1e-300}  # curvature that sums of products hold
 
 
 def optimality_bound(objective, point):
@@ -25,7 +22,9 @@ def optimality_bound(objective, point):
         return nothing
     value, gradient = point.value, point.gradient
     if objective.design.intercept:
-        if point.eta is None or (objective.passes.total < DEAR_READ and objective.design.n_numbers > CHEAP_READ):
+        if point.eta is None or (
+            objective.passes.total < tuning.LONG_FIT_PASSES and objective.design.n_numbers > tuning.CHEAP_PASS_NUMBERS
+        ):
             return nothing
         best = best_intercepts(objective, point)
         if best is None:
@@ -54,7 +53,7 @@ def best_intercepts(objective, point, most_steps=20):
         losses, residual = objective.loss.value_and_residual(eta + shift, y)
         residual.mul_(weight[..., None])
         slope = residual.sum(dim=0) + held * (point.W[:, p] + shift)
-        if float(slope.abs().max()) <= BEST:
+        if float(slope.abs().max()) <= tuning.BEST_INTERCEPT_GRADIENT:
             break
     else:
         return None
@@ -75,7 +74,7 @@ def check_squares(objective, point):
     """
     if point.gradient is None:
         return
-    p, smallest = objective.design.n_features, SMALLEST[objective.design.compute.dtype]
+    p, smallest = objective.design.n_features, tuning.SMALLEST_CURVATURE[objective.design.compute.dtype]
     free = objective.penalty.l2[:, :p] < smallest
     if not free.any():
         return

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-CERTAIN = 64.0  # logit of a class beside which the others have a probability of e^-64
+from torchlogreg._data.kernels import OneLogitKernel, logistic_kernel
+from torchlogreg._objective import tuning
 
 
 class Loss(ABC):
@@ -21,6 +22,7 @@ class Loss(ABC):
     n_logits: int
     at_zero: float  # value of a row whose logits are zero
     smoothness: float  # largest eigenvalue that the second derivative in the logits can take
+    one_logit_kernel: OneLogitKernel | None = None  # for `kernels.one_logit_pass`, where the loss has one
 
     @abstractmethod
     def targets(self, codes, dtype):
@@ -71,11 +73,6 @@ class Loss(ABC):
         along = torch.einsum("nbk,bkm->nbm", a, directions.square())
         return along if b is None else (along - torch.einsum("nbk,bkm->nbm", b, directions).square()).clamp(min=0.0)
 
-    def column(self, eta, y, weight):
-        """Weighted sum of the losses, and weighted residuals (n,), from one logit eta (n,) of one model, in NumPy."""
-        losses, residual = self.value_and_residual(torch.from_numpy(eta)[:, None, None], torch.from_numpy(y))
-        return float(weight @ losses[:, 0].numpy()), residual[:, 0, 0].numpy() * weight
-
     @abstractmethod
     def small(self, eta, y, k, l):
         """Value (n,), residual (n, K) and second derivatives by logits k[m], l[m] (n, M) of one model, in NumPy."""
@@ -100,6 +97,7 @@ class Binomial(Loss):
     n_logits = 1
     at_zero = math.log(2.0)
     smoothness = 0.25
+    one_logit_kernel = staticmethod(logistic_kernel)
 
     def targets(self, codes, dtype):
         return codes.to(dtype).mul_(2).sub_(1)
@@ -108,7 +106,7 @@ class Binomial(Loss):
         return (y > 0).long()
 
     def certain_logits(self, codes):
-        return CERTAIN * self.targets(codes, torch.float64)[:, None]
+        return tuning.CERTAIN_LOGIT * self.targets(codes, torch.float64)[:, None]
 
     def value(self, eta, y):
         return -F.logsigmoid(y[:, None] * eta[..., 0])
@@ -120,15 +118,6 @@ class Binomial(Loss):
         margin = y * eta[..., 0]
         value = -F.logsigmoid(margin)
         return value, torch.sigmoid(margin.neg_()).mul_(-y)[..., None]
-
-    def column(self, eta, y, weight):  # with half as many operations as the general one
-        y = y.astype(eta.dtype, copy=False)
-        margin = torch.from_numpy(y * eta)
-        value = -float(weight @ F.logsigmoid(margin).numpy())
-        residual = torch.sigmoid(margin.neg_()).numpy()
-        residual *= -y
-        residual *= weight
-        return value, residual
 
     def curvature(self, eta):
         e = torch.exp(-eta.abs())
@@ -168,7 +157,7 @@ class Multinomial(Loss):
         return y
 
     def certain_logits(self, codes):
-        return CERTAIN * (F.one_hot(codes, self.n_logits).double() - 1.0 / self.n_logits)
+        return tuning.CERTAIN_LOGIT * (F.one_hot(codes, self.n_logits).double() - 1.0 / self.n_logits)
 
     def value(self, eta, y):
         n_models = eta.shape[1]

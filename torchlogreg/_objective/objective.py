@@ -14,14 +14,11 @@ from typing import NamedTuple
 
 import torch
 
-from torchlogreg._data.dense import ALL
+from torchlogreg._data import kernels
+from torchlogreg._data.sample_weights import ALL_MODELS
+from torchlogreg._objective import tuning
 from torchlogreg._objective.penalties import Ridge
 from torchlogreg._runtime.threads import in_threads, n_readers
-
-# Bytes of logits that a Point may keep: an eighth of X, and what is small anyway.
-LOGITS_SHARE, LOGITS_BYTES = 1 / 8, 2**23
-HESSIANS_SHARE = 0.1  # of the numbers of X that the Hessians of all parts of the rows may hold
-ROOT_NUMBERS = 2**23  # of derivatives of the logits that are written out together
 
 
 class Point(NamedTuple):
@@ -84,7 +81,9 @@ class Objective:
     def of(cls, rows, loss, penalty):
         """The problem for raw weights and strengths."""
         rows, factors = normalised(rows)
-        penalty = penalty.divided([factor if rows.of is None else factor[rows.of] for factor in factors])
+        penalty = penalty.divided(
+            [factor if rows.weight_index is None else factor[rows.weight_index] for factor in factors]
+        )
         return cls(rows, loss, penalty, PassCounter(rows.shape[0], rows.n_passes_before))
 
     def select(self, index):
@@ -149,7 +148,7 @@ class Objective:
         for block in self.exact().blocks():
             factor = self.design.to_accumulation(self.loss.curvature_root(block.matvec(W))[:, 0])  # (m, K, M)
             factor = factor * self.design.to_accumulation(block.weight[:, :1]).sqrt()[..., None]
-            X, size = block.features(), max(64, min(2 * n_logits * d, ROOT_NUMBERS // (n_logits**2 * d)))
+            X, size = block.features(), max(64, min(2 * n_logits * d, tuning.ROOT_BLOCK_NUMBERS // (n_logits**2 * d)))
             for rows, f in zip(X.split(size), factor.split(size), strict=True):
                 J = torch.einsum("nkm,nj->nmkj", f, rows).reshape(-1, n_logits * d)
                 R = torch.linalg.qr(torch.cat([R, J]), mode="r").R
@@ -217,14 +216,17 @@ class Objective:
 
         def read(part):
             rows, start = part
-            if not with_hessian and of is None and rows.is_column(W):
-                return self._read_column(W, rows, None if kept is None else kept[0, 0, start : start + rows.shape[0]])
+            kernel = None if with_hessian or of is not None else self.loss.one_logit_kernel
+            if kernel is not None and kernels.takes_one_logit_kernel(rows, W):
+                eta = None if kept is None else kept[0, 0, start : start + rows.shape[0]].numpy()
+                value, gradient = kernels.one_logit_pass(rows, W, kernel, eta)
+                return gradient.new_tensor([value]), gradient, 0.0
             value = rows.sample_weights.new_zeros(len(W) if of is None else len(of))
             hessian = W.new_zeros(len(W), *2 * [W.shape[1] * W.shape[2]]) if with_hessian else 0.0
 
             def visit(block, eta, models):
                 nonlocal start
-                block = block if models is ALL else block.select(models)
+                block = block if models is ALL_MODELS else block.select(models)
                 losses, residual = self.loss.value_and_residual(eta, block.y)
                 if of is not None:
                     own = of[models]
@@ -238,7 +240,7 @@ class Objective:
                     start += len(eta)
                 return residual.mul_(weight[..., None])
 
-            gradient = rows.sweep(W, visit, of)
+            gradient = kernels.sweep(rows, W, visit, of)
             return rows.to_accumulation(value), gradient, hessian
 
         n_columns = (len(W) if of is None else len(of)) * W.shape[2]
@@ -246,7 +248,7 @@ class Objective:
         total = [0.0, 0.0, 0.0]
         for chunk in self.design.chunks():
             # Every part makes Hessians of its own; where those are large, sums over one part have threads instead.
-            together = n_readers() * n_hessian > HESSIANS_SHARE * chunk.n_numbers
+            together = n_readers() * n_hessian > tuning.PARTIAL_HESSIANS_SHARE * chunk.n_numbers
             parts = chunk.parts(1 if together else n_readers(), n_columns)
             starts = accumulate((part.shape[0] for part in parts), initial=0)
             sums = in_threads(read, [*zip(parts, starts, strict=False)])
@@ -256,27 +258,16 @@ class Objective:
         point = Point(W, self.penalty.value(W) + value, self.penalty.gradient(W) + gradient, kept)
         return point._replace(hessian=hessian) if with_hessian else point
 
-    def _read_column(self, W, rows, eta):
-        """Value and gradient of some rows for one logit of one model; their logits go to `eta` if there is one."""
-        value = 0.0
-
-        def visit(eta, y, weight):
-            nonlocal value
-            loss, residual = self.loss.column(eta, y, weight)
-            value += loss
-            return residual
-
-        gradient = rows.sweep_column(W, visit, None if eta is None else eta.numpy())
-        return gradient.new_tensor([value]), gradient, 0.0
-
     def _room_for_logits(self, W):
         n_models, _, n_logits = W.shape
         n, dtype = self.design.shape[0], self.design.compute.dtype
         n_bytes = dtype.itemsize * n_models * n_logits * n
-        if not self.design.in_memory or n_bytes > max(LOGITS_BYTES, LOGITS_SHARE * self.design.n_bytes):
+        if not self.design.in_memory or n_bytes > max(
+            tuning.SMALL_LOGITS_BYTES, tuning.LOGITS_BYTES_SHARE * self.design.n_bytes
+        ):
             return None
         new = (
-            torch.empty if self.design.of is None else torch.zeros
+            torch.empty if self.design.weight_index is None else torch.zeros
         )  # a model that holds out a block leaves it as it is
         return new(n_models, n_logits, n, dtype=dtype, device=self.design.compute.device)
 

@@ -1,29 +1,31 @@
-"""Data with more features than rows, seen in the space that its rows span.
-
-With X X' = L L' and w = X' a, the logits are X w = L u for u = L' a, and ||w|| = ||u||. What a w has outside that span
-raises the penalty and changes no logit, so the optimum has nothing there, and the problem is the same with L (n, n) in
-place of X (Hastie and Tibshirani 2004, doi:10.1093/biostatistics/kxh010). X is read twice: for X X', and for w with its
-gradient.
-"""
+"""The same problem in fewer coefficients: in the span of the rows, or without the columns that are empty."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from scipy.sparse import csr_array
 
+from torchlogreg._data.csr_tensor import CSRTensor, compressed
 from torchlogreg._data.dense import DenseDesign
-from torchlogreg._data.design import is_wide_table
+from torchlogreg._data.design import Design, is_wide_table
+from torchlogreg._data.sparse import SparseDesign
+from torchlogreg._objective import tuning
 from torchlogreg._objective.objective import Objective, PassCounter, Point, in_range
 from torchlogreg._objective.penalties import Ridge
 from torchlogreg._runtime.linalg import scaled_cholesky
 
-FILLED = 16  # numbers of X X' for each of X up to which a sparse X is not read sooner itself
-
 
 def is_wide(rows):
     """Whether rows are better seen by their inner products."""
-    return rows.in_memory and is_wide_table(*rows.shape) and rows.shape[0] ** 2 <= FILLED * rows.n_numbers
+    return (
+        rows.in_memory
+        and is_wide_table(*rows.shape)
+        and rows.shape[0] ** 2 <= tuning.ROW_SPACE_NUMBERS_PER_NUMBER * rows.n_numbers
+    )
 
 
 class Reparametrisation(ABC):
@@ -64,7 +66,13 @@ class Identity(Reparametrisation):
 
 
 class RowSpace(Reparametrisation):
-    """A wide problem (`original`), and the same one in the span of its rows (`objective`)."""
+    """A wide problem (`original`), and the same one in the span of its rows (`objective`).
+
+    With X X' = L L' and w = X' a, the logits are X w = L u for u = L' a, and ||w|| = ||u||. What a w has outside that
+    span raises the penalty and changes no logit, so the optimum has nothing there, and the problem is the same with
+    L (n, n) in place of X (Hastie and Tibshirani 2004, doi:10.1093/biostatistics/kxh010). X takes two passes: for X X',
+    and for w with its gradient.
+    """
 
     def __init__(self, original):
         self.original = original.exact()
@@ -123,3 +131,58 @@ class RowSpace(Reparametrisation):
         W[:, original.design.n_features :] = intercept
         value = original.penalty.value(W) + (inside.weight * losses).sum(dim=0)
         return Point(W, value, gradient + original.penalty.gradient(W), eta.permute(1, 2, 0))
+
+
+class NonEmptyColumns(NamedTuple):
+    """A design without the columns of X that hold no number, as most columns of a hashed vocabulary do.
+
+    Such columns do not enter the losses, so where their coefficients start from zero they stay there.
+    """
+
+    design: Design
+    columns: torch.Tensor | None  # (u,) index among the d coefficients; None if none are left out
+    d: int
+
+    @classmethod
+    def of(cls, design: Design, W: torch.Tensor, *, wanted: bool = True) -> NonEmptyColumns:
+        """The design where enough columns are empty, and start from zero in W (B, d, K); otherwise as it is."""
+        p, d = design.n_features, design.shape[1]
+        if not (wanted and isinstance(design, SparseDesign)):
+            return cls(design, None, d)
+        csr = design.X.csr
+        is_filled = _non_empty_columns(csr)
+        n_filled = int(is_filled.sum())
+        if not 0 < n_filled < tuning.MAX_NON_EMPTY_SHARE * p or W[:, :p][:, torch.from_numpy(~is_filled)].any():
+            return cls(design, None, d)
+        indices = (is_filled.cumsum(dtype=csr.indices.dtype) - 1)[csr.indices]
+        X = CSRTensor(compressed(csr_array, csr.data, indices, csr.indptr, (csr.shape[0], n_filled)))
+        smaller = SparseDesign(
+            X,
+            design.y,
+            design.sample_weights,
+            intercept=design.intercept,
+            compute=design.compute,
+            weight_index=design.weight_index,
+        )
+        return cls(smaller, torch.from_numpy(np.append(np.flatnonzero(is_filled), np.arange(p, d))), d)
+
+    def enter(self, W: torch.Tensor) -> torch.Tensor:
+        """Coefficients (B, d, K) of these columns alone."""
+        return W if self.columns is None else W[:, self.columns]
+
+    def leave(self, W: torch.Tensor) -> torch.Tensor:
+        """Coefficients of all columns from those of these."""
+        if self.columns is None:
+            return W
+        return W.new_zeros(W.shape[0], self.d, W.shape[2]).index_copy_(1, self.columns, W)
+
+
+def _non_empty_columns(csr: csr_array) -> np.ndarray:
+    """Mask of the columns that hold numbers, or of some of them once it is known that too many do."""
+    p = csr.shape[1]
+    is_filled, size = np.zeros(p, dtype=bool), max(p, 2**16)
+    for start in range(0, csr.nnz, size):
+        is_filled[csr.indices[start : start + size]] = True
+        if is_filled.sum() >= tuning.MAX_NON_EMPTY_SHARE * p:
+            break
+    return is_filled

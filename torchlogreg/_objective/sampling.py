@@ -2,6 +2,7 @@
 
 import torch
 
+from torchlogreg._data import moments
 from torchlogreg._objective.objective import Objective
 from torchlogreg._objective.penalties import Ridge
 from torchlogreg._runtime.threads import in_threads, n_readers
@@ -22,7 +23,7 @@ def sampled(objective, index, factor=1.0):
 
 def second_moments(objective):
     """See `DenseDesign`; one read, once."""
-    return _cached(objective, "moments", objective.design.second_moments)
+    return _cached(objective, "moments", lambda: moments.second_moments(objective.design))
 
 
 def leverages(objective, W=None):
@@ -30,8 +31,8 @@ def leverages(objective, W=None):
 
     The former takes two reads once, the latter one more.
     """
-    moments = second_moments(objective)
-    norms = _cached(objective, "norms", lambda: objective.design.norms(moments))
+    squares = second_moments(objective)
+    norms = _cached(objective, "norms", lambda: moments.row_norms(objective.design, squares))
     return norms * (objective.design.sample_weights.amax(dim=1) if W is None else _row_curvatures(objective, W))
 
 
@@ -61,7 +62,7 @@ def _cached(objective, name, compute):
 def scatter(objective):
     """Weighted variance of each column, (B, d), or its mean square without an intercept, whose own entry is 1."""
     objective.passes.n_visited += objective.design.shape[0]
-    return objective.design.scatter()
+    return moments.scatter(objective.design)
 
 
 def shrunk(objective, floor):

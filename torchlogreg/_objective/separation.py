@@ -17,18 +17,8 @@ import numpy as np
 import torch
 from scipy.optimize import nnls
 
-from torchlogreg._data.sparse import CSRTensor
+from torchlogreg._objective import tuning
 from torchlogreg._objective.reparametrisation import is_wide
-
-AT_HAND = 2**22  # numbers of X up to which all rows are kept at hand
-MOST_UNKNOWNS = 512  # beyond which the coefficients themselves are the only direction that is tried
-PER_UNKNOWN, FEWEST = 10, 500  # rows in the sample that mostly tells that there is no such direction
-ADDED, ROUNDS = 3, 30  # margins for each unknown that join the others in a round, and the rounds
-# Margins of rows of unit length along a direction whose largest number is one: negative by more than rounding, and
-# clearly positive. A false alarm is worse than to miss what the last digits alone tell.
-NOISE, CLEAR = 1e-11, 1e-6
-NOTHING = 1e-10  # size of a direction that is zero, where the sum's is one
-RANK = 1e-12  # least second moment, of the largest, in the span of the rows
 
 
 def is_separated(objective, W):
@@ -40,13 +30,13 @@ def is_separated(objective, W):
     n, d = objective.design.shape
     wide = is_wide(objective.design)
     n_unknowns = (n + 1 if wide else d) * max(1, W.shape[2] - 1)
-    if n_unknowns > MOST_UNKNOWNS:
+    if n_unknowns > tuning.MOST_SEPARATION_UNKNOWNS:
         return _ranks_first(objective, W)
     intercept = len(l2) > p and not l2[p]  # a grid has penalties that hold intercepts at zero
     if wide:
         table = _in_span(objective, W, intercept)
         return bool(_search(lambda: [table], n_unknowns))
-    size = max(FEWEST, PER_UNKNOWN * n_unknowns)
+    size = max(tuning.SMALLEST_SEPARATION_SAMPLE, tuning.SAMPLE_ROWS_PER_UNKNOWN * n_unknowns)
     all_of_them = objective.design.in_memory and n <= size
     sample = (objective.design if all_of_them else _sample(objective.design, size)).in_float64()
     objective.passes.n_visited += sample.shape[0]
@@ -60,7 +50,7 @@ def is_separated(objective, W):
     def tables():
         return (Table.of(rows, objective.loss, W, frame, _numbers(rows, p)) for rows in objective.blocks())
 
-    at_hand = list(tables()) if n * d <= AT_HAND else None
+    at_hand = list(tables()) if n * d <= tuning.IN_MEMORY_NUMBERS else None
     return bool(_search(lambda: at_hand or tables(), n_unknowns))
 
 
@@ -70,7 +60,7 @@ def _ranks_first(objective, W):
     for rows in objective.blocks():
         eta, weighs = rows.matvec(W), rows.weight[:, 0] > 0
         # Far out along W the loss of a row tends to 0 if its own class is first, and to log 2 or more if not.
-        far = objective.loss.value(eta / (CLEAR * eta.abs().amax().clamp(min=1e-300)), rows.y)
+        far = objective.loss.value(eta / (tuning.CLEAR_MARGIN * eta.abs().amax().clamp(min=1e-300)), rows.y)
         if not bool((far[weighs] < 0.5).all()):
             return False
         classes.update(rows.y[weighs].unique().tolist())
@@ -87,8 +77,7 @@ def _sample(rows, size):
 
 def _numbers(rows, p):
     """The p features of rows in memory, and in float64, that weigh something."""
-    X = rows.X.dense() if isinstance(rows.X, CSRTensor) else rows.X[:, :p]
-    return X.numpy(force=True)[(rows.weight[:, 0] > 0).numpy(force=True)]
+    return rows.dense().X[:, :p].numpy(force=True)[(rows.weight[:, 0] > 0).numpy(force=True)]
 
 
 class Frame(NamedTuple):
@@ -167,7 +156,7 @@ class Table(NamedTuple):
         if len(np.unique(self.codes)) < self.eta.shape[1]:
             return False
         Z = self.unit_rows()
-        return np.linalg.eigvalsh(Z.T @ Z)[0] > RANK * len(Z)
+        return np.linalg.eigvalsh(Z.T @ Z)[0] > tuning.RANK_TOLERANCE * len(Z)
 
 
 def _in_span(objective, W, intercept):
@@ -177,7 +166,7 @@ def _in_span(objective, W, intercept):
     objective.passes.n_visited += len(weighs)
     products = rows.inner_products().numpy(force=True)[weighs][:, weighs]
     moments, basis = np.linalg.eigh(products)
-    kept = moments > RANK * moments[-1]
+    kept = moments > tuning.RANK_TOLERANCE * moments[-1]
     X = basis[:, kept] * np.sqrt(moments[kept])
     return Table.of(rows, objective.loss, W, Frame.of(X, intercept), X)
 
@@ -194,20 +183,20 @@ def _search(tables: Callable[[], Iterator[Table]], n_unknowns):
     total = (len(present) * sums - sums.sum(axis=0))[1:].ravel()
     if not total.size:  # rows of zeros alone, and no intercept
         return False
-    look = Look.at(tables, present, ADDED * n_unknowns)
-    if look.lowest > CLEAR:
+    look = Look.at(tables, present, tuning.MARGINS_PER_UNKNOWN * n_unknowns)
+    if look.lowest > tuning.CLEAR_MARGIN:
         return True
     active = look.hardest[:0]
-    for _ in range(ROUNDS):
+    for _ in range(tuning.MOST_ROUNDS):
         try:
             direction, active = _nearest(total, np.concatenate([active, look.hardest]))
         except RuntimeError:  # too many iterations
             return None
         if direction is None:
             return False
-        look = Look.at(tables, present, ADDED * n_unknowns, direction)
-        if look.lowest >= -NOISE:
-            return look.highest > CLEAR
+        look = Look.at(tables, present, tuning.MARGINS_PER_UNKNOWN * n_unknowns, direction)
+        if look.lowest >= -tuning.MARGIN_NOISE:
+            return look.highest > tuning.CLEAR_MARGIN
     return None
 
 
@@ -239,7 +228,7 @@ class Look(NamedTuple):
             others = own[:, None] != np.arange(len(present))
             lowest = margins.min(initial=lowest, where=others)
             highest = margins.max(initial=highest, where=others)
-            i, k = np.nonzero(others if direction is None else margins < -NOISE)
+            i, k = np.nonzero(others if direction is None else margins < -tuning.MARGIN_NOISE)
             orders = margins[i, k], random.random(len(i)) + (margins[i, k] >= 0)
             picks = [
                 _first(size // 2, pick, order, partial(table.products, i, own[i], k, len(present)))
@@ -268,17 +257,17 @@ def _nearest(total, products):
     By Moreau's decomposition, `total` is that point less nonnegative multiples of the products, and only these hold it.
     """
     size = np.abs(total).max()
-    if size <= NOTHING:
+    if size <= tuning.ZERO_DIRECTION:
         return None, None
     multiples, _ = nnls(products.T, -total / size)
     active = products[multiples > 0]
     point = total / size + multiples @ products
     size = np.abs(point).max()
-    if size <= NOTHING:
+    if size <= tuning.ZERO_DIRECTION:
         return None, None
     point /= size
     # A point that was small beside the total is rounding for a good part. It is orthogonal to those that hold it.
     point -= np.linalg.lstsq(active, active @ point)[0]
-    if not (products @ point).min(initial=0.0) >= -CLEAR:
+    if not (products @ point).min(initial=0.0) >= -tuning.CLEAR_MARGIN:
         raise RuntimeError("nnls failed")
     return point, active

@@ -10,7 +10,9 @@ import torch
 from torchlogreg._runtime.warn import warn
 
 DIVISORS = (1, 8, 64, 512)  # of the size of blocks, tried one after the other
-REMEDY = "Pass X as float32, as np.memmap or as a stream of blocks, or choose a solver that needs no Hessian ('lbfgs')."
+MEMORY_REMEDY = (
+    "Pass X as float32, as np.memmap or as a stream of blocks, or choose a solver that needs no Hessian ('lbfgs')."
+)
 
 
 def with_room(work):
@@ -24,7 +26,9 @@ def with_room(work):
             if not ran_out(error):
                 raise
             if by == DIVISORS[-1]:
-                raise MemoryError(f"{_asked(error)} on the device, even in the smallest blocks. {REMEDY}") from error
+                raise MemoryError(
+                    f"{_asked(error)} on the device, even in the smallest blocks. {MEMORY_REMEDY}"
+                ) from error
             asked = _asked(error)
         finally:
             divisor.reset(token)
@@ -53,7 +57,7 @@ def translated(*, device=False):
             where = "device"
         else:
             raise
-        raise MemoryError(f"{_asked(error)} on the {where}. {REMEDY}") from error
+        raise MemoryError(f"{_asked(error)} on the {where}. {MEMORY_REMEDY}") from error
 
 
 def _asked(error):

@@ -3,7 +3,7 @@
 from torchlogreg._data.design import Access
 from torchlogreg._objective.objective import Point
 from torchlogreg._objective.reparametrisation import is_wide
-from torchlogreg._solvers import newton_numpy
+from torchlogreg._solvers import newton_numpy, tuning
 from torchlogreg._solvers.lbfgs import LBFGS, LBFGSState
 from torchlogreg._solvers.lbfgs_memory import LBFGSMemory
 from torchlogreg._solvers.learning_rates import AutomaticRate, ConstantRate
@@ -31,10 +31,6 @@ STATES = (
 )
 SOLVERS = {solver.name: solver for solver in (SGD, LBFGS, NewtonCholesky)}
 
-# `newton_numpy.size` up to which Newton's method, in NumPy, is done before L-BFGS has begun: 1.8 ms instead of 5.2 for
-# 300 x 10, the same 15 for 2000 x 50, 15 instead of 7 for 10,000 x 10.
-TINY = 2**16
-
 
 def access_of(name):
     """How the solver of that name goes through X; "auto" as the one that it is for large data."""
@@ -54,4 +50,4 @@ def solver_class(name, design, n_logits):
     n, d = design.shape
     if is_wide(design):
         d = n + 1  # the problem that is solved
-    return NewtonCholesky if newton_numpy.size(n, d, n_logits) <= TINY else LBFGS
+    return NewtonCholesky if newton_numpy.size(n, d, n_logits) <= tuning.AUTO_NEWTON_NUMBERS else LBFGS

@@ -6,31 +6,19 @@ at that of arithmetic once there are many unknowns.
 
 import math
 
-# For one logit and for several: reads that copies of the rows take, and unknowns whose products with all others take
-# one more; and the reads of a factorisation, times n over the square of the unknowns.
-COPIES, COLUMNS, FACTOR = (3.0, 9.0), (40, 16), 0.06
-OVERHEAD = 600_000  # products in the time that a read takes besides
-
-GOAL = 1e-6  # relative gap that a sample's size is chosen for
-LEVELS = 1.5  # Hessians of the whole sample that Newton's method on nested samples amounts to
-GATHER = 5.0  # a random row costs as much as so many in order
-SMALLEST = 2000  # rows in a sample
-ROWS_PER_UNKNOWN = (5, 10, 20, 50, 100, 200, 500, 1000)
-
-
-# A number of a sparse X takes as long to read as so many of a dense one, and its sparse products with the others of its
-# row as long as so many reads.
-SPARSE, PRODUCTS = 3.0, 3.0
+from torchlogreg._solvers import tuning
 
 
 def hessian(m, n, d, n_logits, filled=math.inf):
     """Reads of n rows that the Hessian costs on m of them, where a row holds `filled` numbers (d if X is dense)."""
     unknowns = n_logits * d
     several = n_logits > 1
-    faster = max(1.0, d / (SPARSE * filled))  # a read, than one of dense rows
-    products = min(faster * unknowns / COLUMNS[several], PRODUCTS * n_logits * filled)
-    reads = m / n * (COPIES[several] + products) + faster * FACTOR * unknowns**2 / n
-    return reads * n * unknowns / (n * unknowns + OVERHEAD)
+    faster = max(1.0, d / (tuning.SPARSE_NUMBER_COST * filled))  # a read, than one of dense rows
+    products = min(
+        faster * unknowns / tuning.UNKNOWNS_PER_PASS[several], tuning.SPARSE_PRODUCT_PASSES * n_logits * filled
+    )
+    reads = m / n * (tuning.COPIES_PASSES[several] + products) + faster * tuning.FACTOR_PASSES * unknowns**2 / n
+    return reads * n * unknowns / (n * unknowns + tuning.OVERHEAD_PRODUCTS)
 
 
 def sample_size(n, d, n_logits, filled=math.inf):
@@ -41,6 +29,10 @@ def sample_size(n, d, n_logits, filled=math.inf):
 
     def reads(r):
         m = min(n, r * n_logits * d)
-        return math.log(GOAL) / math.log(1 / r) + LEVELS * hessian(m, n, d, n_logits, filled) + GATHER * m / n
+        return (
+            math.log(tuning.SAMPLE_GOAL_GAP) / math.log(1 / r)
+            + tuning.NESTED_HESSIANS * hessian(m, n, d, n_logits, filled)
+            + tuning.GATHER_PASSES * m / n
+        )
 
-    return min(n, max(SMALLEST, n_logits * d * min(ROWS_PER_UNKNOWN, key=reads)))
+    return min(n, max(tuning.SMALLEST_SAMPLE_ROWS, n_logits * d * min(tuning.ROWS_PER_UNKNOWN, key=reads)))

@@ -22,16 +22,12 @@ from torchlogreg._objective.reparametrisation import Identity, RowSpace, is_wide
 from torchlogreg._objective.sampling import second_moments
 from torchlogreg._objective.separation import is_separated
 from torchlogreg._runtime.warn import warn
+from torchlogreg._solvers import tuning
 from torchlogreg._solvers.base import Solver
 from torchlogreg._solvers.line_search import select
 from torchlogreg._solvers.observer import Observer, Unobserved
 from torchlogreg._solvers.remedies import remedy, standing
-from torchlogreg._solvers.stopping import ZERO, End
-
-# Of the objective at zero: what is below fell so far that curvature seen on the way says little of that at the end, and
-# estimates of the gap are believed only where a bound or the whole Hessian confirms them.
-DOUBT = 0.02
-HESSIANS = 2**25  # numbers in the Hessians of models that are finished together
+from torchlogreg._solvers.stopping import End
 
 
 class Result(NamedTuple):
@@ -167,7 +163,11 @@ class _Fit(NamedTuple):
             return ends, saved
         if len(index) == len(ends.n_iter) == 1:
             return self.run(stage, objective, ends.W, n_iter=ends.n_iter), None
-        n_together = max(1, HESSIANS // ends.W[0].numel() ** 2) if stage.solver.whole_hessian else len(index)
+        n_together = (
+            max(1, tuning.FINISHED_TOGETHER_NUMBERS // ends.W[0].numel() ** 2)
+            if stage.solver.whole_hessian
+            else len(index)
+        )
         for start in range(0, len(index), n_together):
             part = index[start : start + n_together]
             models = torch.tensor(part, device=ends.W.device)
@@ -300,7 +300,7 @@ def _unfinished(objective, ends, settings):  # noqa: ARG001
 
 def _in_doubt(objective, ends, settings):
     """Index of the models that seem done but may be far from it, and no bound says otherwise."""
-    small = (ends.point.value < DOUBT * objective.loss.at_zero).tolist()
+    small = (ends.point.value < tuning.DOUBTFUL_VALUE_SHARE * objective.loss.at_zero).tolist()
     index = [b for b, end in enumerate(ends.ended) if end is End.BLIND or (end is End.CONVERGED and small[b])]
     questionable = [b for b in index if ends.ended[b] is End.CONVERGED]
     if not questionable:
@@ -318,7 +318,7 @@ def _in_doubt(objective, ends, settings):
 
 def _are_near(ends):
     """Which models were estimated to be near the optimum where they ended."""
-    zero = (ends.point.value <= ZERO).tolist()
+    zero = (ends.point.value <= tuning.ZERO_VALUE).tolist()
     return [g <= threshold or z for g, threshold, z in zip(ends.gap, ends.threshold, zero, strict=True)]
 
 

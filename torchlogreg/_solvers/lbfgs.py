@@ -8,19 +8,18 @@ from typing import NamedTuple
 import torch
 
 from torchlogreg._objective.objective import Point
+from torchlogreg._solvers import tuning
 from torchlogreg._solvers.base import SelectableSolver, drawn_seed
 from torchlogreg._solvers.lbfgs_memory import LBFGSMemory
 from torchlogreg._solvers.line_search import Descent, dot, line_search_step, select, where_accepted
 from torchlogreg._solvers.newton import NewtonCholesky
-from torchlogreg._solvers.preconditioners.base import SURE, Preconditioner, hidden, is_blind
+from torchlogreg._solvers.preconditioners.base import Preconditioner, hidden, is_blind
 from torchlogreg._solvers.preconditioners.cholesky import CholeskyPreconditioner
 from torchlogreg._solvers.preconditioners.policy import PreconditionerPolicy, is_affordable
 from torchlogreg._solvers.preconditioners.refresh import Refresh
 from torchlogreg._solvers.preconditioners.shared import Centre
 from torchlogreg._solvers.starts import is_far, nearer
 from torchlogreg._solvers.stopping import Optimality
-
-SMALL_MEMORY = 2**25  # bytes that pairs may take however small X is
 
 
 class LBFGSState(NamedTuple):
@@ -204,13 +203,13 @@ class LBFGS(SelectableSolver):
         direction = -objective.centred(state.memory.solve(point.gradient, state.gamma, preconditioner))
         gap = Descent(point, preconditioner, direction).gap
         hides = torch.zeros_like(gap)
-        if bool((gap <= SURE).any()):
+        if bool((gap <= tuning.SURE_GAP).any()):
             hides = hidden(objective, preconditioner, point)
         return state._replace(direction=direction, gap=gap + hides, blind=is_blind(gap, hides))
 
     def _affordable_pairs(self, objective, W):
         """As many pairs as fit in an eighth of the bytes of X, but ten, and what is small anyway."""
-        budget = max(SMALL_MEMORY, objective.design.n_bytes // 8)
+        budget = max(tuning.SMALL_MEMORY_BYTES, objective.design.n_bytes // 8)
         return max(10, min(self.memory, budget // (2 * W.element_size() * W.numel())))
 
 

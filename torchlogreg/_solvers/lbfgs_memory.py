@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-LARGE = 2**12  # numbers in a matrix
+from torchlogreg._solvers import tuning
 
 
 class LBFGSMemory(NamedTuple):
@@ -97,6 +97,6 @@ def _times(matrices, vectors):
     On a CPU large ones are multiplied one by one: four to ten times as fast as torch's batched product, which knows no
     vectors.
     """
-    if matrices.device.type != "cpu" or matrices[0].numel() < LARGE:
+    if matrices.device.type != "cpu" or matrices[0].numel() < tuning.BATCHED_PRODUCT_NUMBERS:
         return (matrices @ vectors[..., None])[..., 0]
     return torch.stack([matrix @ vector for matrix, vector in zip(matrices, vectors, strict=True)])

@@ -9,9 +9,8 @@ import torch
 
 from torchlogreg._objective.objective import OutOfRange
 from torchlogreg._objective.smoothness import loss_bounds
-from torchlogreg._solvers.stopping import ZERO, Improvement
-
-COOLING = 0.4  # share of the epochs over which the learning rate "auto" falls to zero
+from torchlogreg._solvers import tuning
+from torchlogreg._solvers.stopping import Improvement
 
 
 class ConstantRate(NamedTuple):
@@ -49,7 +48,7 @@ class AutomaticRate(NamedTuple):
     @classmethod
     def at(cls, solver, objective, W):
         """At the start W of a fit."""
-        return cls(_largest_rate(solver, objective), max(_value(objective, W), ZERO))
+        return cls(_largest_rate(solver, objective), max(_value(objective, W), tuning.ZERO_VALUE))
 
     def current(self, solver):  # noqa: ARG002
         """The learning rate of the next epoch."""
@@ -76,8 +75,8 @@ class AutomaticRate(NamedTuple):
             out = out._replace(improvement=improvement, still=improvement.is_over(solver.tol, solver.n_iter_no_change))
         else:
             out = out._replace(still=False)
-        if out.still or out.epoch >= math.floor((1.0 - COOLING) * solver.n_epochs):
-            out = out._replace(cooling=(out.epoch, out.epoch + math.ceil(COOLING * solver.n_epochs) - 1))
+        if out.still or out.epoch >= math.floor((1.0 - tuning.COOLING_SHARE) * solver.n_epochs):
+            out = out._replace(cooling=(out.epoch, out.epoch + math.ceil(tuning.COOLING_SHARE * solver.n_epochs) - 1))
         return stable, out
 
 

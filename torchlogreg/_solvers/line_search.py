@@ -8,12 +8,8 @@ from typing import Any, NamedTuple
 import torch
 
 from torchlogreg._objective.objective import Objective, Point
+from torchlogreg._solvers import tuning
 from torchlogreg._solvers.preconditioners.base import Preconditioner
-
-ARMIJO = 1e-4  # fraction of the predicted decrease that a step must achieve
-MOST_HALVINGS = 150  # of one step: by twice as many, no finite direction is left long
-# Rounding errors by which values may differ and still count as equal, in float64 and with products in float32.
-LEVEL, LEVEL_OF_PRODUCTS = 64, 4
 
 
 def dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -70,12 +66,14 @@ def line_search_step(
     change = step * descent.slope
     trial = evaluate(point.W + per_model(step) * direction)
     rounding = torch.finfo(objective.design.compute.dtype).eps
-    noise = LEVEL * rounding * point.value.clamp(min=1.0)
+    noise = tuning.EQUAL_VALUE_ROUNDINGS * rounding * point.value.clamp(min=1.0)
     if not objective.design.is_exact:
         # The sum over the rows, in float64, averages the errors, which are small where rows are predicted well: on
         # MNIST at most two units in the last place of values from 2 down to 0.005.
-        noise = rounding * torch.minimum(LEVEL_OF_PRODUCTS * point.value, point.value.clamp(min=1.0))
-    accepted = trial.value <= point.value + ARMIJO * change
+        noise = rounding * torch.minimum(
+            tuning.EQUAL_VALUE_ROUNDINGS_OF_PRODUCTS * point.value, point.value.clamp(min=1.0)
+        )
+    accepted = trial.value <= point.value + tuning.ARMIJO * change
     level = (trial.value - point.value).abs() <= noise
     exhausted = torch.zeros_like(accepted)
     if level.any():
@@ -102,8 +100,8 @@ def _halvings(objective, point, trial, settled, change, n_backtracks):
         return count
     while True:
         t = 0.5**count
-        enough = objective.between(point, trial, t) <= point.value + ARMIJO * t * change
-        enough |= (count >= MOST_HALVINGS) | ~torch.isfinite(trial.value)
+        enough = objective.between(point, trial, t) <= point.value + tuning.ARMIJO * t * change
+        enough |= (count >= tuning.MOST_HALVINGS) | ~torch.isfinite(trial.value)
         if enough.all():
             return count
         count = torch.where(enough, count, count + 1)
@@ -111,7 +109,7 @@ def _halvings(objective, point, trial, settled, change, n_backtracks):
 
 def is_stalled(n_backtracks: Any, change: Any, rounding: float) -> Any:
     """Whether halving the step again is no help, given the change that the last one promised; arrays or numbers."""
-    return (n_backtracks > 2 * MOST_HALVINGS) | ((n_backtracks > 4) & (-change < rounding))
+    return (n_backtracks > 2 * tuning.MOST_HALVINGS) | ((n_backtracks > 4) & (-change < rounding))
 
 
 def select(index: torch.Tensor, thing: Any) -> Any:

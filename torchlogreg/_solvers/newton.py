@@ -8,15 +8,14 @@ from typing import NamedTuple
 import torch
 
 from torchlogreg._objective.objective import Point
+from torchlogreg._solvers import tuning
 from torchlogreg._solvers.base import SelectableSolver
 from torchlogreg._solvers.line_search import Descent, line_search_step, select, where_accepted
 from torchlogreg._solvers.newton_numpy import NewtonNumPy, is_small
-from torchlogreg._solvers.preconditioners.base import SURE, hidden, is_blind
+from torchlogreg._solvers.preconditioners.base import hidden, is_blind
 from torchlogreg._solvers.preconditioners.cholesky import CholeskyPreconditioner
 from torchlogreg._solvers.starts import is_far, nearer
 from torchlogreg._solvers.stopping import Optimality
-
-ROOT = 2**36  # products that a root of the Hessian may take
 
 
 class NewtonState(NamedTuple):
@@ -114,7 +113,7 @@ class NewtonCholesky(SelectableSolver):
         preconditioner = CholeskyPreconditioner.of(point.hessian)
         descent = Descent(point, preconditioner, -preconditioner.solve(point.gradient))
         gap = descent.gap
-        if not self.rough and bool((gap <= SURE).any()):
+        if not self.rough and bool((gap <= tuning.SURE_GAP).any()):
             descent, hides = _seen_through(objective, descent, gap)
             gap = descent.gap + hides
         return NewtonState(point, n_backtracks, descent.preconditioner, descent.direction, gap, stuck)
@@ -131,7 +130,7 @@ def _seen_through(objective, descent, gap):
     blind = torch.nonzero(is_blind(gap, hides)).flatten()
     n, d = objective.design.shape
     n_logits = point.W.shape[2]
-    if len(blind) and n * n_logits * (n_logits * d) ** 2 <= ROOT:
+    if len(blind) and n * n_logits * (n_logits * d) ** 2 <= tuning.ROOT_PRODUCTS:
         roots = [objective.select(b[None]).root(point.W[b[None]]) for b in blind]
         preconditioner = preconditioner.with_roots(roots, blind)
         descent = Descent(point, preconditioner, -preconditioner.solve(point.gradient))

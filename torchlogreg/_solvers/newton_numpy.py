@@ -16,14 +16,14 @@ from scipy.linalg.lapack import dpotrf, dpotrs
 
 from torchlogreg._objective.objective import Objective, OutOfRange, Point
 from torchlogreg._runtime.linalg import root_cholesky
+from torchlogreg._solvers import tuning
 from torchlogreg._solvers.base import Solver
-from torchlogreg._solvers.line_search import ARMIJO, LEVEL, is_stalled
-from torchlogreg._solvers.preconditioners.base import NOISE, NOTHING, SURE, is_blind
+from torchlogreg._solvers.line_search import is_stalled
+from torchlogreg._solvers.preconditioners.base import is_blind
 from torchlogreg._solvers.starts import is_far, nearer
 from torchlogreg._solvers.stopping import Optimality
 
-LARGEST = 2**19  # `size` up to which Newton's method runs here
-ROUNDING, TINY = np.finfo(np.float64).eps, np.finfo(np.float64).tiny
+EPSILON, SMALLEST_FLOAT = np.finfo(np.float64).eps, np.finfo(np.float64).tiny
 
 
 def size(n, d, n_logits):
@@ -34,7 +34,7 @@ def size(n, d, n_logits):
 def is_small(objective, W):
     """Whether `objective` is one model's, in memory on the host, and small."""
     at_hand = objective.design.in_memory and objective.design.device.type == "cpu"
-    return at_hand and len(W) == 1 and size(*objective.design.shape, W.shape[2]) <= LARGEST
+    return at_hand and len(W) == 1 and size(*objective.design.shape, W.shape[2]) <= tuning.NUMPY_NEWTON_NUMBERS
 
 
 class NewtonNumPyState(NamedTuple):
@@ -75,13 +75,15 @@ class NewtonNumPy(Solver):
         slope = np.vdot(at.gradient, direction)
         step = 0.5**state.n_backtracks
         trial = self._evaluate(at.W + step * direction)
-        if abs(trial.value - at.value) <= LEVEL * ROUNDING * max(at.value, 1.0):  # see `line_search_step`
+        if abs(trial.value - at.value) <= tuning.EQUAL_VALUE_ROUNDINGS * EPSILON * max(
+            at.value, 1.0
+        ):  # see `line_search_step`
             accepted = np.vdot(trial.gradient, state.factor.solve(trial.gradient)) < -slope
         else:
-            accepted = trial.value <= at.value + ARMIJO * step * slope
+            accepted = trial.value <= at.value + tuning.ARMIJO * step * slope
         if accepted:
             return self._at(objective, trial)
-        if is_stalled(state.n_backtracks, step * slope, ROUNDING):
+        if is_stalled(state.n_backtracks, step * slope, EPSILON):
             return state._replace(stuck=torch.ones_like(state.gap, dtype=torch.bool))
         return state._replace(n_backtracks=state.n_backtracks + 1)
 
@@ -121,13 +123,13 @@ class NewtonNumPy(Solver):
         """The state at a point."""
         factor = _cholesky(at.hessian)
         direction = -factor.solve(at.gradient)
-        gap, hides = -0.5 * np.vdot(at.gradient, direction) / max(at.value, TINY), 0.0
-        if gap <= SURE:
+        gap, hides = -0.5 * np.vdot(at.gradient, direction) / max(at.value, SMALLEST_FLOAT), 0.0
+        if gap <= tuning.SURE_GAP:
             hides = _hidden(objective, factor, direction, at.value)
         if is_blind(gap, hides):
             factor, hides = _root(objective, at.W), 0.0
             direction = -factor.solve(at.gradient)
-            gap = -0.5 * np.vdot(at.gradient, direction) / max(at.value, TINY)
+            gap = -0.5 * np.vdot(at.gradient, direction) / max(at.value, SMALLEST_FLOAT)
         return _state(at, gap + hides, 0, factor, direction)
 
 
@@ -202,7 +204,7 @@ def _cholesky(hessian):
         raise OutOfRange("overflow")
     scale = 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
     correlation = hessian * scale * scale[:, None]
-    shift, info = 16 * m * ROUNDING, 1
+    shift, info = 16 * m * EPSILON, 1
     while True:
         raised = correlation.copy()
         raised.ravel()[:: m + 1] += shift
@@ -237,12 +239,12 @@ def _hidden(objective, factor, x, value):
     """`preconditioners.base.hidden` where x is the inverse of the factored matrix times the gradient."""
     p = objective.design.n_features
     l2 = objective.penalty.l2[0, :p].numpy()
-    if factor.shift <= NOTHING * l2.min() * factor.scale.min() ** 2:
+    if factor.shift <= tuning.NEGLIGIBLE_RAISE * l2.min() * factor.scale.min() ** 2:
         return 0.0
     r = (factor.shift * x.T.ravel() / factor.scale**2).reshape(x.T.shape).T
     if (l2 > 0).all():
         spread = (r[:p] ** 2 / l2).sum()
     else:
-        rounding = len(factor.scale) * (NOISE * ROUNDING) ** 2 / factor.shift
+        rounding = len(factor.scale) * (tuning.GRADIENT_ROUNDINGS * EPSILON) ** 2 / factor.shift
         spread = 0.0 if np.vdot(r, factor.solve(r)) <= rounding else np.inf
-    return 0.5 * (abs(np.vdot(x, r)) + spread) / max(value, TINY)
+    return 0.5 * (abs(np.vdot(x, r)) + spread) / max(value, SMALLEST_FLOAT)

@@ -8,12 +8,10 @@ from typing import NamedTuple
 import torch
 
 from torchlogreg._objective.objective import Point
+from torchlogreg._solvers import tuning
 from torchlogreg._solvers.base import SelectableSolver, drawn_seed
 from torchlogreg._solvers.learning_rates import AutomaticRate, ConstantRate
 from torchlogreg._solvers.stopping import Settled
-
-ROUNDING = 1e-12  # of weights that are all alike
-AUTOMATIC_BATCH = 32  # rows in a mini-batch with batch_size="auto"
 
 
 class SGDState(NamedTuple):
@@ -61,7 +59,7 @@ class SGD(SelectableSolver):
         same = {name: params[name] for name in ("learning_rate", "momentum", "nesterov", "shuffle")}
         return cls(
             **same,
-            batch_size=AUTOMATIC_BATCH if size == "auto" else size and int(size),
+            batch_size=tuning.AUTOMATIC_BATCH_ROWS if size == "auto" else size and int(size),
             n_iter_no_change=params["n_iter_no_change"],
             tol=params["tol"],
             n_epochs=max(1, params["max_iter"]),
@@ -169,13 +167,13 @@ def _fused_steps(solver, objective, rows, order, size, W, velocity, rate):
     flat, momentum = W[0].mT, velocity[0].mT  # (K, d), contiguous
     y = rows.y.to(W.dtype) if rows.y.is_floating_point() else rows.y
     weight = n * rows.weight
-    equal = bool(((weight - 1.0).abs() < ROUNDING).all())
+    equal = bool(((weight - 1.0).abs() < tuning.EQUAL_WEIGHTS).all())
     weight = weight.to(W.dtype)
     l2 = objective.penalty.l2[0].mT.to(W) if objective.penalty.l2.any() else None  # (1, d)
     labels, weights = y.index_select(0, order), weight.index_select(0, order)
     start, total = 0, 0.0
     # What is kept for a mini-batch is kept for some of them at a time: views of a few numbers take a kilobyte each.
-    for chunk in rows.gathered(order, size):
+    for chunk in rows.mini_batches(order, size):
         own = slice(start, start + sum(batch.X.shape[0] for batch in chunk))
         start = own.stop
         losses, penalties = [], [W.new_zeros(())]

@@ -2,13 +2,12 @@
 
 import torch
 
-ROUNDING = 1e-6  # of sums over the rows, in float32
-SHORTENED = 64  # points on the segment to zero, each at half the distance of the one before
+from torchlogreg._solvers import tuning
 
 
 def is_far(objective, value):
     """Which models are worse off than with all coefficients zero, by more than rounding; NaN is."""
-    return ~(value <= (1.0 + ROUNDING) * objective.loss.at_zero)
+    return ~(value <= (1.0 + tuning.START_ROUNDING) * objective.loss.at_zero)
 
 
 def nearer(objective, point):
@@ -19,10 +18,10 @@ def nearer(objective, point):
     points are looked at together, in one pass over the rows for each such model.
     """
     W = point.W.clone()
-    t = 0.5 ** torch.arange(SHORTENED, dtype=W.dtype, device=W.device)
+    t = 0.5 ** torch.arange(tuning.SEGMENT_POINTS, dtype=W.dtype, device=W.device)
     t[-1] = 0.0
     for b in torch.nonzero(is_far(objective, point.value)).flatten():
         between = t[:, None, None] * W[b]
-        values = objective.select(b.expand(SHORTENED)).value_and_gradient(between).value
+        values = objective.select(b.expand(tuning.SEGMENT_POINTS)).value_and_gradient(between).value
         W[b] = between[values.nan_to_num(torch.inf, torch.inf).argmin()]
     return W

@@ -6,13 +6,8 @@ import math
 from enum import IntEnum
 from typing import NamedTuple
 
-import numpy as np
-
+from torchlogreg._solvers import tuning
 from torchlogreg._solvers.base import State
-
-# An objective that counts as zero, its lower bound. Zero is the infimum where one class has all the weight, to which
-# nothing is near by a relative gap.
-ZERO = float(np.finfo(np.float64).eps)
 
 
 class End(IntEnum):
@@ -44,7 +39,7 @@ class Optimality(NamedTuple):
         """Which of the B models may stop."""
         norms, gaps, values = (t.tolist() for t in (state.point.gradient_norm, state.gap, state.point.value))
         return [
-            norm <= self.tol and (gap <= self.gap or value <= ZERO)
+            norm <= self.tol and (gap <= self.gap or value <= tuning.ZERO_VALUE)
             for norm, gap, value in zip(norms, gaps, values, strict=True)
         ]
 

@@ -4,15 +4,10 @@ import math
 
 import torch
 
+from torchlogreg._data import moments as data_moments
 from torchlogreg._objective.sampling import leverages, sampled, scatter, second_moments, shrunk
+from torchlogreg._solvers import tuning
 from torchlogreg._solvers.newton import NewtonCholesky, NewtonState
-
-SMALLEST = 500  # rows of the first sample
-MOST_STEPS = 20  # on one sample, whose optimum may be far
-SUPPORT = 5.0  # rows of a sample that should be unlike most in a column, if its curvature may matter:
-MATTERS = 4.0  # if it may be so many times that of the penalty
-ALIKE = 1e-3  # relative difference of moments that are the same
-NEAR = 4.0  # Newton's last step on a sample starts where its gap is this many times d / m
 
 
 def sample_rows(objective, size, generator, *, evenly=False):
@@ -44,19 +39,21 @@ def sample_where_curved(objective, W, size, generator):
 
 def _is_unrepresentative(sample, objective):
     """Whether only a few rows of a sample tell the curvature of some coefficient, and no penalty outweighs it."""
-    effective_row_count = sample.design.effective_row_count()
-    rests_on_few = effective_row_count < SUPPORT
+    effective_row_count = data_moments.effective_row_count(sample.design)
+    rests_on_few = effective_row_count < tuning.MIN_EFFECTIVE_ROWS
     if not rests_on_few.any():
         return False
     l2 = objective.penalty.l2[..., 0].amin(dim=0)  # (d,)
     moments = second_moments(objective)
     # A column that is constant in all rows has the same mean square in every sample.
     here, everywhere = (
-        _mean_squares(sample.design, sample.design.second_moments()),
+        _mean_squares(sample.design, data_moments.second_moments(sample.design)),
         _mean_squares(objective.design, moments),
     )
-    constant = (effective_row_count == 0) & ((here - everywhere).abs() <= ALIKE * everywhere)
-    return bool((rests_on_few & ~constant & (objective.loss.smoothness * moments > MATTERS * l2)).any())
+    constant = (effective_row_count == 0) & ((here - everywhere).abs() <= tuning.EQUAL_MOMENTS * everywhere)
+    return bool(
+        (rests_on_few & ~constant & (objective.loss.smoothness * moments > tuning.MATTERING_CURVATURE * l2)).any()
+    )
 
 
 def _mean_squares(rows, moments):
@@ -91,14 +88,14 @@ def newton_on_samples(objective, W, size, generator) -> NewtonState:
     pool = sample_rows(objective, size, generator)
     n_unknowns = W.shape[1] * W.shape[2]
     sizes = [size]
-    while sizes[-1] // 4 >= max(SMALLEST, 5 * n_unknowns):
+    while sizes[-1] // 4 >= max(tuning.SMALLEST_NESTED_ROWS, 5 * n_unknowns):
         sizes.append(sizes[-1] // 4)
     variances, newton = scatter(sampled(pool, slice(sizes[-1]))), NewtonCholesky(rough=True)
     for m in reversed(sizes):
         sample = shrunk(sampled(pool, slice(m)), variances / m)
         state = newton.init(sample, W)
-        for _ in range(MOST_STEPS - 1):
-            if bool((state.gap <= min(0.25, NEAR * n_unknowns / m)).all()):
+        for _ in range(tuning.MOST_SAMPLE_STEPS - 1):
+            if bool((state.gap <= min(0.25, tuning.NEAR_GAP * n_unknowns / m)).all()):
                 break
             state = newton.step(sample, state)
             if state.stuck is not None and bool(state.stuck.all()):

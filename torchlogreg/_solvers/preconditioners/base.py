@@ -9,11 +9,7 @@ from typing import Any, Self
 import torch
 
 from torchlogreg._objective.objective import Objective, Point
-
-# Gap above which it does not matter yet what the raised diagonal of a factor hides, and what it may hide in any case.
-SURE, NEGLIGIBLE = 1e-2, 1e-8
-NOTHING = 0.01  # share of the penalty that may be added to a diagonal without a word
-NOISE = 64  # rounding errors in an entry of the gradient, against the root of the Hessian's
+from torchlogreg._solvers import tuning
 
 
 class Preconditioner(ABC):
@@ -41,7 +37,7 @@ class Preconditioner(ABC):
 
 def is_blind(gap: Any, hides: Any) -> Any:
     """Whether a preconditioner hides more of the gap than it sees, where that matters; arrays or numbers."""
-    return (gap <= SURE) & (hides > gap) & (hides > NEGLIGIBLE)
+    return (gap <= tuning.SURE_GAP) & (hides > gap) & (hides > tuning.NEGLIGIBLE_GAP)
 
 
 def hidden(objective: Objective, preconditioner: Preconditioner, point: Point) -> torch.Tensor:
@@ -54,7 +50,7 @@ def hidden(objective: Objective, preconditioner: Preconditioner, point: Point) -
     """
     p = objective.design.n_features
     l2 = objective.penalty.l2[:, :p].expand(len(point.W), -1, -1)
-    if bool((preconditioner.most_raised() <= NOTHING * l2.amin(dim=(1, 2))).all()):
+    if bool((preconditioner.most_raised() <= tuning.NEGLIGIBLE_RAISE * l2.amin(dim=(1, 2))).all()):
         return torch.zeros_like(point.value)
     x = preconditioner.solve(point.gradient)
     r, rounding = preconditioner.raised(x)

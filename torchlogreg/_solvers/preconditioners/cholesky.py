@@ -9,7 +9,8 @@ import torch
 
 from torchlogreg._objective.objective import in_range
 from torchlogreg._runtime.linalg import root_cholesky, scaled_cholesky
-from torchlogreg._solvers.preconditioners.base import NOISE, Preconditioner
+from torchlogreg._solvers import tuning
+from torchlogreg._solvers.preconditioners.base import Preconditioner
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,9 @@ class CholeskyPreconditioner(Preconditioner):
         n_models, d, n_logits = x.shape
         scale, shift = (self.scale, self.shift) if group is None else (self.scale[group], self.shift[group])
         product = (x.mT.reshape(scale.shape) * shift / scale.square()).reshape(n_models, n_logits, d).mT
-        noise = (NOISE * torch.finfo(scale.dtype).eps) ** 2 / shift.clamp(min=torch.finfo(scale.dtype).tiny)
+        noise = (tuning.GRADIENT_ROUNDINGS * torch.finfo(scale.dtype).eps) ** 2 / shift.clamp(
+            min=torch.finfo(scale.dtype).tiny
+        )
         return product, (scale.shape[2] * noise).sum(dim=(1, 2))
 
     def most_raised(self, group=None):

@@ -13,22 +13,20 @@ from functools import partial
 
 import torch
 
-from torchlogreg._data.dense import PRODUCTS, DenseDesign
+from torchlogreg._data import tuning as data_tuning
+from torchlogreg._data.dense import DenseDesign
 from torchlogreg._objective.objective import Objective, in_range
 from torchlogreg._objective.penalties import Ridge
 from torchlogreg._runtime.threads import in_threads, n_readers
+from torchlogreg._solvers import tuning
 from torchlogreg._solvers.preconditioners.base import Preconditioner
 from torchlogreg._solvers.preconditioners.cholesky import CholeskyPreconditioner
-
-ROUNDING = 1e-12  # of the largest second moment
-UNKNOWNS = 640  # coefficients in the part of the whole Hessian
-ALIKE = 0.03  # relative change of curvature over which models may share a sum over the rows
 
 
 def n_leading(m, n, p, n_logits):
     """How many eigenvectors the whole Hessian covers: as many as cost about three reads of n rows, from m of them."""
     pairs = n_logits * (n_logits + 1) / 2
-    return max(1, min(p, UNKNOWNS // n_logits - 1, math.isqrt(int(18 * n * p * n_logits / (pairs * m)))))
+    return max(1, min(p, tuning.COUPLED_UNKNOWNS // n_logits - 1, math.isqrt(int(18 * n * p * n_logits / (pairs * m)))))
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ def group_by_curvature(curvature):
     index, kind = [], []
     for b, own in enumerate(flat):
         change = [float((own - flat[a]).abs().sum() / flat[a].sum()) for a in index]
-        known = bool(change) and min(change) <= ALIKE
+        known = bool(change) and min(change) <= tuning.EQUAL_CURVATURE
         kind.append(change.index(min(change)) if known else len(index))
         if not known:
             index.append(b)
@@ -126,12 +124,14 @@ def eigenbasis_preconditioner(sample, W, r, before=None, eta=None):
         basis = torch.linalg.eigh(in_range(DenseDesign(X, rows.y, curvature, intercept=False).gram(curvature)[0]))[1]
     else:
         basis = before.basis
-    n_parts = max(1, min(n_readers(), X.numel() * p // PRODUCTS))
+    n_parts = max(1, min(n_readers(), X.numel() * p // data_tuning.MIN_PRODUCTS_PER_THREAD))
     X = torch.cat(in_threads(partial(torch.matmul, other=basis.to(X)), X.tensor_split(n_parts)))
     leading, rest = X[:, p - r :], X[:, : p - r].square()
-    inside = DenseDesign(leading.contiguous(), rows.y, rows.sample_weights, intercept=intercept, of=rows.of)
+    inside = DenseDesign(
+        leading.contiguous(), rows.y, rows.sample_weights, intercept=intercept, weight_index=rows.weight_index
+    )
     # What is left of columns that depend on others is rounding, which a factor scaled to a unit diagonal would blow up.
-    floor = ROUNDING * float((curvature * leading.square()).sum(dim=0).max())
+    floor = tuning.EIGENBASIS_ROUNDING * float((curvature * leading.square()).sum(dim=0).max())
     lifted = l2[:, :1].expand(-1, r, -1).clamp(min=floor)
     penalty = Ridge(torch.cat([lifted, l2[:, p:]], dim=1))
     coupled_block = CholeskyPreconditioner.of(

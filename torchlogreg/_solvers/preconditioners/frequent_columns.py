@@ -14,8 +14,6 @@ from torchlogreg._solvers.preconditioners.base import Preconditioner
 from torchlogreg._solvers.preconditioners.cholesky import CholeskyPreconditioner
 from torchlogreg._solvers.preconditioners.eigenbasis import EigenbasisPreconditioner
 
-ROWS_PER_COLUMN = 20  # of the sample for the head of one logit
-
 
 @dataclass(frozen=True)
 class FrequentColumnsPreconditioner(Preconditioner):

@@ -8,7 +8,7 @@ import torch
 
 from torchlogreg._objective.objective import Objective, Point, in_range
 from torchlogreg._objective.reparametrisation import is_wide
-from torchlogreg._solvers import cost_model
+from torchlogreg._solvers import cost_model, tuning
 from torchlogreg._solvers.line_search import Descent, per_model
 from torchlogreg._solvers.preconditioners.base import Preconditioner
 from torchlogreg._solvers.preconditioners.cholesky import CholeskyPreconditioner
@@ -18,21 +18,10 @@ from torchlogreg._solvers.preconditioners.eigenbasis import (
     group_by_curvature,
     n_leading,
 )
-from torchlogreg._solvers.preconditioners.frequent_columns import (
-    ROWS_PER_COLUMN,
-    FrequentColumnsPreconditioner,
-    frequent_columns,
-)
+from torchlogreg._solvers.preconditioners.frequent_columns import FrequentColumnsPreconditioner, frequent_columns
 from torchlogreg._solvers.preconditioners.refresh import Refresh
 from torchlogreg._solvers.preconditioners.shared import Centre, SharedPreconditioner
 from torchlogreg._solvers.subsampling import newton_on_samples, sample_rows, sample_where_curved
-
-LARGEST, ALL_MODELS = 2**24, 2**25  # numbers in a preconditioner, and in those of all models
-DEAREST = 20  # passes over X that one may cost at the start
-DOUBTFUL = 0.3  # relative decrease that no sound estimate promises at a point near the optimum
-SOON, LATE = 3, 10  # iteration of the first renewal, from few rows or from most; the next ones come at twice the last
-MORE = 4  # sample of models around a centre, against a single one's
-LONG = 50  # passes of a fit that is long
 
 
 def is_affordable(design, n_logits: int) -> bool:
@@ -41,7 +30,9 @@ def is_affordable(design, n_logits: int) -> bool:
     filled = max(1.0, design.n_numbers / n)
     if is_wide(design):
         d, filled = n + 1, math.inf  # the problem that is solved
-    return (n_logits * d) ** 2 <= LARGEST and cost_model.hessian(n, n, d, n_logits, filled) <= LONG
+    return (n_logits * d) ** 2 <= tuning.PRECONDITIONER_NUMBERS and cost_model.hessian(
+        n, n, d, n_logits, filled
+    ) <= tuning.LONG_FIT_HESSIAN_PASSES
 
 
 class PreconditionerPolicy:
@@ -71,7 +62,9 @@ class PreconditionerPolicy:
         The point at W may be known already.
         """
         objective = self.objective
-        refresh = Refresh(due=SOON if 2 * self._eigenbasis_rows < self.n and not W.any() else LATE)
+        refresh = Refresh(
+            due=tuning.SOON_ITERATION if 2 * self._eigenbasis_rows < self.n and not W.any() else tuning.LATE_ITERATION
+        )
         if self.centre is not None:
             if self.centre.W is not None:
                 point = objective.value_and_gradient(self.centre.W, self.centre.group)
@@ -86,7 +79,9 @@ class PreconditionerPolicy:
         point = objective.value_and_gradient(sample.point.W + sample.direction)
         preconditioner = sample.preconditioner
         gap = Descent(point, preconditioner, -preconditioner.solve(point.gradient)).gap
-        is_unrepresentative = ~((gap <= DOUBTFUL) & (point.value <= objective.loss.at_zero))  # NaN included
+        is_unrepresentative = ~(
+            (gap <= tuning.UNREPRESENTATIVE_GAP) & (point.value <= objective.loss.at_zero)
+        )  # NaN included
         if not is_unrepresentative.any():
             return point, preconditioner, Refresh()
         # All rows contradict the sample: begin where the fit was told to, with a Hessian that cannot mislead.
@@ -114,7 +109,7 @@ class PreconditionerPolicy:
         n_frequent = self.objective.design.n_frequent_columns(self.n_logits)
         if self.n_logits == 1:
             # A preconditioner of B models that repays its cost earlier is worth a larger sample.
-            size = self._sample_size(min(len(W), MORE))
+            size = self._sample_size(min(len(W), tuning.SHARED_SAMPLE_FACTOR))
             if self._pays(size):
                 return CholeskyPreconditioner.of(_hessians(sample_rows(objective, size, generator), W))
         elif self._eigenbasis_pays and not n_frequent:
@@ -133,7 +128,12 @@ class PreconditionerPolicy:
         diagonal = in_range(objective.diagonal(W)).view(len(W), self.n_logits, self.d).mT  # (B, d, K)
         columns = frequent_columns(objective, diagonal, n_frequent) if before is None else before.columns
         several, h = self.n_logits > 1, len(columns)
-        size = min(self.n, max(4000, 5 * h) if several else min(len(W), MORE) * ROWS_PER_COLUMN * h)
+        size = min(
+            self.n,
+            max(4000, 5 * h)
+            if several
+            else min(len(W), tuning.SHARED_SAMPLE_FACTOR) * tuning.ROWS_PER_FREQUENT_COLUMN * h,
+        )
         sample = sample_rows(objective, size, generator, evenly=h < self.d)  # no frequent column is rare
         eta = sample.design.matvec(W)
         sample.passes.n_visited += sample.design.shape[0]
@@ -153,13 +153,16 @@ class PreconditionerPolicy:
 
     def _pays(self, size):
         """Whether the whole Hessian on a sample of that many rows is affordable, and they are enough for it."""
-        enough = min(self.n, min(cost_model.ROWS_PER_UNKNOWN) * self.n_logits * self.d)
-        return size >= enough and self._cost(size) <= DEAREST
+        enough = min(self.n, min(tuning.ROWS_PER_UNKNOWN) * self.n_logits * self.d)
+        return size >= enough and self._cost(size) <= tuning.DEAREST_START_PASSES
 
     @property
     def _eigenbasis_pays(self):
         """Whether eigenvectors of (d, d) are found in the time of some passes, and the other parts are small."""
-        affordable = self.d**2 <= min(64 * self.n * self.n_logits, LARGEST) and (2 * self.n_logits) ** 2 <= LARGEST
+        affordable = (
+            self.d**2 <= min(64 * self.n * self.n_logits, tuning.PRECONDITIONER_NUMBERS)
+            and (2 * self.n_logits) ** 2 <= tuning.PRECONDITIONER_NUMBERS
+        )
         return affordable and self._eigenbasis_rows <= self.objective.design.n_samplable
 
     @property
@@ -174,7 +177,7 @@ class PreconditionerPolicy:
     def _fits(self, n_models):
         """Whether the whole Hessians of so many models may be stored."""
         numbers = (self.n_logits * self.d) ** 2
-        return numbers <= LARGEST and n_models * numbers <= ALL_MODELS
+        return numbers <= tuning.PRECONDITIONER_NUMBERS and n_models * numbers <= tuning.ALL_PRECONDITIONERS_NUMBERS
 
 
 def _hessians(sample, W, eta=None):

@@ -7,12 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-GOAL = 1e-8  # relative gap that the Hessian of all rows is to reach sooner than the present preconditioner
-WINDOW = 2  # iterations over which the pace is measured
-PATIENCE = 0.25  # passes since the last renewal, against the Hessian's cost, before it is thought of
-TOGETHER = 0.2  # of its time that the pass of a model takes beside another one, whose Hessian takes its own time
-LITTLE = 2.0  # fall of the gap's logarithm in a step of Newton's that is not converging quadratically
-MOST_PASSES = 60  # beyond which an estimate of the passes to come is not believed
+from torchlogreg._solvers import tuning
 
 
 class Refresh(NamedTuple):
@@ -42,19 +37,19 @@ class Refresh(NamedTuple):
         Where even Newton's own step brings little, as on almost separable classes, only a fresh Hessian helps.
         """
         gaps = self.gaps
-        if len(gaps) == 1 and self.gap_before - gaps[0] < LITTLE:
+        if len(gaps) == 1 and self.gap_before - gaps[0] < tuning.SLOW_NEWTON_FALL:
             return True
-        cost = cost * n_models / (1.0 + TOGETHER * (n_models - 1))
-        if len(gaps) <= max(1.0, PATIENCE * cost):
+        cost = cost * n_models / (1.0 + tuning.TOGETHER_SHARE * (n_models - 1))
+        if len(gaps) <= max(1.0, tuning.RENEWAL_PATIENCE * cost):
             return False
-        steps = min(WINDOW, len(gaps) - 1)
+        steps = min(tuning.PACE_WINDOW, len(gaps) - 1)
         fall = (gaps[-1 - steps] - gaps[-1]) / steps
-        if self.is_newton and fall < LITTLE:
+        if self.is_newton and fall < tuning.SLOW_NEWTON_FALL:
             return True
-        left = (gaps[-1] - math.log(GOAL)) / fall if fall > 0 else math.inf
-        return min(left, MOST_PASSES) > 0.5 * cost + 1
+        left = (gaps[-1] - math.log(tuning.RENEWAL_GOAL_GAP)) / fall if fall > 0 else math.inf
+        return min(left, tuning.MOST_BELIEVED_PASSES) > 0.5 * cost + 1
 
     @property
     def is_near(self) -> bool:
         """Whether the gap is so small that nothing pays."""
-        return self.gaps[-1] <= math.log(GOAL)
+        return self.gaps[-1] <= math.log(tuning.RENEWAL_GOAL_GAP)
