@@ -144,7 +144,7 @@ def test_what_a_fit_does_not_know_is_an_error_before_it_begins():
         model.fit(X, y)
     assert not hasattr(model, "coef_")
     model = TorchSoftmaxClassifier(solver="sgd").set_callbacks(EarlyStopping("gradient_norm", threshold=1))
-    with pytest.raises(ValueError, match="solver='sgd' knows no gradient"):
+    with pytest.raises(ValueError, match="solver='sgd' computes no gradient"):
         model.fit(X, y)
 
 

@@ -78,8 +78,10 @@ class PartialFitState(NamedTuple):
 
 def _fingerprint(data: TrainingData) -> int:
     """A checksum of a block: of its length, and of some of its rows and labels."""
-    index = np.linspace(0, len(data.codes) - 1, min(len(data.codes), tuning.RECOGNISED_ROWS)).astype(np.int64)
-    return crc32(bytes_of_rows(data.X, index), crc32(data.codes[index].tobytes(), len(data.codes)))
+    codes = data.codes
+    assert codes is not None  # it is a table
+    index = np.linspace(0, len(codes) - 1, min(len(codes), tuning.RECOGNISED_ROWS)).astype(np.int64)
+    return crc32(bytes_of_rows(data.X, index), crc32(codes[index].tobytes(), len(codes)))
 
 
 def partial_fit_attributes(estimator: Any, X, y, classes, sample_weight) -> dict[str, Any]:

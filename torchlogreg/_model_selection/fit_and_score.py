@@ -54,12 +54,18 @@ class Fitted(NamedTuple):
     def n_models(self) -> int:
         return len(self.on_all.W) + (0 if self.on_folds is None else len(self.on_folds.W))
 
+    @property
+    def folds(self) -> Results:
+        """The models on the folds, where there are folds."""
+        assert self.on_folds is not None
+        return self.on_folds
+
     def found(self, fold: int | None = None) -> Results:
         """The Results of the Q models on all rows, or on a fold."""
         if fold is None:
             return self.on_all
         Q = len(self.candidates)
-        return Results(*(values[fold * Q : (fold + 1) * Q] for values in self.on_folds))
+        return Results(*(values[fold * Q : (fold + 1) * Q] for values in self.folds))
 
     def held_out(self, index: np.ndarray, fold: int | None = None) -> torch.Tensor:
         """Logits (m, Q, K) of some rows of the data."""
@@ -102,7 +108,7 @@ class Fitted(NamedTuple):
     def refit(self, q: int) -> Results:
         """The Results of candidate q on all rows, after the folds."""
         with torch.inference_mode(False), torch.no_grad(), fit_arithmetic(self.data.X):
-            return self.fits.on_all(slice(q, q + 1), self.fits.near_optimum(q, self.on_all, self.on_folds))
+            return self.fits.on_all(slice(q, q + 1), self.fits.near_optimum(q, self.on_all, self.folds))
 
     def n_unconverged(self) -> int:
         """How many models did not converge: those on the folds if there are any."""
@@ -181,6 +187,8 @@ def fit_all(
 
 def _weights(data: TrainingData, kinds: list, trains: Sequence[np.ndarray]) -> Weights:
     """The weights of all rows first, then of each fold, by class weight."""
+    assert data.codes is not None  # a stream was refused
+    assert data.weight is not None
     n = len(data.weight)
     out = np.empty((1 + len(trains), len(kinds), n))
     mass = np.empty((*out.shape[:2], len(data.classes)))

@@ -88,7 +88,7 @@ class CallbackRunner:
     ):
         self._call, self._task_name, self._attributes = call, task_name, attributes
         self._fingerprint = cache(package_settings()(fingerprint))
-        self._task = None
+        self._task: Any = None  # of the iteration
 
     def resume(self) -> dict | None:
         """The state in the first checkpoint, None without one."""
