@@ -180,13 +180,12 @@ class NonEmptyColumns(NamedTuple):
         return W.new_zeros(W.shape[0], self.d, W.shape[2]).index_copy_(1, self.columns, W)
 
 
-def _non_empty_columns(csr: csr_array) -> np.ndarray:
+def _non_empty_columns(csr: Any) -> np.ndarray:
     """Mask of the columns that hold numbers, or of some of them once it is known that too many do."""
     p = csr.shape[1]
     is_filled, size = np.zeros(p, dtype=bool), max(p, 2**16)
-    indices: Any = csr.indices
     for start in range(0, csr.nnz, size):
-        is_filled[indices[start : start + size]] = True
+        is_filled[csr.indices[start : start + size]] = True
         if is_filled.sum() >= tuning.MAX_NON_EMPTY_SHARE * p:
             break
     return is_filled

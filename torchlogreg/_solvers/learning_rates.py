@@ -18,6 +18,7 @@ class ConstantRate(NamedTuple):
 
     improvement: Improvement = Improvement()
     settled: bool = False
+    ceiling: float = math.inf  # there is none
 
     def current(self, solver):
         """The learning rate of the next epoch."""
