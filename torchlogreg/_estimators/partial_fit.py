@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from zlib import crc32
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 
 from torchlogreg._data.array_api import numpy_of
 from torchlogreg._data.finite import explained
+from torchlogreg._data.storage import StoredX
 from torchlogreg._data.training_data import TrainingData, block_data, bytes_of_rows, design_of, total_weight
 from torchlogreg._estimators import tuning
 from torchlogreg._estimators.attributes import model_attributes
@@ -81,7 +82,7 @@ def _fingerprint(data: TrainingData) -> int:
     codes = data.codes
     assert codes is not None  # it is a table
     index = np.linspace(0, len(codes) - 1, min(len(codes), tuning.RECOGNISED_ROWS)).astype(np.int64)
-    return crc32(bytes_of_rows(data.X, index), crc32(codes[index].tobytes(), len(codes)))
+    return crc32(bytes_of_rows(cast(StoredX, data.X), index), crc32(codes[index].tobytes(), len(codes)))
 
 
 def partial_fit_attributes(estimator: Any, X, y, classes, sample_weight) -> dict[str, Any]:

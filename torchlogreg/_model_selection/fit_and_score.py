@@ -199,9 +199,10 @@ def _weights(data: TrainingData, kinds: list, trains: Sequence[np.ndarray]) -> W
             raise ValueError(f"Fold {f - 1} has no training row with a positive weight.")
         totals = np.bincount(data.codes, weights=column / largest, minlength=len(data.classes))
         for v, kind in enumerate(kinds):
-            factor = 1.0 if kind is None else class_weights(kind, data.classes, data.codes, column)
-            out[f, v] = column if kind is None else class_weighted(column, factor, data.codes)
-            mass[f, v] = totals * factor
+            out[f, v], mass[f, v] = column, totals
+            if kind is not None:
+                factor = class_weights(kind, data.classes, data.codes, column)
+                out[f, v], mass[f, v] = class_weighted(column, factor, data.codes), totals * factor
             if not mass[f, v].any():
                 where = f"no training row of fold {f - 1}" if f else "no row"
                 raise ValueError(f"class_weight leaves {where}; at least one weight must be positive.")

@@ -68,7 +68,7 @@ def _ranks_first(objective, W):
 
 
 def _sample(rows, size):
-    """Rows in memory, at random; of a stream of which none were kept, the first."""
+    """Rows in memory, at random; of a stream that has no sample, the first."""
     if rows.n_samplable:
         return rows.take(rows.sample_rows(size, torch.Generator("cpu").manual_seed(0)))
     first = next(rows.chunks())
@@ -92,7 +92,7 @@ class Frame(NamedTuple):
         """That in which the columns of X (n, p) have mean zero and standard deviation one."""
         size = np.abs(X).max(axis=0, initial=0.0)
         size[size == 0] = 1.0
-        X = X / size  # first, lest squares overflow
+        X = X / size  # first, so that squares do not overflow
         n = max(1, len(X))
         mean = X.sum(axis=0) / n if intercept else np.zeros(X.shape[1])
         spread = np.sqrt(np.square(X - mean).sum(axis=0) / n)

@@ -25,7 +25,7 @@ def largest_moment(objective, n_reads=12):
 
 
 def row_moments(objective):
-    """The mean of the rows' squared norms, and n times the largest, both weighted; one read."""
+    """The mean of the rows' squared norms, and n times the largest, both weighted; one pass."""
     mean = longest = 0.0
     ones = objective.penalty.l2.new_ones(objective.design.shape[1])
     for block in objective.blocks():

@@ -123,10 +123,10 @@ def minimise(
     done = {End.CONVERGED, End.VALIDATION} if solver.stochastic else {End.CONVERGED, End.VALIDATION, End.CALLBACK}
     converged = [end in done for end in judged]
     if not solver.stochastic:  # at the very point that is the result, whoever ended the fit
-        kept = observer.best is None or torch.equal(observer.best.to(ends.W), ends.W)
+        is_last = observer.best is None or torch.equal(observer.best.to(ends.W), ends.W)
         near = _are_near(ends)
         converged = [
-            c and kept and n and norm <= settings.tol for c, n, norm in zip(converged, near, norms, strict=True)
+            c and is_last and n and norm <= settings.tol for c, n, norm in zip(converged, near, norms, strict=True)
         ]
     device = point.W.device
     return Result(point, torch.tensor(ends.n_iter, device=device), torch.tensor(converged, device=device))

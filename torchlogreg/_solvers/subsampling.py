@@ -1,4 +1,4 @@
-"""Newton's method on random samples of the rows: a start near the optimum, and a metric there."""
+"""Newton's method on random samples of the rows: a start near the optimum, and a preconditioner there."""
 
 import math
 from typing import Any
