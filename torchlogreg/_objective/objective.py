@@ -112,7 +112,7 @@ class Objective:
         return self if rows is self.design else Objective(rows, self.loss, self.penalty, self.passes)
 
     def value_and_gradient(self, W, group=None):
-        """Value and gradient at W, in one pass; at W[group] if `group` (B,) is given, where models share coefficients."""
+        """Value and gradient at W, in one pass; at W[group] if `group` (B,) is given: models then share coefficients."""
         return self._pass(W, group=group)
 
     def between(self, start, end, t):

@@ -1,4 +1,4 @@
-"""A preconditioner for text and other sparse data: the Hessian of the most frequent columns, and the diagonal of the others.
+"""A preconditioner for text and other sparse data: the Hessian of frequent columns, and the diagonal of the others.
 
 Where word frequencies follow Zipf's law, some hundred columns hold half of the numbers and nearly all of the curvature
 that a diagonal misses. They form a dense problem of few features, for which the preconditioners of dense data serve.
