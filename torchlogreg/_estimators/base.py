@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from numbers import Integral, Real
 from typing import Any, Literal, Self
 
@@ -20,7 +19,7 @@ from torchlogreg._estimators.predictor import LinearPredictor
 from torchlogreg._estimators.problem import check_combination, fit_inputs
 from torchlogreg._export.conversion import from_sklearn_model
 from torchlogreg._monitoring.callback_context import FitCall
-from torchlogreg._runtime.out_of_memory import with_room
+from torchlogreg._runtime.out_of_memory import attempts
 from torchlogreg._runtime.sklearn_private import Interval, StrOptions, fit_context
 from torchlogreg._runtime.threads import package_settings
 from torchlogreg._solvers import SOLVERS
@@ -177,7 +176,9 @@ class LinearClassifier(LinearPredictor):
             start, validation = (coef_init, intercept_init), (X_val, y_val, sample_weight_val)
             inputs = fit_inputs(self, X, y, sample_weight, start=start, validation=validation)
             with explained(inputs.data.X):
-                attributes = with_room(partial(fitted_model, self, inputs, call))
+                for attempt in attempts():
+                    with attempt:
+                        attributes = fitted_model(self, inputs, call)
         attributes["_seen"] = PartialFitState.after(inputs.data)._asdict()
         replace_attributes(self, attributes, stale=["feature_names_in_"], then=call.end)
         return self

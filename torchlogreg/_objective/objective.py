@@ -111,10 +111,6 @@ class Objective:
         rows = self.design.upcast()
         return self if rows is self.design else Objective(rows, self.loss, self.penalty, self.passes)
 
-    def value_and_gradient(self, W, group=None):
-        """Value and gradient at W, in one pass; at W[group] if `group` (B,) is given: models then share coefficients."""
-        return self._pass(W, group=group)
-
     def between(self, start, end, t):
         """The objective at start + t (end - start), t (B,), from the logits of the two points: no pass over X."""
         W = start.W + t[:, None, None] * (end.W - start.W)
@@ -125,7 +121,7 @@ class Objective:
 
     def second_order(self, W):
         """Value, gradient and Hessian at W, in one pass."""
-        point = self._pass(W, with_hessian=True)
+        point = self.value_and_gradient(W, with_hessian=True)
         return point._replace(hessian=self._completed(point.hessian, W.shape[2]))
 
     def hessian_at(self, eta, index, kind):
@@ -209,8 +205,11 @@ class Objective:
         self.passes.n_visited += self.design.shape[0]
         return self.design.blocks()
 
-    def _pass(self, W, with_hessian=False, group=None):
-        """One pass over the rows: the point at W or W[group], with the Hessian of the losses if asked for."""
+    def value_and_gradient(self, W: torch.Tensor, group: torch.Tensor | None = None, *, with_hessian=False) -> Point:
+        """The point at W in one pass, or at W[group] if models share coefficients, group (B,).
+
+        With the Hessian of the losses if asked for; `second_order` completes it.
+        """
         self.passes.n_visited += self.design.shape[0]
         logits = self._room_for_logits(W) if group is None else None
 
@@ -251,7 +250,8 @@ class Objective:
             together = n_readers() * n_hessian > tuning.PARTIAL_HESSIANS_SHARE * chunk.n_numbers
             parts = chunk.parts(1 if together else n_readers(), n_columns)
             starts = accumulate((part.shape[0] for part in parts), initial=0)
-            sums = in_threads(look_at, [*zip(parts, starts, strict=False)])
+            pairs = [*zip(parts, starts, strict=False)]
+            sums = [look_at(pairs[0])] if len(pairs) == 1 else in_threads(look_at, pairs)
             total = list(map(sum, zip(total, *sums, strict=True)))
         value, gradient, hessian = total
         W = W if group is None else W[group]

@@ -10,7 +10,7 @@ import torch
 from torchlogreg._objective.objective import Point
 from torchlogreg._solvers import tuning
 from torchlogreg._solvers.base import SelectableSolver
-from torchlogreg._solvers.line_search import Descent, line_search_step, select, where_accepted
+from torchlogreg._solvers.line_search import Descent, line_search_step, select, trial_point, where_accepted
 from torchlogreg._solvers.newton_numpy import NewtonNumPy, is_small
 from torchlogreg._solvers.preconditioners.base import hidden, is_blind
 from torchlogreg._solvers.preconditioners.cholesky import CholeskyPreconditioner
@@ -66,7 +66,8 @@ class NewtonCholesky(SelectableSolver):
         if state.preconditioner is None:
             return self._at(objective, objective.second_order(nearer(objective, state.point)), state.n_backtracks)
         descent = Descent(state.point, state.preconditioner, state.direction)
-        trial, search = line_search_step(objective.second_order, objective, descent, state.n_backtracks)
+        trial = objective.second_order(trial_point(descent, state.n_backtracks))
+        search = line_search_step(objective, descent, trial, state.n_backtracks)
         if search.exhausted.all():
             return state._replace(stuck=search.exhausted)
         point = where_accepted(search.accepted, trial, state.point)

@@ -24,7 +24,7 @@ from torchlogreg._solvers.preconditioners.cholesky import CholeskyPreconditioner
 
 
 def n_leading(m, n, p, n_logits):
-    """How many eigenvectors the whole Hessian covers: those that cost about three passes over n rows, from m of them."""
+    """How many eigenvectors the whole Hessian covers: those that cost some three passes over n rows, from m of them."""
     pairs = n_logits * (n_logits + 1) / 2
     return max(1, min(p, tuning.COUPLED_UNKNOWNS // n_logits - 1, math.isqrt(int(18 * n * p * n_logits / (pairs * m)))))
 
