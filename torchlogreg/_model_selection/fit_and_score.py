@@ -88,7 +88,8 @@ class Fitted(NamedTuple):
     def model(self, q: int, fold: int | None = None) -> Any:
         """Candidate q as a fitted estimator.
 
-        Its attributes are NumPy's whatever X is, for most scorers know no other: score it without array API dispatch.
+        Its attributes are NumPy arrays whatever the library of X, for most scorers support no other: score it without
+        array API dispatch.
         """
         found, data = self.found(fold), self.data
         data = data._replace(space=Space(), schema={**data.schema, "classes_": data.classes})
@@ -135,7 +136,7 @@ def unweighted_data(estimator: Any, X, y, sample_weight) -> TrainingData:
 
 
 def as_splits(splits: Iterable, n: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Pairs of training and test indices below n, from whatever a splitter or a user makes of them."""
+    """Pairs of training and test indices below n, from indices or masks of a splitter or a user."""
     rows = np.arange(n)
 
     def indices(index):
@@ -199,9 +200,10 @@ def _weights(data: TrainingData, kinds: list, trains: Sequence[np.ndarray]) -> W
             raise ValueError(f"Fold {f - 1} has no training row with a positive weight.")
         totals = np.bincount(data.codes, weights=column / largest, minlength=len(data.classes))
         for v, kind in enumerate(kinds):
-            factor = 1.0 if kind is None else class_weights(kind, data.classes, data.codes, column)
-            out[f, v] = column if kind is None else class_weighted(column, factor, data.codes)
-            mass[f, v] = totals * factor
+            out[f, v], mass[f, v] = column, totals
+            if kind is not None:
+                factor = class_weights(kind, data.classes, data.codes, column)
+                out[f, v], mass[f, v] = class_weighted(column, factor, data.codes), totals * factor
             if not mass[f, v].any():
                 where = f"no training row of fold {f - 1}" if f else "no row"
                 raise ValueError(f"class_weight leaves {where}; at least one weight must be positive.")
