@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 
 from torchlogreg._data.array_api import numpy_of
 from torchlogreg._data.finite import explained
-from torchlogreg._data.storage import StoredX
+from torchlogreg._data.scanned_stream import ScannedStream
 from torchlogreg._data.training_data import TrainingData, block_data, bytes_of_rows, design_of, total_weight
 from torchlogreg._estimators import tuning
 from torchlogreg._estimators.attributes import model_attributes
@@ -32,7 +32,7 @@ class PartialFitState(NamedTuple):
 
     S, the total weight by which the objective divides, is that of one pass over the stream: blocks count until the
     first of them comes again. So a stream that never repeats itself has the objective of `fit` on all rows so far, and
-    further epochs over the same blocks keep that of `fit` on those.
+    further epochs over the same blocks have that of `fit` on those blocks.
     """
 
     fingerprint: int | None  # of the first block
@@ -79,10 +79,11 @@ class PartialFitState(NamedTuple):
 
 def _fingerprint(data: TrainingData) -> int:
     """A checksum of a block: of its length, and of some of its rows and labels."""
-    codes = data.codes
-    assert codes is not None  # it is a table
+    X, codes = data.X, data.codes
+    assert codes is not None  # a table
+    assert not isinstance(X, ScannedStream)
     index = np.linspace(0, len(codes) - 1, min(len(codes), tuning.RECOGNISED_ROWS)).astype(np.int64)
-    return crc32(bytes_of_rows(cast(StoredX, data.X), index), crc32(codes[index].tobytes(), len(codes)))
+    return crc32(bytes_of_rows(X, index), crc32(codes[index].tobytes(), len(codes)))
 
 
 def partial_fit_attributes(estimator: Any, X, y, classes, sample_weight) -> dict[str, Any]:

@@ -40,7 +40,7 @@ LOG_PROBABILITY = Response("predict_log_proba", lambda loss, eta: loss.log_proba
 
 
 class LogitClassifier(ClassifierMixin):
-    """The methods that predict, for whatever knows the logits of the rows."""
+    """The methods that predict, from the logits of the rows."""
 
     @abstractmethod
     def _respond(self, X, response: Response) -> Any:

@@ -88,7 +88,8 @@ class Fitted(NamedTuple):
     def model(self, q: int, fold: int | None = None) -> Any:
         """Candidate q as a fitted estimator.
 
-        Its attributes are NumPy's whatever X is, for most scorers know no other: score it without array API dispatch.
+        Its attributes are NumPy arrays whatever the library of X, for most scorers support no other: score it without
+        array API dispatch.
         """
         found, data = self.found(fold), self.data
         data = data._replace(space=Space(), schema={**data.schema, "classes_": data.classes})
@@ -135,7 +136,7 @@ def unweighted_data(estimator: Any, X, y, sample_weight) -> TrainingData:
 
 
 def as_splits(splits: Iterable, n: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Pairs of training and test indices below n, from whatever a splitter or a user makes of them."""
+    """Pairs of training and test indices below n, from indices or masks of a splitter or a user."""
     rows = np.arange(n)
 
     def indices(index):
