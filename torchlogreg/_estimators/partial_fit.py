@@ -49,6 +49,11 @@ class PartialFitState(NamedTuple):
     caution: float = 1.0  # factor of the learning rate, halved where the objective rose
 
     @classmethod
+    def restored(cls, stored: dict[str, Any]) -> PartialFitState:
+        """From what a model remembers; pickles of version 0.1.0.dev0 call the fingerprint "mark"."""
+        return cls(**{"fingerprint" if name == "mark" else name: value for name, value in stored.items()})
+
+    @classmethod
     def after(cls, data: TrainingData, before: PartialFitState | None = None) -> PartialFitState:
         """The stream with one more block. A fit is a first block; that of a stream never comes again."""
         n, weight = data.X.shape[0], total_weight(data)
@@ -88,7 +93,7 @@ def _fingerprint(data: TrainingData) -> int:
 
 def partial_fit_attributes(estimator: Any, X, y, classes, sample_weight) -> dict[str, Any]:
     """The attributes of the estimator after one epoch over a block."""
-    before = PartialFitState(**estimator._seen) if hasattr(estimator, "_seen") else None
+    before = PartialFitState.restored(estimator._seen) if hasattr(estimator, "_seen") else None
     with package_settings(), torch.inference_mode(False), torch.no_grad(), translated(device=True):
         data = block_data(estimator, X, y, classes, sample_weight)
     arithmetic = fit_arithmetic(data.X)
