@@ -2,7 +2,10 @@
 
 import os
 
-os.environ.setdefault("SCIPY_ARRAY_API", "1")  # before SciPy is imported: `array_api_dispatch` asks for it
+# Before NumPy and SciPy are imported. `array_api_dispatch` asks for the first. As to the second, tests run on all cores,
+# and two threads of BLAS for each wait for one another: scikit-learn's Newton on the digits took 136 s, and takes 1 s.
+os.environ.setdefault("SCIPY_ARRAY_API", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import pytest
 import torch
 

@@ -35,6 +35,9 @@ needs_data = pytest.mark.skipif(
     "TORCHLOGREG_DATA" not in os.environ, reason="TORCHLOGREG_DATA names no folder with MNIST and the diabetes table"
 )
 
+# Tests that measure or kill processes: never two at once.
+serial = pytest.mark.xdist_group("serial")
+
 # Tables
 
 LOADERS = {"iris": load_iris, "wine": load_wine, "breast_cancer": load_breast_cancer, "digits": load_digits}

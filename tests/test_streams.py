@@ -1,13 +1,11 @@
 """Rows that come block by block: the same answers as in memory, few reads, little memory, clear errors."""
 
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
-from helpers import DETERMINISTIC, LOSSES, SOLVERS, STEADY_HEAP, Blocks, as_file, generator, objective_of
+from helpers import DETERMINISTIC, LOSSES, SOLVERS, Blocks, as_file, generator, objective_of
 from scipy.sparse import csr_array
 from sklearn.callback import ProgressBar
 from sklearn.feature_extraction import FeatureHasher
@@ -631,120 +629,6 @@ def test_labels_and_weights_beside_a_file_may_be_lists_and_tensors(tmp_path, all
     broken[-1, -1] = np.inf
     with pytest.raises(ValueError, match="infinity"):
         TorchLogisticRegression().fit(as_file(broken, tmp_path / "broken"), y)
-
-
-MEASURE = """
-import re, sys
-import numpy as np
-from torchlogreg import TorchLogisticRegression, TorchSoftmaxClassifier
-
-def status(name):
-    return int(re.search(name + r":\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1000
-
-def extra(work, *arguments):
-    '''MB of resident memory that work takes at its peak.'''
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")
-    before = status("VmRSS")
-    out = work(*arguments)
-    return status("VmHWM") - before, out
-
-rng = np.random.default_rng(0)
-"""
-
-
-def measured(script, *arguments):
-    """The numbers that a script prints in a process of its own."""
-    command = [sys.executable, "-c", MEASURE + script, *map(str, arguments)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=200, env=STEADY_HEAP)
-    if "PermissionError" in run.stderr:
-        pytest.skip("this system does not let a process reset its peak of memory")
-    assert run.returncode == 0, run.stderr
-    return [float(number) for number in run.stdout.split()]
-
-
-linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident memory is read from /proc")
-
-FIT_STREAM = """
-class Made:
-    def __init__(self, rows, blocks):
-        self.rows, self.blocks = rows, blocks
-    def __iter__(self):
-        for k in range(self.blocks):
-            X = np.random.default_rng(k).standard_normal((self.rows, 100), dtype=np.float32)
-            yield X, X[:, 0] > X[:, 1] ** 2 - 1
-            del X
-model = TorchLogisticRegression(solver=sys.argv[1], C=1e-3)
-model.fit(Made(60_000, 1))  # what a first fit loads
-rows = int(sys.argv[2]) * 10**6 // 400
-print(extra(model.fit, Made(rows, 6))[0])
-"""
-
-
-@linux
-@pytest.mark.parametrize("solver", DETERMINISTIC)
-@pytest.mark.parametrize("megabytes", [8, 48])
-def test_a_stream_takes_four_blocks_of_memory_at_most(solver, megabytes):
-    (extra,) = measured(FIT_STREAM, solver, megabytes)
-    assert extra < 4 * megabytes + 64
-
-
-FIT_FILE = """
-path, n = sys.argv[1], 800_000
-X = np.memmap(path, dtype=np.float32, mode="w+", shape=(n, 100))
-for start in range(0, n, 50_000):
-    X[start : start + 50_000] = rng.standard_normal((50_000, 100), dtype=np.float32)
-y = (X[:, 0] > X[:, 1] ** 2 - 1).astype(np.int8)
-X.flush()
-del X
-model = TorchLogisticRegression()
-X = np.memmap(path, dtype=np.float32, mode="r", shape=(n, 100))
-model.fit(np.array(X[:60_000]), y[:60_000])
-print(X.nbytes / 1e6, extra(model.fit, X, y)[0], extra(model.predict_proba, X)[0], model.n_passes_)
-"""
-
-
-@linux
-def test_a_file_is_not_pulled_into_memory(tmp_path):
-    size, fit, predict, n_passes = measured(FIT_FILE, tmp_path / "X")
-    assert size == 320
-    assert fit < 4 * 17 + 64
-    assert predict < 13 + 2 * 17 + 20
-    assert n_passes <= 8
-
-
-PREDICT = """
-n, dtype, n_classes, where = 400_000, sys.argv[1], int(sys.argv[2]), sys.argv[3]
-small = rng.standard_normal((3000, 100))
-model = TorchSoftmaxClassifier(device="cpu").fit(small, rng.integers(0, n_classes, 3000))
-X = np.empty((n, 100), dtype=dtype)
-X[:] = small[0]
-y = model.predict(X[:1])[0]
-if where == "tensor":
-    import torch
-    X = torch.from_numpy(X)
-for method in ("predict", "predict_proba", "predict_log_proba", "decision_function"):
-    getattr(model, method)(X[:20_000])
-    megabytes, out = extra(getattr(model, method), X)
-    print(megabytes - out.nbytes / 1e6)
-    del out
-"""
-
-
-@linux
-@pytest.mark.parametrize(
-    ("dtype", "n_classes", "where"),
-    [
-        ("float64", 2, "array"),
-        ("float32", 10, "array"),
-        ("float16", 2, "array"),
-        ("int8", 2, "array"),
-        ("float16", 10, "tensor"),
-    ],
-)
-def test_predictions_take_their_output_and_a_bounded_block(dtype, where, n_classes):
-    for beyond_output in measured(PREDICT, dtype, n_classes, where):
-        assert beyond_output < 45  # a block of 16 MB as float64, its check, and its logits
 
 
 @pytest.mark.parametrize("method", ["predict", "predict_proba", "predict_log_proba", "decision_function"])
