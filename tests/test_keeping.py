@@ -1,6 +1,7 @@
 """Kept models are the same models, and a file can do no harm."""
 
 import copy
+import importlib
 import json
 import os
 import pickle
@@ -626,3 +627,24 @@ def test_a_model_keeps_to_the_cpu_and_its_threads(tmp_path):
     TorchLogisticRegression.load(tmp_path / "model").to_torch()
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_pickles_hold_public_paths_and_those_of_the_version_before_are_found():
+    for module, name in (
+        ("_estimators", "TorchLogisticRegression"),
+        ("_estimators", "TorchSoftmaxClassifier"),
+        ("_cv", "TorchLogisticRegressionCV"),
+        ("_cv", "TorchSoftmaxClassifierCV"),
+        ("_search", "TorchGridSearchCV"),
+    ):
+        kind = getattr(torchlogreg, name)
+        assert kind.__module__ == "torchlogreg"
+        assert getattr(importlib.import_module(f"torchlogreg.{module}"), name) is kind
+
+
+def test_partial_fit_goes_on_from_a_pickle_of_the_version_before():
+    X, y = two()
+    model = TorchLogisticRegression(random_state=0).partial_fit(X, y, classes=np.unique(y))
+    before = copy.deepcopy(model)
+    before._seen["mark"] = before._seen.pop("fingerprint")
+    np.testing.assert_array_equal(before.partial_fit(X, y).coef_, model.partial_fit(X, y).coef_)

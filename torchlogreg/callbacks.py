@@ -272,10 +272,10 @@ class Checkpoint(_Callback):
 
 
 class LiveBoundary(_Callback):
-    """Draw the rows of two features and the boundary between the classes while a fit goes on.
+    """Draw the rows of two features and the boundary between the classes during a fit.
 
     The title shows the mean loss, the accuracy and, for two classes, the coefficients. In a notebook or with a window
-    the picture changes as the fit goes on; with a `path` it becomes an animation as well.
+    the picture changes during the fit; with a `path` it becomes an animation as well.
 
     Parameters
     ----------

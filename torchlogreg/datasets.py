@@ -1,8 +1,10 @@
 """The two real data sets of the examples, benchmarks and tests, from a local folder or from OpenML."""
 
+from __future__ import annotations
+
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.error import URLError
 
 import numpy as np
@@ -20,11 +22,11 @@ class Images(NamedTuple):
     y_test: np.ndarray  # (10000,) int64
 
 
-def fetch_mnist():
+def fetch_mnist() -> Images:
     """Load the MNIST digits.
 
     They come from ``mnist.npz`` in the folder that the environment variable ``TORCHLOGREG_DATA`` names or, if it is
-    not set, from OpenML (``mnist_784``), which needs a network once. A line says which of the two it was.
+    not set, from OpenML (``mnist_784``), which needs a network once. A printed line says which of the two it was.
 
     Returns
     -------
@@ -52,12 +54,12 @@ def fetch_mnist():
     return Images(_pixels(X_train), y_train.astype(np.int64), _pixels(X_test), y_test.astype(np.int64))
 
 
-def fetch_diabetes():
+def fetch_diabetes() -> tuple[np.ndarray, np.ndarray]:
     """Load the Pima diabetes table.
 
     It comes from ``diabetes.csv.gz`` in the folder that the environment variable ``TORCHLOGREG_DATA`` names (759 rows,
-    features scaled to [-1, 1]) or, if it is not set, from OpenML (``diabetes`` version 1: 768 rows, not scaled). A line
-    says which of the two it was.
+    features scaled to [-1, 1]) or, if it is not set, from OpenML (``diabetes`` version 1: 768 rows, not scaled). A
+    printed line says which of the two it was.
 
     Returns
     -------
@@ -80,19 +82,19 @@ def fetch_diabetes():
     return X.astype(np.float64), (y == "tested_positive").astype(np.int64)
 
 
-def _local(name):
+def _local(name: str) -> Path | None:
     """Path of a file in the local folder, or None if no folder is set; says where the data comes from."""
     folder = os.environ.get(FOLDER_VARIABLE)
     print(f"{name.split('.')[0]}: {'from ' + FOLDER_VARIABLE if folder else 'from OpenML'}")
     return Path(folder) / name if folder else None
 
 
-def _download(name):
+def _download(name: str) -> Any:
     try:
         return fetch_openml(name, version=1, as_frame=False, return_X_y=True)
     except URLError:
         raise OSError(f"{name} cannot be downloaded: set {FOLDER_VARIABLE} to a folder that holds the data.") from None
 
 
-def _pixels(X):
+def _pixels(X: np.ndarray) -> np.ndarray:
     return X.astype(np.float32) / 255.0

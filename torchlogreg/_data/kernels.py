@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torchlogreg._data.blocking import block_numbers, rows_per_block, slices_of_size
 from torchlogreg._data.device import widest_dtype
 from torchlogreg._data.in_memory import InMemoryDesign
-from torchlogreg._data.sample_weights import ALL_MODELS, Models
+from torchlogreg._data.sample_weights import EVERY_MODEL, Models
 
 # From a block, its logits and the models that they belong to, to the residual (n, B, K).
 Visit = Callable[[InMemoryDesign, torch.Tensor, Models], torch.Tensor]
@@ -33,7 +33,7 @@ def sweep(
     )
     for block in design.blocks(n_models * n_logits):
         models = block.active_models
-        everything = model_index is not None or models is ALL_MODELS
+        everything = model_index is not None or models is EVERY_MODEL
         some = flat if everything else flat.view(n_models, n_logits, -1)[models].flatten(0, 1)
         residual = visit(block, block.flat_matvec(some).T.view(len(block.X), -1, n_logits), models)
         total[models] += block.flat_rmatvec(residual.reshape(len(residual), -1).T).view(-1, n_logits, W.shape[1])

@@ -8,7 +8,7 @@ import torch
 from torchlogreg._data import tuning
 
 Models = torch.Tensor | slice  # an index of models
-ALL_MODELS = slice(None)
+EVERY_MODEL = slice(None)
 
 
 def weights_of_models(columns: torch.Tensor, weight_index: torch.Tensor | None) -> torch.Tensor:
@@ -26,12 +26,12 @@ def index_of_selected(columns: torch.Tensor, weight_index: torch.Tensor | None, 
 
 
 def models_with_weight(columns: torch.Tensor, weight_index: torch.Tensor | None) -> Models:
-    """Index of the models that weigh some of these rows; `ALL_MODELS` if most of them do, or none."""
+    """Index of the models that weigh some of these rows; `EVERY_MODEL` if most of them do, or none."""
     if weight_index is None:
-        return ALL_MODELS
+        return EVERY_MODEL
     weighs = columns.any(dim=0)[weight_index]
     none_or_most = not weighs.any() or float(weighs.double().mean()) > tuning.MOST_MODELS_SHARE
-    return ALL_MODELS if none_or_most else torch.nonzero(weighs).flatten()
+    return EVERY_MODEL if none_or_most else torch.nonzero(weighs).flatten()
 
 
 def sample_weighted_rows(columns: torch.Tensor, size: int, generator: torch.Generator) -> torch.Tensor:

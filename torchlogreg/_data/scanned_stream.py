@@ -103,7 +103,7 @@ class ScannedStream:
         for block in self._checked_blocks(statistics):
             n_waiting += len(block.codes)
             is_enough = n_waiting * self.shape[1] >= tuning.MAX_JOINED_BLOCK_NUMBERS and n_waiting >= size
-            waiting.append(self._encoded(block, own=self._reuses or not is_enough))
+            waiting.append(self._encoded(block, copies=self._reuses or not is_enough))
             del block
             if not is_enough:
                 continue
@@ -142,8 +142,8 @@ class ScannedStream:
             error.add_note(f"This happened in block {number} of the stream, counted from 0.")
             raise
 
-    def _encoded(self, block: Block, own: bool) -> EncodedBlock:
-        """A block with the codes of all classes; its `own` memory if the source may overwrite what it has yielded."""
+    def _encoded(self, block: Block, copies: bool) -> EncodedBlock:
+        """A block with the codes of all classes; one that `copies` X outlives what the source may write over it."""
         index = np.minimum(np.searchsorted(self.classes, block.classes), len(self.classes) - 1)
         unknown = self.classes[index] != block.classes
         if unknown.any():
@@ -151,7 +151,7 @@ class ScannedStream:
         codes, weight = index[block.codes], block.weight
         if weight is not None or not (self.factor == 1).all():
             weight = self.factor[codes] * (1.0 if weight is None else weight)
-        X = block.X.to(self.dtype, copy=own)
+        X = block.X.to(self.dtype, copy=copies)
         if self.device.type == "cuda" and X.device.type == "cpu":
             X = X.pin_memory()
         return EncodedBlock(X, codes, weight)

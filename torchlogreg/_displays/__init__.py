@@ -1,4 +1,4 @@
-"""Pictures of what was fitted, as scikit-learn's displays draw them: one a file; `_shared.py` is what they share."""
+"""Plots of fitted models in the style of scikit-learn's displays, one display a file."""
 
 from torchlogreg._displays.coefficient_path import CoefficientPathDisplay
 from torchlogreg._displays.coefficients import CoefficientDisplay

@@ -26,10 +26,10 @@ class MovingBoundary:
         import matplotlib.pyplot as plt
         from matplotlib.animation import PillowWriter
 
-        writer = None if path is None else PillowWriter(fps=fps)
+        writer: Any = None if path is None else PillowWriter(fps=fps)  # pyright: ignore[reportArgumentType]
         self.is_own = ax is None
-        self.ax = plt.subplots()[1] if self.is_own else ax
-        self.figure = self.ax.figure
+        self.ax: Any = plt.subplots()[1] if self.is_own else ax
+        self.figure: Any = self.ax.figure
         if self.is_own:
             self.figure.subplots_adjust(top=0.86, right=0.85)  # a layout that moves with the title would tremble
         self.writer = None
@@ -113,7 +113,7 @@ class MovingBoundary:
         if "inline" not in matplotlib.get_backend() or "IPython" not in sys.modules:
             return
         if self.shown is None:
-            from IPython.display import display
+            from IPython.display import display  # pyright: ignore[reportMissingImports]
 
             self.shown = display(self.figure, display_id=True)
         else:
@@ -134,8 +134,8 @@ class MovingBoundary:
 def boundary_title(task_name: str, n_iter: int, history: dict[str, list], attributes: dict[str, Any]) -> str:
     """The title of a picture: loss, accuracy and, for two classes, the model."""
     title = f"{task_name} {n_iter}: loss {history['train_loss'][-1]:.5f}, accuracy {history['train_accuracy'][-1]:.3f}"
-    coef, intercept = numpy_of(attributes["coef_"]), numpy_of(attributes["intercept_"])
+    coef, intercept = (np.asarray(numpy_of(attributes[name])) for name in ("coef_", "intercept_"))
     if len(coef) > 1:
         return title
-    w0, w1 = coef[0]
-    return f"{title}\nw = ({w0:.4f}, {w1:.4f}), b = {intercept[0]:.4f}"
+    (w0, w1), (b,) = coef[0].tolist(), intercept.tolist()
+    return f"{title}\nw = ({w0:.4f}, {w1:.4f}), b = {b:.4f}"

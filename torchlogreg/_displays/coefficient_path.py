@@ -1,12 +1,20 @@
 """What the penalty does to coefficients."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.utils.validation import check_is_fitted
 
 from torchlogreg._data.validation import plain
 from torchlogreg._displays.shared import COLOURS, axes_for, checked_Cs, mark_chosen, names_of_features, row_of_class
 from torchlogreg._model_selection.logistic_cv import TorchLogisticRegressionCV, TorchSoftmaxClassifierCV
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 PATH_BY_HAND = "CoefficientPathDisplay(Cs=..., coefs=..., C=...), with coefs of shape (n_cs, n_features)"
 
@@ -64,7 +72,15 @@ class CoefficientPathDisplay:
     ['length', 'width']
     """
 
-    def __init__(self, *, Cs, coefs, C=None, feature_names=None, target=None):
+    def __init__(
+        self,
+        *,
+        Cs: ArrayLike,
+        coefs: ArrayLike,
+        C: float | None = None,
+        feature_names: ArrayLike | None = None,
+        target: object = None,
+    ):
         self.Cs = Cs
         self.coefs = coefs
         self.C = C
@@ -73,8 +89,16 @@ class CoefficientPathDisplay:
 
     @classmethod
     def from_estimator(
-        cls, estimator, *, target=None, feature_names=None, max_names=6, ax=None, line_kw=None, chosen_kw=None
-    ):
+        cls,
+        estimator: TorchLogisticRegressionCV | TorchSoftmaxClassifierCV | LogisticRegressionCV,
+        *,
+        target: object = None,
+        feature_names: ArrayLike | None = None,
+        max_names: int = 6,
+        ax: Axes | None = None,
+        line_kw: dict[str, Any] | None = None,
+        chosen_kw: dict[str, Any] | None = None,
+    ) -> Self:
         """Draw the coefficients of an estimator that tried several values of C: their mean over the folds.
 
         Parameters
@@ -139,20 +163,27 @@ class CoefficientPathDisplay:
                 f"last step, pipeline[-1]; otherwise use {PATH_BY_HAND}."
             )
         check_is_fitted(estimator)
-        estimator = plain(estimator)
-        paths = estimator.coefs_paths_
+        model: Any = plain(estimator)
+        paths = model.coefs_paths_
         if isinstance(paths, dict) or paths.shape[1] != 1:
             raise ValueError(
                 f"CoefficientPathDisplay draws one path, over C: fit the {type(estimator).__name__} with "
                 f"use_legacy_attributes=False and one value of l1_ratios, or use {PATH_BY_HAND}."
             )
-        row, target = row_of_class(estimator.classes_, target)
-        coefs = paths[:, 0, :, row, : estimator.coef_.shape[1]].mean(axis=0)
-        names = names_of_features(feature_names, estimator, coefs.shape[1])
-        display = cls(Cs=estimator.Cs_, coefs=coefs, C=estimator.C_, feature_names=names, target=target)
+        row, target = row_of_class(model.classes_, target)
+        coefs = paths[:, 0, :, row, : model.coef_.shape[1]].mean(axis=0)
+        names = names_of_features(feature_names, model, coefs.shape[1])
+        display = cls(Cs=model.Cs_, coefs=coefs, C=model.C_, feature_names=names, target=target)
         return display.plot(ax, max_names=max_names, line_kw=line_kw, chosen_kw=chosen_kw)
 
-    def plot(self, ax=None, *, max_names=6, line_kw=None, chosen_kw=None):
+    def plot(
+        self,
+        ax: Axes | None = None,
+        *,
+        max_names: int = 6,
+        line_kw: dict[str, Any] | None = None,
+        chosen_kw: dict[str, Any] | None = None,
+    ) -> Self:
         """Draw a line for each feature, and the chosen value of C.
 
         Parameters
@@ -191,7 +222,7 @@ class CoefficientPathDisplay:
         named = np.argsort(-np.abs(coefs).max(axis=0), kind="stable")[:max_names]
         named = named[np.argsort(-coefs[-1, named], kind="stable")]
         colours = dict(zip(named.tolist(), COLOURS, strict=False))
-        given = normalize_kwargs(line_kw, Line2D)
+        given = normalize_kwargs(line_kw or {}, Line2D)
         ax.set_xscale("log")  # before anything is drawn: limits around a single C are then right
         ax.axhline(0, color="0.7", linewidth=0.8, zorder=1)
         self.lines_ = []
@@ -210,7 +241,7 @@ class CoefficientPathDisplay:
         self.ax_, self.figure_ = ax, ax.figure
         return self
 
-    def _paths(self, max_names):
+    def _paths(self, max_names: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
         """Cs in ascending order (n_cs,), coefficients (n_cs, n_features), and names."""
         Cs, coefs = checked_Cs(self.Cs, self.C, PATH_BY_HAND), np.asarray(self.coefs, dtype=np.float64)
         if Cs.ndim != 1 or coefs.ndim != 2 or len(coefs) != len(Cs) or not coefs.size:

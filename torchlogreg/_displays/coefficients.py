@@ -1,11 +1,20 @@
 """Which features speak for a class."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Self
+
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from torchlogreg._data.validation import plain
 from torchlogreg._displays.shared import AGAINST, DIVERGING, FOR, axes_for, names_of_features, row_of_class
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 class CoefficientDisplay:
@@ -61,7 +70,14 @@ class CoefficientDisplay:
     ['dose', 'weight']
     """
 
-    def __init__(self, *, coef, labels=None, feature_names=None, image_shape=None):
+    def __init__(
+        self,
+        *,
+        coef: ArrayLike,
+        labels: Sequence | np.ndarray | None = None,
+        feature_names: ArrayLike | None = None,
+        image_shape: tuple[int, int] | None = None,
+    ):
         self.coef = coef
         self.labels = labels
         self.feature_names = feature_names
@@ -69,8 +85,16 @@ class CoefficientDisplay:
 
     @classmethod
     def from_estimator(
-        cls, estimator, *, target=None, feature_names=None, image_shape=None, max_features=15, ax=None, artist_kw=None
-    ):
+        cls,
+        estimator: Any,
+        *,
+        target: object = None,
+        feature_names: ArrayLike | None = None,
+        image_shape: tuple[int, int] | None = None,
+        max_features: int = 15,
+        ax: Axes | None = None,
+        artist_kw: dict[str, Any] | None = None,
+    ) -> Self:
         """Draw the coefficients of a fitted linear classifier.
 
         Coefficients can be compared with each other where the features have the same spread, as after a
@@ -137,7 +161,7 @@ class CoefficientDisplay:
         display = cls(coef=coef, labels=labels, feature_names=names, image_shape=image_shape)
         return display.plot(ax, max_features=max_features, artist_kw=artist_kw)
 
-    def plot(self, ax=None, *, max_features=15, artist_kw=None):
+    def plot(self, ax: Axes | None = None, *, max_features: int = 15, artist_kw: dict[str, Any] | None = None) -> Self:
         """Draw bars, a table or pictures.
 
         Parameters
@@ -168,7 +192,7 @@ class CoefficientDisplay:
         ax = axes_for(self, ax)
         self.bars_ = self.image_ = self.features_ = None
         if self.image_shape is not None:
-            self._draw_pictures(ax, coef, labels, artist_kw or {})
+            self._draw_pictures(ax, coef, labels, self.image_shape, artist_kw or {})
         else:
             largest = np.argsort(-np.abs(coef).max(axis=0), kind="stable")[:max_features]
             draw = self._draw_bars if len(coef) == 1 else self._draw_table
@@ -178,7 +202,7 @@ class CoefficientDisplay:
         self.ax_, self.figure_ = ax, ax.figure
         return self
 
-    def _checked(self):
+    def _checked(self) -> tuple[np.ndarray, list, list[str]]:
         """Coefficients (n_rows, n_features), labels of the rows and names of the features."""
         coef = np.asarray(self.coef, dtype=np.float64)
         if coef.ndim != 2 or not coef.size:
@@ -193,20 +217,22 @@ class CoefficientDisplay:
             raise ValueError(f"Images of shape {tuple(self.image_shape)} do not have {coef.shape[1]} pixels.")
         return coef, labels, names
 
-    def _draw_bars(self, ax, coef, labels, given):
+    def _draw_bars(self, ax: Axes, coef: np.ndarray, labels: list, given: dict[str, Any]) -> None:
         options = {"color": [FOR if value > 0 else AGAINST for value in coef[0]]}
         self.bars_ = ax.barh(range(coef.shape[1]), coef[0], **{**options, **given})
         ax.axvline(0, color="0.3", linewidth=0.8)
         ax.set_ylim(coef.shape[1] - 0.4, -0.6)
         ax.set_xlabel("Coefficient" if self.labels is None else f"Coefficient, class {labels[0]}")
 
-    def _draw_table(self, ax, coef, labels, given):
+    def _draw_table(self, ax: Axes, coef: np.ndarray, labels: list, given: dict[str, Any]) -> None:
         self._draw_image(ax, coef.T, {"aspect": "auto", **given})
         ax.set_xticks(range(len(labels)), labels, rotation=90 if sum(map(len, map(str, labels))) > 40 else 0)
         ax.set_xlabel("Class")
 
-    def _draw_pictures(self, ax, coef, labels, given):
-        height, width = self.image_shape
+    def _draw_pictures(
+        self, ax: Axes, coef: np.ndarray, labels: list, shape: tuple[int, int], given: dict[str, Any]
+    ) -> None:
+        height, width = shape
         K = len(coef)  # a mosaic somewhat wider than high, with few places left empty
         n_columns = min(range(1, K + 1), key=lambda c: -K % c + abs(c - 1.5 * np.sqrt(K * height / width)))
         n_rows = -(-K // n_columns)
@@ -219,7 +245,7 @@ class CoefficientDisplay:
         self._draw_image(ax, mosaic, given, location="bottom")
         ax.set_axis_off()
 
-    def _draw_image(self, ax, values, given, location="right"):
+    def _draw_image(self, ax: Axes, values: np.ndarray, given: dict[str, Any], location: str = "right") -> None:
         limit = np.nanmax(np.abs(values)) or 1.0
         options = {"cmap": DIVERGING, "vmin": -limit, "vmax": limit, "interpolation": "nearest"}
         self.image_ = ax.imshow(values, **{**options, **given})

@@ -1,9 +1,18 @@
 """The objective while it falls."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_is_fitted
 
 from torchlogreg._displays.shared import axes_for, next_colour
+from torchlogreg._solvers import is_stochastic
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 class LossCurveDisplay:
@@ -46,14 +55,24 @@ class LossCurveDisplay:
     [0.3, 0.1, 0.05]
     """
 
-    def __init__(self, *, loss_curve, minimum=0.0, name=None, step="Iteration"):
+    def __init__(
+        self, *, loss_curve: ArrayLike, minimum: float = 0.0, name: str | None = None, step: str = "Iteration"
+    ):
         self.loss_curve = loss_curve
         self.minimum = minimum
         self.name = name
         self.step = step
 
     @classmethod
-    def from_estimator(cls, estimator, *, ax=None, minimum=0.0, name=None, line_kw=None):
+    def from_estimator(
+        cls,
+        estimator: Any,
+        *,
+        ax: Axes | None = None,
+        minimum: float = 0.0,
+        name: str | None = None,
+        line_kw: dict[str, Any] | None = None,
+    ) -> Self:
         """Draw the curve of a fitted estimator.
 
         Parameters
@@ -111,11 +130,11 @@ class LossCurveDisplay:
         solver = getattr(estimator, "solver_", None)
         if name is None:
             name = type(estimator).__name__ + ("" if solver is None else f", {solver}")
-        step = "Epoch" if solver == "sgd" else "Iteration"
+        step = "Epoch" if is_stochastic(solver) else "Iteration"
         display = cls(loss_curve=estimator.loss_curve_, minimum=minimum, name=name, step=step)
         return display.plot(ax, line_kw=line_kw)
 
-    def plot(self, ax=None, *, line_kw=None):
+    def plot(self, ax: Axes | None = None, *, line_kw: dict[str, Any] | None = None) -> Self:
         """Draw the curve.
 
         Parameters
@@ -157,7 +176,7 @@ class LossCurveDisplay:
             "markersize": 4,
         }
         iterations = np.arange(1, len(curve) + 1)
-        (self.line_,) = ax.plot(iterations, height, **{**options, **normalize_kwargs(line_kw, Line2D)})
+        (self.line_,) = ax.plot(iterations, height, **{**options, **normalize_kwargs(line_kw or {}, Line2D)})
         steps = self.step if ax.get_xlabel() in ("", self.step) else "Iteration or epoch"
         ax.set(xlabel=steps, ylabel="Objective above its minimum" if self.minimum else "Objective")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -1,9 +1,17 @@
 """One feature, one curve."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_is_fitted
 
 from torchlogreg._displays.shared import axes_for, next_colour
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 class ProbabilityCurveDisplay:
@@ -67,7 +75,17 @@ class ProbabilityCurveDisplay:
     1.25
     """
 
-    def __init__(self, *, grid, proba, x=None, y=None, name=None, feature_name=None, label=None):
+    def __init__(
+        self,
+        *,
+        grid: ArrayLike,
+        proba: ArrayLike,
+        x: ArrayLike | None = None,
+        y: ArrayLike | None = None,
+        name: str | None = None,
+        feature_name: str | None = None,
+        label: object = None,
+    ):
         self.grid = grid
         self.proba = proba
         self.x = x
@@ -78,8 +96,18 @@ class ProbabilityCurveDisplay:
 
     @classmethod
     def from_estimator(
-        cls, estimator, X, y=None, *, grid=None, name=None, feature_name=None, ax=None, line_kw=None, points_kw=None
-    ):
+        cls,
+        estimator: Any,
+        X: Any,
+        y: ArrayLike | None = None,
+        *,
+        grid: ArrayLike | None = None,
+        name: str | None = None,
+        feature_name: str | None = None,
+        ax: Axes | None = None,
+        line_kw: dict[str, Any] | None = None,
+        points_kw: dict[str, Any] | None = None,
+    ) -> Self:
         """Draw the curve of a fitted classifier of two classes with one feature.
 
         Parameters
@@ -147,10 +175,9 @@ class ProbabilityCurveDisplay:
         if len(classes) != 2:
             raise ValueError(f"ProbabilityCurveDisplay draws two classes, and the estimator has {len(classes)}.")
         x = values[:, 0]
-        if grid is None:
-            margin = 0.1 * (np.ptp(x) or 1.0)
-            grid = np.linspace(x.min() - margin, x.max() + margin, 300)
-        column = np.asarray(grid, dtype=np.float64)[:, None]
+        margin = 0.1 * (np.ptp(x) or 1.0)
+        points = np.linspace(x.min() - margin, x.max() + margin, 300) if grid is None else grid
+        column = np.asarray(points, dtype=np.float64)[:, None]
         # The column has the container and, with it, the name that the estimator knows.
         column = type(X)({X.columns[0]: column[:, 0]}) if hasattr(X, "columns") else column
         proba = estimator.predict_proba(column)[:, 1]
@@ -165,7 +192,7 @@ class ProbabilityCurveDisplay:
         if feature_name is None:
             feature_name = getattr(estimator, "feature_names_in_", ["x0"])[0]
         display = cls(
-            grid=grid,
+            grid=points,
             proba=proba,
             x=None if y is None else x,
             y=is_second,
@@ -175,7 +202,13 @@ class ProbabilityCurveDisplay:
         )
         return display.plot(ax, line_kw=line_kw, points_kw=points_kw)
 
-    def plot(self, ax=None, *, line_kw=None, points_kw=None):
+    def plot(
+        self,
+        ax: Axes | None = None,
+        *,
+        line_kw: dict[str, Any] | None = None,
+        points_kw: dict[str, Any] | None = None,
+    ) -> Self:
         """Draw the curve, the line of even odds and the data.
 
         Parameters
@@ -219,11 +252,13 @@ class ProbabilityCurveDisplay:
             label += f": even odds at {self.boundary_:.3g}"
         self.even_ = ax.axhline(0.5, color="0.6", linewidth=1, linestyle=":", zorder=1)
         options = {"color": next_colour(ax), "label": label}
-        (self.line_,) = ax.plot(grid, proba, **{**options, **normalize_kwargs(line_kw, Line2D)})
+        (self.line_,) = ax.plot(grid, proba, **{**options, **normalize_kwargs(line_kw or {}, Line2D)})
         self.points_ = None
-        if self.x is not None:
+        if self.x is not None and self.y is not None:
             options = {"color": "0.2", "s": 25, "alpha": 0.6, "linewidth": 0, "zorder": 3, "label": "data"}
-            self.points_ = ax.scatter(self.x, self.y, **{**options, **normalize_kwargs(points_kw, PathCollection)})
+            self.points_ = ax.scatter(
+                self.x, self.y, **{**options, **normalize_kwargs(points_kw or {}, PathCollection)}
+            )
         name = "Probability" if self.label is None else f"Probability of {self.label}"
         ax.set(ylabel=name, ylim=(-0.05, 1.05), yticks=[0, 0.25, 0.5, 0.75, 1])
         if self.feature_name is not None:
@@ -231,13 +266,13 @@ class ProbabilityCurveDisplay:
         # Where neither the curve nor the data is: below a rising curve on the right, above it on the left.
         on_right = self.boundary_ is None or self.boundary_ <= (grid[0] + grid[-1]) / 2
         above = (proba[-1] > proba[0]) != on_right
-        corner = f"{'upper' if above else 'lower'} {'right' if on_right else 'left'}"
+        corner: Any = f"{'upper' if above else 'lower'} {'right' if on_right else 'left'}"
         ax.legend(loc=corner, bbox_to_anchor=(float(on_right), 0.93 if above else 0.07))
         self.ax_, self.figure_ = ax, ax.figure
         return self
 
 
-def _crossing(grid, proba):
+def _crossing(grid: np.ndarray, proba: np.ndarray) -> float | None:
     """Where the curve first crosses 0.5, or None."""
     above = proba >= 0.5
     changes = np.flatnonzero(above[1:] != above[:-1])

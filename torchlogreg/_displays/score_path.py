@@ -1,6 +1,11 @@
 """What each value of C is worth."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.model_selection import GridSearchCV
 from sklearn.utils.validation import check_is_fitted
@@ -9,6 +14,9 @@ from torchlogreg._data.array_api import numpy_of
 from torchlogreg._displays.shared import axes_for, checked_Cs, mark_chosen
 from torchlogreg._model_selection.grid_search import same_value
 from torchlogreg._model_selection.logistic_cv import TorchLogisticRegressionCV, TorchSoftmaxClassifierCV
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SCORES_BY_HAND = "ScorePathDisplay(Cs=..., scores=..., C=...), with scores of shape (n_folds, n_cs)"
 
@@ -68,14 +76,23 @@ class ScorePathDisplay:
     'C = 1'
     """
 
-    def __init__(self, *, Cs, scores, C=None, score_name=None):
+    def __init__(self, *, Cs: ArrayLike, scores: ArrayLike, C: float | None = None, score_name: str | None = None):
         self.Cs = Cs
         self.scores = scores
         self.C = C
         self.score_name = score_name
 
     @classmethod
-    def from_estimator(cls, estimator, *, ax=None, score_name=None, line_kw=None, fill_between_kw=None, chosen_kw=None):
+    def from_estimator(
+        cls,
+        estimator: TorchLogisticRegressionCV | TorchSoftmaxClassifierCV | LogisticRegressionCV | GridSearchCV,
+        *,
+        ax: Axes | None = None,
+        score_name: str | None = None,
+        line_kw: dict[str, Any] | None = None,
+        fill_between_kw: dict[str, Any] | None = None,
+        chosen_kw: dict[str, Any] | None = None,
+    ) -> Self:
         """Draw the scores by which a fitted estimator chose C.
 
         Parameters
@@ -151,7 +168,14 @@ class ScorePathDisplay:
         display = cls(Cs=Cs, scores=scores, C=C, score_name=_named(scoring) if score_name is None else score_name)
         return display.plot(ax, line_kw=line_kw, fill_between_kw=fill_between_kw, chosen_kw=chosen_kw)
 
-    def plot(self, ax=None, *, line_kw=None, fill_between_kw=None, chosen_kw=None):
+    def plot(
+        self,
+        ax: Axes | None = None,
+        *,
+        line_kw: dict[str, Any] | None = None,
+        fill_between_kw: dict[str, Any] | None = None,
+        chosen_kw: dict[str, Any] | None = None,
+    ) -> Self:
         """Draw the mean over the folds, a band around it, and the chosen value of C.
 
         The band reaches from one standard deviation over the folds below the mean to one above, with the number of
@@ -193,10 +217,11 @@ class ScorePathDisplay:
         from matplotlib.lines import Line2D
 
         ax.set_xscale("log")  # before anything is drawn: limits around a single C are then right
-        folds = f"mean of {len(self.scores)} folds" if len(self.scores) > 1 else "1 fold"
+        n_folds = len(np.asarray(self.scores))
+        folds = f"mean of {n_folds} folds" if n_folds > 1 else "1 fold"
         options = {"marker": "o", "markersize": 4, "label": folds}
-        (line,) = ax.plot(Cs, mean, **{**options, **normalize_kwargs(line_kw, Line2D)})
-        given = normalize_kwargs(fill_between_kw, PolyCollection)
+        (line,) = ax.plot(Cs, mean, **{**options, **normalize_kwargs(line_kw or {}, Line2D)})
+        given = normalize_kwargs(fill_between_kw or {}, PolyCollection)
         options = {"alpha": 0.2, "linewidth": 0, "label": "± 1 standard deviation"}
         if not {"color", "facecolor"} & given.keys():
             options["facecolor"] = line.get_color()
@@ -209,7 +234,7 @@ class ScorePathDisplay:
         self.ax_, self.figure_, self.line_, self.fill_between_, self.chosen_ = ax, ax.figure, line, band, chosen
         return self
 
-    def _curve(self):
+    def _curve(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Cs in ascending order, mean and standard deviation over the folds, each (n_cs,)."""
         Cs, scores = np.asarray(self.Cs, dtype=np.float64), np.asarray(self.scores, dtype=np.float64)
         if Cs.ndim != 1 or scores.ndim != 2 or scores.shape[1] != len(Cs) or not scores.size:
@@ -225,7 +250,7 @@ class ScorePathDisplay:
         return np.sort(Cs), mean, scores.std(axis=0)
 
 
-def _curve_of_cv(model):
+def _curve_of_cv(model: Any) -> tuple:
     """(Cs, scores, C, scoring) of an estimator that cross-validates C."""
     if isinstance(model.scores_, dict):
         raise ValueError(
@@ -238,10 +263,11 @@ def _curve_of_cv(model):
             f"Draw one of them, with its scores estimator.scores_[:, i]: {SCORES_BY_HAND}."
         )
     unset = model.scoring is None or model.scoring == "warn"  # scikit-learn 1.9 announces a new default by "warn"
-    return numpy_of(model.Cs_), numpy_of(model.scores_)[:, 0], model.C_, "accuracy" if unset else model.scoring
+    scores = np.asarray(numpy_of(model.scores_))[:, 0]
+    return numpy_of(model.Cs_), scores, model.C_, "accuracy" if unset else model.scoring
 
 
-def _curve_of_search(search):
+def _curve_of_search(search: Any) -> tuple:
     """(Cs, scores, C, scoring) of a grid search over C."""
     candidates = search.cv_results_["params"]
     name = _name_of_C(candidates)
@@ -257,7 +283,7 @@ def _curve_of_search(search):
     return [candidate[name] for candidate in candidates], np.stack(scores), search.best_params_[name], scoring
 
 
-def _name_of_C(candidates):
+def _name_of_C(candidates: list[dict[str, Any]]) -> str:
     """The one parameter in which the candidates differ, a C."""
     names = sorted({name for candidate in candidates for name in candidate})
     varied = [name for name in names if not all(_same(name, candidate, candidates[0]) for candidate in candidates)]
@@ -271,19 +297,19 @@ def _name_of_C(candidates):
     )
 
 
-def _is_C(name):
+def _is_C(name: str) -> bool:
     return name == "C" or name.endswith("__C")
 
 
-def _same(name, one, other):
+def _same(name: str, one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether two candidates set a parameter to the same value."""
     if name not in one or name not in other:
         return name not in one and name not in other
     return same_value(one[name], other[name])
 
 
-def _named(scoring):
-    """A name for people."""
+def _named(scoring: Any) -> str:
+    """A name for a reader."""
     if not isinstance(scoring, str):
         return "Score"
     words = f"negative_{scoring[4:]}" if scoring.startswith("neg_") else scoring

@@ -1,19 +1,27 @@
 """What several displays need."""
 
+from __future__ import annotations
+
 from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.pipeline import Pipeline
 
 from torchlogreg._runtime.sklearn_private import check_matplotlib_support
 
-# Okabe and Ito's colours, which colour-blind people tell apart, less the yellow that white paper swallows.
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
+
+# Okabe and Ito's colours, which colour-blind people can tell apart, without the yellow that is hard to see on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 FOR, AGAINST = "#B2182B", "#2166AC"  # the ends of the colour map
 DIVERGING = "RdBu_r"
 
 
-def axes_for(display, ax):
+def axes_for(display: Any, ax: Axes | None) -> Axes:
     """The given axes, or those of a new figure that makes room for labels and legends."""
     check_matplotlib_support(f"{type(display).__name__}.plot")
     import matplotlib.pyplot as plt
@@ -21,14 +29,14 @@ def axes_for(display, ax):
     return plt.subplots(layout="constrained")[1] if ax is None else ax
 
 
-def next_colour(ax):
+def next_colour(ax: Axes) -> str:
     """The colour of the next curve on these axes."""
     n_curves = sum(not str(line.get_label()).startswith("_") for line in ax.lines)
     return COLOURS[n_curves % len(COLOURS)]
 
 
-def checked_Cs(Cs, C, by_hand):
-    """Values of C as an array of numbers that a logarithmic axis has a place for; so must be the chosen one."""
+def checked_Cs(Cs: ArrayLike, C: float | None, by_hand: str) -> np.ndarray:
+    """Values of C as an array, all of which must fit on a logarithmic axis; so must the chosen one."""
     Cs = np.asarray(Cs, dtype=np.float64)
     drawn = Cs if C is None else np.append(Cs, C)
     wrong = drawn[~((drawn > 0) & (drawn < np.inf))]
@@ -40,7 +48,7 @@ def checked_Cs(Cs, C, by_hand):
     return Cs
 
 
-def mark_chosen(ax, C, given, **options):
+def mark_chosen(ax: Axes, C: float | None, given: dict[str, Any] | None, **options: Any) -> Line2D | None:
     """The vertical line at the chosen C, drawn with the caller's options over the display's; None if there is none."""
     from matplotlib.cbook import normalize_kwargs
     from matplotlib.lines import Line2D
@@ -48,11 +56,11 @@ def mark_chosen(ax, C, given, **options):
     if C is None:
         return None
     options = {"linestyle": "--", "label": f"C = {C:.3g}", **options}
-    return ax.axvline(C, **{**options, **normalize_kwargs(given, Line2D)})
+    return ax.axvline(C, **{**options, **normalize_kwargs(given or {}, Line2D)})
 
 
-def names_of_features(names, estimator, n_features):
-    """Names: those given, else those that the estimator or the steps before it know, else x0, x1 and so on."""
+def names_of_features(names: Any, estimator: Any, n_features: int) -> list[str]:
+    """Names: those given, else those of the estimator or of the steps before it, else x0, x1 and so on."""
     if names is None:
         names = getattr(estimator, "feature_names_in_", None)
     if isinstance(estimator, Pipeline) and len(estimator.steps) > 1:
@@ -61,7 +69,7 @@ def names_of_features(names, estimator, n_features):
     return [f"x{i}" for i in range(n_features)] if names is None else [str(name) for name in names]
 
 
-def row_of_class(classes, target):
+def row_of_class(classes: np.ndarray, target: Any) -> tuple[int, Any]:
     """Index of the row of coefficients for a class, and that class."""
     if len(classes) == 2:
         if target is not None and target != classes[1]:

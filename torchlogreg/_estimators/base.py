@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from numbers import Integral, Real
 from typing import Any, Literal, Self
 
@@ -20,7 +19,7 @@ from torchlogreg._estimators.predictor import LinearPredictor
 from torchlogreg._estimators.problem import check_combination, fit_inputs
 from torchlogreg._export.conversion import from_sklearn_model
 from torchlogreg._monitoring.callback_context import FitCall
-from torchlogreg._runtime.out_of_memory import with_room
+from torchlogreg._runtime.out_of_memory import attempts
 from torchlogreg._runtime.sklearn_private import Interval, StrOptions, fit_context
 from torchlogreg._runtime.threads import package_settings
 from torchlogreg._solvers import SOLVERS
@@ -117,19 +116,19 @@ class LinearClassifier(LinearPredictor):
         ----------
         X : array-like, sparse matrix or tensor of shape (n_samples, n_features), or stream
             Training rows: a list, NumPy array, pandas or polars frame, sparse matrix, torch tensor, or array of a
-            library that speaks DLPack. float32 is kept, every other type becomes float64; tensors of half precision and
-            of small integers are kept as well, and lifted to float32 and float64 block by block. A large ``np.memmap``
-            is read block by block. A stream is an object that yields ``(X, y)`` or ``(X, y, sample_weight)`` blocks in
-            each of its iterations, such as a list of them or a torch DataLoader; every iteration must yield the same
-            rows.
+            library that supports DLPack. float32 stays float32, every other type becomes float64; tensors of half
+            precision and of small integers stay as they are, too, and are converted to float32 and float64 block by
+            block. A large ``np.memmap`` is loaded block by block. A stream is an object that yields ``(X, y)`` or ``(X,
+            y, sample_weight)`` blocks in each of its iterations, such as a list of them or a torch DataLoader; every
+            iteration must yield the same rows.
 
         y : array-like of shape (n_samples,), default=None
-            Class labels: numbers, booleans or strings. None for a stream, which brings them.
+            Class labels: numbers, booleans or strings. None for a stream, which contains them.
 
         sample_weight : array-like of shape (n_samples,) or float, default=None
-            Weight of each row, zero or positive. A weight of 2 is the same as the row given twice, and of 0 as the row
-            left out, but for its class: one without any weight remains, with a probability that is nearly zero. None
-            gives every row the weight 1.
+            Weight of each row, zero or positive. A weight of 2 is the same as the row given twice, and of 0 the same as
+            the row left out, except that its class remains: a class without any weight has a probability of nearly
+            zero. None gives every row the weight 1.
 
         coef_init : array-like of shape (1, n_features) or (n_classes, n_features), default=None
             Coefficients to start from. None starts from zero, or with ``warm_start=True`` from the fitted ones.
@@ -138,15 +137,15 @@ class LinearClassifier(LinearPredictor):
             Intercepts to start from.
 
         X_val : array-like, sparse matrix or tensor of shape (n_val_samples, n_features), default=None
-            Rows to validate on, in any type that `predict` takes. ``history_`` then has the loss and the accuracy on
-            the training rows and on these, and `early_stopping` goes by these. In a pipeline, with metadata routing,
-            ``Pipeline(..., transform_input=["X_val"])`` transforms them as it does X.
+            Validation data, in any type that `predict` takes. ``history_`` then has the loss and the accuracy on the
+            training and on the validation data, and `early_stopping` uses the latter. In a pipeline, with metadata
+            routing, ``Pipeline(..., transform_input=["X_val"])`` transforms it as it does X.
 
         y_val : array-like of shape (n_val_samples,), default=None
-            Their labels, each of which must be among the classes of y.
+            Labels of the validation data, each of which must be among the classes of y.
 
         sample_weight_val : array-like of shape (n_val_samples,) or float, default=None
-            Weight of each of them.
+            Weights of the validation data.
 
         Returns
         -------
@@ -156,9 +155,9 @@ class LinearClassifier(LinearPredictor):
         Raises
         ------
         ValueError
-            If the data or a parameter is invalid, holds a single class, or makes the objective overflow, if a stream
-            changes between two reads, and if a checkpoint is damaged or that of another fit. The estimator then is as
-            it was before the call.
+            If the data or a parameter is invalid, if there is a single class, if the objective overflows, if a stream
+            changes between two passes, or if a checkpoint is damaged or belongs to another fit. The estimator is then
+            as it was before the call.
         MemoryError
             If memory runs out: on an accelerator, even in small blocks.
         NotImplementedError
@@ -169,7 +168,7 @@ class LinearClassifier(LinearPredictor):
         ConvergenceWarning
             If the solver ended before it met `tol`; the message says why, and what to do.
         RuntimeWarning
-            If the memory of an accelerator ran out and the fit went on with smaller blocks.
+            If the memory of an accelerator ran out and the fit continued with smaller blocks.
         """
         check_combination(self)
         call = FitCall.begin(self, X, y, sample_weight, max_subtasks=self.max_iter or None)
@@ -177,7 +176,9 @@ class LinearClassifier(LinearPredictor):
             start, validation = (coef_init, intercept_init), (X_val, y_val, sample_weight_val)
             inputs = fit_inputs(self, X, y, sample_weight, start=start, validation=validation)
             with explained(inputs.data.X):
-                attributes = with_room(partial(fitted_model, self, inputs, call))
+                for attempt in attempts():
+                    with attempt:
+                        attributes = fitted_model(self, inputs, call)
         attributes["_seen"] = PartialFitState.after(inputs.data)._asdict()
         replace_attributes(self, attributes, stale=["feature_names_in_"], then=call.end)
         return self
@@ -190,17 +191,17 @@ class LinearClassifier(LinearPredictor):
         classes: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
     ) -> Self:
-        """Go on with one epoch of mini-batch SGD over some rows.
+        """Continue with one epoch of mini-batch SGD over some rows.
 
-        Whatever `solver` says, `partial_fit` steps as ``'sgd'`` does, with its parameters (`learning_rate`, `momentum`,
-        `nesterov`, `batch_size`, `shuffle`) and the momentum of the call before; `tol` and `max_iter` have no effect,
-        and callbacks are not run. It continues from whatever the model is, be it from a `fit`. The penalty is divided
-        by the weight of the rows so far, as in `fit` on all of them; once the block of the first call comes again, a
-        new pass over the same rows begins, which adds nothing to that weight.
+        Whatever the value of `solver`, `partial_fit` takes the steps of ``'sgd'`` with its parameters
+        (`learning_rate`, `momentum`, `nesterov`, `batch_size`, `shuffle`) and the momentum of the call before; `tol`
+        and `max_iter` have no effect, and callbacks are not called. It continues from the current model, also from that
+        of a `fit`. The penalty is divided by the weight of the rows so far, as in `fit` on all of them; when the block
+        of the first call comes again, a new pass over the same rows begins, which adds nothing to that weight.
 
-        With ``learning_rate='auto'`` the rate is half the largest one that is stable on the blocks so far, and falls as
-        ``1 / sqrt(1 + t / 100)`` in the number t of mini-batches; an epoch that raised the objective is undone and run
-        again at half of it. A number is a constant rate, for streams that drift.
+        With ``learning_rate='auto'`` the rate is half the largest one that is stable on the blocks so far, and
+        decreases as ``1 / sqrt(1 + t / 100)`` in the number t of mini-batches; an epoch that increased the objective is
+        undone and repeated at half the rate. A number is a constant rate, for streams that drift.
 
         Parameters
         ----------
@@ -208,10 +209,10 @@ class LinearClassifier(LinearPredictor):
             Some rows, as for `fit`.
 
         y : array-like of shape (n_samples,)
-            Their labels. Not every class need be among them.
+            Labels of the rows. Not every class has to be among them.
 
         classes : array-like of shape (n_classes,), default=None
-            All classes that the stream will hold. Required in the first call unless the model is fitted.
+            All classes that the stream will contain. Required in the first call unless the model is fitted.
 
         sample_weight : array-like of shape (n_samples,) or float, default=None
             Weight of each row, zero or positive.
@@ -219,15 +220,15 @@ class LinearClassifier(LinearPredictor):
         Returns
         -------
         self : object
-            The estimator. ``n_iter_`` counts the calls, ``loss_curve_`` has F of each, as its updates found it, after
-            those of a `fit` that came before. ``converged_`` is False; ``objective_``, ``gradient_norm_``,
-            ``optimality_gap_``, ``n_passes_`` and ``history_``, which would take all rows, are absent.
+            The estimator. ``n_iter_`` counts the calls, and ``loss_curve_`` has for each of them the mean of F before
+            each update, both after those of an earlier `fit`. ``converged_`` is False; ``objective_``,
+            ``gradient_norm_``, ``optimality_gap_``, ``n_passes_`` and ``history_``, which need all rows, are absent.
 
         Raises
         ------
         ValueError
-            If the data or a parameter is invalid, `classes` is missing in the first call or another one later, or the
-            objective overflows. The estimator then is as it was before the call.
+            If the data or a parameter is invalid, if `classes` is missing in the first call or differs in a later one,
+            or if the objective overflows. The estimator is then as it was before the call.
         NotImplementedError
             If ``l1_ratio`` is not 0.
         """
@@ -247,14 +248,15 @@ class LinearClassifier(LinearPredictor):
         Parameters
         ----------
         model : LogisticRegression or LogisticRegressionCV
-            A fitted :class:`~sklearn.linear_model.LogisticRegression`, or one with cross-validation, of which the final
-            model is taken.
+            A fitted :class:`~sklearn.linear_model.LogisticRegression`, or one with cross-validation, whose final model
+            is taken.
 
         Returns
         -------
         estimator : object
-            A fitted estimator with the same predictions and, where it has them, the same parameters. Solvers that it
-            does not have become ``'auto'``. What scikit-learn does not say, such as ``converged_``, is missing.
+            A fitted estimator with the same predictions and, as far as it has them, the same parameters. Solvers that
+            it does not have become ``'auto'``. Attributes that scikit-learn does not have, such as ``converged_``, are
+            missing.
 
         Raises
         ------

@@ -1,5 +1,12 @@
 """The documentation that both estimators share, written once."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+Class = TypeVar("Class", bound=type)
+
 _TEMPLATE = """{summary}
 
     It minimises scikit-learn's objective, on torch::
@@ -22,35 +29,35 @@ _TEMPLATE = """{summary}
         Whether the model has an intercept.
 
     class_weight : dict or 'balanced', default=None
-        Weight of each class, multiplied with the sample weights: a dict by label, in which a class that is not named
-        has the weight 1. ``'balanced'`` gives all classes the same total weight, computed with the sample weights.
+        Weight of each class, multiplied with the sample weights: a dict by label, in which a missing class has the
+        weight 1. ``'balanced'`` gives all classes the same total weight, computed with the sample weights.
 
     solver : {{'auto', 'lbfgs', 'newton-cholesky', 'sgd'}}, default='auto'
-        The algorithm. Parameters from `learning_rate` to `shuffle` concern ``'sgd'`` only.
+        The algorithm. The parameters from `learning_rate` to `shuffle` apply to ``'sgd'`` only.
 
-        - ``'auto'`` is ``'newton-cholesky'`` for tiny data and ``'lbfgs'`` for all other.
-        - ``'newton-cholesky'``: Newton's method with the full Hessian; exact and indifferent to the scale of the
+        - ``'auto'`` is ``'newton-cholesky'`` for tiny data and ``'lbfgs'`` otherwise.
+        - ``'newton-cholesky'``: Newton's method with the full Hessian; exact, and independent of the scale of the
           features. Its memory grows with the square of ``n_features * n_classes``.
         - ``'lbfgs'``: L-BFGS that starts near the optimum of a random sample of rows and is preconditioned by the
-          Hessian there, and by that of all rows where progress is slow. It reads X a handful of times.
-        - ``'sgd'``: mini-batch gradient descent with momentum, as in a hand-written torch loop. The only one that
-          needs standardised features and that is approximate.
+          Hessian there, and by that of all rows where progress is slow. It takes a handful of passes over the data.
+        - ``'sgd'``: mini-batch gradient descent with momentum, as in a hand-written torch loop. It is the only
+          approximate solver, and the only one that needs standardised features.
 
     tol : float, default=1e-4
         Stop when the largest absolute entry of F's gradient is at most `tol` and F is estimated to be within the
-        fraction `tol` of its minimum (``tol ** 1.5`` for ``'lbfgs'``, whose estimate is a rough one). For ``'sgd'``,
-        stop when `n_iter_no_change` epochs in a row did not improve the training objective by `tol`, or with
-        ``learning_rate='auto'`` begin to lower the rate then; 0 runs all epochs. With `early_stopping`, also what
-        counts as an improvement of the accuracy.
+        fraction `tol` of its minimum (``tol ** 1.5`` for ``'lbfgs'``, whose estimate is rough). For ``'sgd'``, stop
+        when `n_iter_no_change` epochs in a row did not improve the training objective by `tol`, or with
+        ``learning_rate='auto'`` begin to lower the rate then; 0 runs all epochs. With `early_stopping`, also the
+        smallest improvement of the accuracy that counts.
 
     max_iter : int, default=100
-        Largest number of iterations, each of which evaluates F once; of epochs for ``'sgd'``.
+        Maximum number of iterations, each of which evaluates F once; of epochs for ``'sgd'``.
 
     learning_rate : float or 'auto', default='auto'
-        Step size of ``'sgd'`` on F, that is, on the mean loss. ``'auto'`` derives it from the data, so that it does
-        not diverge whatever the scale of the features, and keeps it until the objective stands still (for at most
-        three fifths of `max_iter` epochs); then the rate falls linearly to zero, and the fit ends. With
-        `early_stopping`, the accuracy on other rows may end it before.
+        Step size of ``'sgd'`` on F, that is, on the mean loss. ``'auto'`` derives it from the data, so that the fit
+        does not diverge whatever the scale of the features, and leaves it constant until the objective stops improving
+        (for at most three fifths of `max_iter` epochs); then the rate decreases linearly to zero, and the fit ends.
+        With `early_stopping`, the accuracy on the validation data may end it earlier.
 
     momentum : float, default=0.9
         Momentum of ``'sgd'``, in [0, 1).
@@ -62,16 +69,17 @@ _TEMPLATE = """{summary}
         Rows in a mini-batch of ``'sgd'``. ``'auto'`` means 32, None all rows.
 
     shuffle : bool, default=True
-        Whether ``'sgd'`` puts the rows in a new random order for every epoch. A stream has an order of its own.
+        Whether ``'sgd'`` shuffles the rows before every epoch. A stream has its own order.
 
     early_stopping : bool, default=False
-        Whether to stop when the accuracy on the rows in ``fit(..., X_val=..., y_val=...)`` has not improved by `tol`
-        for `n_iter_no_change` iterations, and to keep the best iterate: the one of the highest accuracy on them and,
-        among those, of the lowest loss. Without such rows ``'sgd'`` holds some out; the other solvers then train on
-        every row until `tol` is met.
+        Whether to stop when the accuracy on the validation data, ``fit(..., X_val=..., y_val=...)``, has not improved
+        by `tol` for `n_iter_no_change` iterations, and to return the best iterate: the one with the highest validation
+        accuracy and, among those, with the lowest validation loss. Without validation data, ``'sgd'`` holds out some of
+        the rows; the other solvers train on every row until `tol` is met.
 
     validation_fraction : float, default=0.1
-        Share of the rows, stratified by class, that `early_stopping` holds out for ``'sgd'`` if no others are given.
+        Share of the rows, stratified by class, that `early_stopping` holds out for ``'sgd'`` if no validation data is
+        given.
 
     n_iter_no_change : int, default=5
         Epochs without improvement after which ``'sgd'`` stops, or iterations of any solver with `early_stopping`.
@@ -81,16 +89,16 @@ _TEMPLATE = """{summary}
 
     random_state : int, RandomState instance or None, default=None
         Seed of the order of the rows and of the held-out rows in ``'sgd'``, and of the samples in ``'lbfgs'``, where
-        None stands for a fixed seed and any seed leads to the same optimum, within `tol`.
+        None is a fixed seed and any seed leads to the same optimum, within `tol`.
 
     verbose : int, default=0
         Whether to print a line for each iteration or epoch: the objective, the largest entry of its gradient (not for
-        ``'sgd'``), the reads of X so far, the accuracy on rows to validate on, and the seconds since the fit began.
+        ``'sgd'``), the passes over the data so far, the validation accuracy, and the seconds since the fit began.
 
     device : str or torch.device, default='auto'
-        Where to compute: ``'cpu'``, ``'cuda'``, ``'cuda:1'``, ``'mps'``. With ``'auto'`` a tensor stays where it is;
-        other data goes to an accelerator if there is one and the work is large enough to repay the copy. Sparse X
-        is read on the CPU.
+        Where to compute: ``'cpu'``, ``'cuda'``, ``'cuda:1'``, ``'mps'``. With ``'auto'`` a tensor stays on its device;
+        other data is moved to an accelerator if there is one and the computation is large enough to be worth the copy.
+        Sparse X stays on the CPU.
 
     Attributes
     ----------
@@ -104,11 +112,11 @@ _TEMPLATE = """{summary}
         Class labels.
 
     n_iter_ : ndarray of shape (1,)
-        Iterations, or epochs, that were run; `partial_fit` adds one a call.
+        Number of iterations, or epochs; each call of `partial_fit` adds one.
 
     converged_ : bool
-        Whether `tol` was met, judged by the gradient in float64 at the coefficients as they are stored (for
-        ``'sgd'``, by its own stopping rule, which ``tol=0`` switches off). False after `partial_fit`.
+        Whether `tol` was met, judged by the gradient in float64 at the stored coefficients (for ``'sgd'``, by its own
+        stopping rule, which ``tol=0`` disables). False after `partial_fit`.
 
     objective_ : float
         F at the stored coefficients.
@@ -117,28 +125,29 @@ _TEMPLATE = """{summary}
         Largest absolute entry of F's gradient at the stored coefficients, computed in float64.
 
     optimality_gap_ : float
-        A rigorous bound on ``objective_`` less its minimum, by strong convexity, up to rounding. Infinite without a
-        penalty, and where it would take more than a twentieth of the fit: with an intercept, one more read of X.
+        A rigorous bound on ``objective_`` minus its minimum, by strong convexity, up to rounding. Infinite without a
+        penalty, and where it would take more than a twentieth of the fit: with an intercept, one more pass over the
+        data.
 
     n_passes_ : float
-        How often the solver read X, in full reads: a read of a tenth of the rows counts 0.1. Checks of the input are
-        not counted, but the opening scan of a stream or a large memory-mapped file is.
+        Number of passes of the solver over the data: a pass over a tenth of the rows counts 0.1. Checks of the input
+        are not counted, but the first scan of a stream or of a large memory-mapped file is.
 
     loss_curve_ : ndarray of shape (n_iterations,)
-        F after each iteration. For ``'sgd'``, the mean over an epoch's mini-batches of F as each update found it, so
-        that with ``batch_size=None`` entry k is F before update k.
+        F after each iteration. For ``'sgd'``, the mean over an epoch's mini-batches of F before each update, so with
+        ``batch_size=None`` entry k is F before update k.
 
     history_ : dict of ndarrays of shape (n_iterations,)
-        What was noted of each iteration of `fit`, always NumPy's: ``'iteration'`` (``'epoch'`` for ``'sgd'``), counted
-        from 1; ``'objective'``, which is `loss_curve_`; ``'gradient_norm'``, its largest absolute entry (not for
-        ``'sgd'``, which knows no gradient of all rows; for data with at least twice as many features as rows, in the
-        coordinates in which they are solved); ``'seconds'`` since `fit` began. With rows to validate on, given or held
-        out, also ``'train_loss'``, ``'train_accuracy'``, ``'validation_loss'`` and ``'validation_accuracy'`` after each
-        iteration; callbacks that ask for one of the first two add both. Losses are F without its penalty, weighted as F
-        weighs them (with the class weights of the training rows), accuracies by sample weight, as `score` has them.
-        Those of the training rows take a read of X in each epoch of ``'sgd'``, and in each iteration on a stream and
-        where other solvers have no room to keep the logits; for data as wide as that, those of the rows to validate on
-        take one as well.
+        What was recorded in each iteration of `fit`, as NumPy arrays: ``'iteration'`` (``'epoch'`` for ``'sgd'``),
+        counted from 1; ``'objective'``, the same as `loss_curve_`; ``'gradient_norm'``, the largest absolute entry of
+        the gradient (not for ``'sgd'``, which does not compute the gradient of all rows; for data with at least twice
+        as many features as rows, in the coordinates of the reduced problem); ``'seconds'`` since `fit` began. With
+        validation data, given or held out, also ``'train_loss'``, ``'train_accuracy'``, ``'validation_loss'`` and
+        ``'validation_accuracy'`` after each iteration; callbacks that need one of the first two add both. Losses are F
+        without its penalty, with the same weights (including the class weights of the training rows); accuracies use
+        the sample weights, as `score` does. Those of the training rows take one pass over the data in each epoch of
+        ``'sgd'``, and in each iteration on a stream and where other solvers lack the memory to store the logits; for
+        data with that many features, those of the validation data take one as well.
 
     solver_ : str
         The solver that was used.
@@ -160,10 +169,9 @@ _TEMPLATE = """{summary}
     Notes
     -----
     Fitted attributes are NumPy arrays and Python numbers whatever the device, so a model can be pickled on one machine
-    and used on any other. Under ``sklearn.config_context(array_api_dispatch=True)`` they and all answers are arrays of
-    the library and on the device of X instead, and ``classes_`` of those of y. scikit-learn's callbacks are supported
-    through ``set_callbacks``, with one task for each iteration or epoch of `fit`, and so are those of
-    ``torchlogreg.callbacks``.
+    and used on any other. Under ``sklearn.config_context(array_api_dispatch=True)`` they and all predictions are arrays
+    of the library and on the device of X instead, and ``classes_`` of those of y. ``set_callbacks`` accepts callbacks
+    of scikit-learn, with one task for each iteration or epoch of `fit`, and those of ``torchlogreg.callbacks``.
 
     References
     ----------
@@ -179,8 +187,9 @@ _TEMPLATE = """{summary}
 
 _CV_TEMPLATE = """{summary}
 
-    For every value of C and every fold it minimises the objective of :class:`{single}`, all of them as one batch that
-    reads X together; so the results are those of single fits, in a fraction of their time. It follows
+    For every value of C and every fold it minimises the objective of :class:`{single}`. All these models are solved as
+    one batch that shares the passes over the data, so the results are those of single fits in a fraction of the time.
+    It follows
     :class:`~sklearn.linear_model.LogisticRegressionCV` with ``use_legacy_attributes=False``.
 
     Parameters
@@ -195,11 +204,11 @@ _CV_TEMPLATE = """{summary}
         Whether the models have an intercept.
 
     cv : int, cross-validation generator or iterable, default=None
-        How to split: a number of stratified folds (None means 5), a splitter of scikit-learn's, or pairs of training
-        and test indices. Rows that are listed twice count twice.
+        How to split: a number of stratified folds (None means 5), a splitter of scikit-learn, or pairs of training and
+        test indices. Rows that are listed twice count twice.
 
     scoring : str, callable or None, default='neg_log_loss'
-        What the best C is chosen by: the name of a scorer, a function ``scoring(estimator, X, y)``, or None for the
+        The score that selects C: the name of a scorer, a function ``scoring(estimator, X, y)``, or None for the
         accuracy. ``'neg_log_loss'`` and ``'accuracy'`` are computed for all models at once.
 
     class_weight : dict or 'balanced', default=None
@@ -213,17 +222,17 @@ _CV_TEMPLATE = """{summary}
         Tolerance of each fit; see :class:`{single}`.
 
     max_iter : int, default=100
-        Largest number of iterations of each fit.
+        Maximum number of iterations of each fit.
 
     refit : bool, default=True
         Whether the final model is fitted to all rows at the best C. Otherwise it is the mean over the folds of the
         models that were best on each, and `C_` the mean of their C.
 
     random_state : int, RandomState instance or None, default=None
-        Seed of the samples of rows in ``'lbfgs'``, where None stands for a fixed seed.
+        Seed of the samples of rows in ``'lbfgs'``, where None is a fixed seed.
 
     verbose : int, default=0
-        Whether to print how many models are done. ``set_callbacks(ProgressBar())`` shows it as a bar.
+        Whether to print how many models are done. ``set_callbacks(ProgressBar())`` shows a progress bar.
 
     device : str or torch.device, default='auto'
         Where to compute; see :class:`{single}`.
@@ -231,7 +240,7 @@ _CV_TEMPLATE = """{summary}
     Attributes
     ----------
     C_ : float
-        The best C: the largest mean score, the first of those that are equal.
+        The best C: the one with the largest mean score, the first of several with the same score.
 
     Cs_ : ndarray of shape (n_cs,)
         The values of C.
@@ -244,10 +253,11 @@ _CV_TEMPLATE = """{summary}
         of ``n_classes`` if there are two classes.
 
     n_iter_ : ndarray of shape (n_folds, 1, n_cs)
-        Iterations of every fold and C, with those of the model of all rows where it starts from that one.
+        Iterations of every fold and C, including those of the model of all rows where the fold starts from it.
 
     cv_results_ : dict
-        The scores as :class:`~sklearn.model_selection.GridSearchCV` has them. Times are a model's share of the batch.
+        The scores in the format of :class:`~sklearn.model_selection.GridSearchCV`. Times are a model's share of the
+        batch.
 
     coef_ : ndarray of shape (1, n_features) or (n_classes, n_features)
         Coefficients of the final model.
@@ -294,28 +304,28 @@ _CV_TEMPLATE = """{summary}
     Notes
     -----
     A fold is a weight of zero for the rows that it holds out, so X is neither copied nor sliced. The models of all rows
-    are fitted first, one for each C and only as well as the folds differ from them; those of the folds start there, and
-    folds share the preconditioner of their C. Where classes are nearly separable, the models of weak penalties start
-    where those of stronger ones on the same fold lead instead. A fold in which a class is missing is fitted and scored
-    with all classes, as in LogisticRegressionCV.
+    are fitted first, one for each C and only as precisely as the folds differ from them; those of the folds start
+    there, and all folds share the preconditioner of their C. Where classes are nearly separable, the models with weak
+    penalties start from those with stronger ones on the same fold instead. A fold in which a class is missing is fitted
+    and scored with all classes, as in LogisticRegressionCV.
 
     Examples
     --------{example}
     """
 
 
-def documented(**parts):
-    """Fill the docstring that the two estimators share."""
+def documented(**parts: str) -> Callable[[Class], Class]:
+    """Fill in the docstring that the two estimators share."""
     return _filled(_TEMPLATE, parts)
 
 
-def documented_cv(**parts):
-    """Fill the docstring that the two cross-validation estimators share."""
+def documented_cv(**parts: str) -> Callable[[Class], Class]:
+    """Fill in the docstring that the two cross-validation estimators share."""
     return _filled(_CV_TEMPLATE, parts)
 
 
-def _filled(template, parts):
-    def decorate(cls):
+def _filled(template: str, parts: dict[str, str]) -> Callable[[Class], Class]:
+    def decorate(cls: Class) -> Class:
         cls.__doc__ = template.format(**parts)
         return cls
 

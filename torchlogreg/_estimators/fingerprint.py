@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from torchlogreg._data.dense import checksum
+from torchlogreg._data.checksum import checksum
 from torchlogreg._estimators.problem import FitProblem
 
 

@@ -1,10 +1,16 @@
-"""Keywords of scikit-learn's LogisticRegression that our estimators do not have, and what to use instead of them."""
+"""Keywords of scikit-learn's LogisticRegression that our estimators do not have, and what to use instead."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
 from functools import wraps
+from typing import Any, Self, TypeVar
+
+Init = TypeVar("Init", bound=Callable[..., None])
 
 INSTEAD = {
     "penalty": "It is the L2 norm; for none at all pass C=np.inf, with cross-validation Cs=[np.inf].",
-    "dual": "Leave it out: data with more features than rows are solved in the span of their rows anyway.",
+    "dual": "Leave it out: data with more features than rows is solved in the span of its rows anyway.",
     "intercept_scaling": "Leave it out: the intercept is not penalised, whatever the solver.",
     "n_jobs": "Leave it out: a fit uses as many threads as torch does; see torch.set_num_threads.",
     "multi_class": (
@@ -18,7 +24,7 @@ INSTEAD = {
 class Suggesting:
     """An estimator that says what to use instead of a keyword in INSTEAD."""
 
-    def set_params(self, **params):
+    def set_params(self, **params: Any) -> Self:
         """Set parameters, as in the constructor.
 
         Parameters
@@ -32,22 +38,22 @@ class Suggesting:
             The estimator.
         """
         _refuse(self, params, ValueError)
-        return super().set_params(**params)
+        return super().set_params(**params)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def suggesting(init):
-    """Have a constructor do the same; its signature stays what it is."""
+def suggesting(init: Init) -> Init:
+    """Make a constructor do the same, and leave its signature as it is."""
 
     @wraps(init)
     def __init__(self, *args, **keywords):
         _refuse(self, keywords, TypeError)
         init(self, *args, **keywords)
 
-    return __init__
+    return __init__  # pyright: ignore[reportReturnType]
 
 
-def _refuse(estimator, names, error):
-    """Raise `error` for a name in INSTEAD that is no parameter of the estimator."""
+def _refuse(estimator: Any, names: Iterable[str], error: type[Exception]) -> None:
+    """Raise `error` for a name in INSTEAD that is not a parameter of the estimator."""
     for name in names:
         if name in INSTEAD and name not in estimator._get_param_names():
             raise error(f"{type(estimator).__name__} has no parameter {name!r}. {INSTEAD[name]}")

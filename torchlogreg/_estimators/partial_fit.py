@@ -12,6 +12,7 @@ import torch
 
 from torchlogreg._data.array_api import numpy_of
 from torchlogreg._data.finite import explained
+from torchlogreg._data.scanned_stream import ScannedStream
 from torchlogreg._data.training_data import TrainingData, block_data, bytes_of_rows, design_of, total_weight
 from torchlogreg._estimators import tuning
 from torchlogreg._estimators.attributes import model_attributes
@@ -31,7 +32,7 @@ class PartialFitState(NamedTuple):
 
     S, the total weight by which the objective divides, is that of one pass over the stream: blocks count until the
     first of them comes again. So a stream that never repeats itself has the objective of `fit` on all rows so far, and
-    further epochs over the same blocks keep that of `fit` on those.
+    further epochs over the same blocks have that of `fit` on those blocks.
     """
 
     fingerprint: int | None  # of the first block
@@ -46,6 +47,11 @@ class PartialFitState(NamedTuple):
     curvature: float = 0.0  # largest eigenvalue of the second moments
     n_curvature: int = 0  # rows that it was computed from
     caution: float = 1.0  # factor of the learning rate, halved where the objective rose
+
+    @classmethod
+    def restored(cls, stored: dict[str, Any]) -> PartialFitState:
+        """From what a model remembers; pickles of version 0.1.0.dev0 call the fingerprint "mark"."""
+        return cls(**{"fingerprint" if name == "mark" else name: value for name, value in stored.items()})
 
     @classmethod
     def after(cls, data: TrainingData, before: PartialFitState | None = None) -> PartialFitState:
@@ -78,13 +84,16 @@ class PartialFitState(NamedTuple):
 
 def _fingerprint(data: TrainingData) -> int:
     """A checksum of a block: of its length, and of some of its rows and labels."""
-    index = np.linspace(0, len(data.codes) - 1, min(len(data.codes), tuning.RECOGNISED_ROWS)).astype(np.int64)
-    return crc32(bytes_of_rows(data.X, index), crc32(data.codes[index].tobytes(), len(data.codes)))
+    X, codes = data.X, data.codes
+    assert codes is not None  # a table
+    assert not isinstance(X, ScannedStream)
+    index = np.linspace(0, len(codes) - 1, min(len(codes), tuning.RECOGNISED_ROWS)).astype(np.int64)
+    return crc32(bytes_of_rows(X, index), crc32(codes[index].tobytes(), len(codes)))
 
 
 def partial_fit_attributes(estimator: Any, X, y, classes, sample_weight) -> dict[str, Any]:
     """The attributes of the estimator after one epoch over a block."""
-    before = PartialFitState(**estimator._seen) if hasattr(estimator, "_seen") else None
+    before = PartialFitState.restored(estimator._seen) if hasattr(estimator, "_seen") else None
     with package_settings(), torch.inference_mode(False), torch.no_grad(), translated(device=True):
         data = block_data(estimator, X, y, classes, sample_weight)
     arithmetic = fit_arithmetic(data.X)

@@ -20,7 +20,7 @@ from torchlogreg._data.validation import dense_coefficients
 from torchlogreg._estimators.keywords import Suggesting
 from torchlogreg._export.mixin import Portable
 from torchlogreg._objective.losses import Loss, loss_of
-from torchlogreg._runtime.out_of_memory import with_room
+from torchlogreg._runtime.out_of_memory import attempts
 from torchlogreg._runtime.sklearn_private import SparseCoefMixin, check_same_namespace
 from torchlogreg._runtime.threads import mapped, package_settings, plain_arithmetic
 
@@ -40,7 +40,7 @@ LOG_PROBABILITY = Response("predict_log_proba", lambda loss, eta: loss.log_proba
 
 
 class LogitClassifier(ClassifierMixin):
-    """The methods that predict, for whatever knows the logits of the rows."""
+    """The methods that predict, from the logits of the rows."""
 
     @abstractmethod
     def _respond(self, X, response: Response) -> Any:
@@ -149,7 +149,10 @@ class LinearPredictor(Portable, Suggesting, LogitClassifier, CallbackSupportMixi
 
         # A tensor that is an answer may meet autograd later.
         with package_settings(), torch.inference_mode(False), torch.no_grad():
-            return with_room(work)
+            for attempt in attempts():
+                with attempt:
+                    return work()
+            raise AssertionError
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

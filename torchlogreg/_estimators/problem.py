@@ -91,6 +91,8 @@ def fit_problem(estimator: Any, inputs: FitInputs) -> FitProblem:
 
 def _split(estimator: Any, data: TrainingData) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the training rows and of those held out, among the rows that have a weight."""
+    assert data.codes is not None  # `fit_data` refuses a stream
+    assert data.weight is not None
     usable = np.flatnonzero(data.weight > 0)
     codes = data.codes[usable]
     single = np.bincount(codes)[codes] == 1  # the only row of a class that has a weight is trained on

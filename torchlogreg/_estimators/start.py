@@ -31,7 +31,7 @@ def start_coefficients(
     if estimator.fit_intercept and data.mass is not None and np.count_nonzero(data.mass) == 1:
         # The probability of that class tends to one: the optimum is at infinity, and this is as good.
         only = torch.tensor([data.mass.argmax()], device="cpu")
-        coef, intercept = np.zeros(shape), loss.certain_logits(only)[0].numpy()
+        coef, intercept = np.zeros(shape), np.asarray(loss.certain_logits(only)[0])
     if coef_init is not None:
         coef = _checked(coef_init, shape, "coef_init")
     if intercept_init is not None:
@@ -44,8 +44,9 @@ def start_coefficients(
 
 def _fitted(estimator: Any, shape: tuple[int, int], classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """`coef_` and `intercept_`, if they are of that shape and those classes."""
-    coef, intercept = dense_coefficients(estimator.coef_), dense_coefficients(estimator.intercept_)
-    before = dense_coefficients(estimator.classes_)
+    coef, intercept, before = (
+        np.asarray(dense_coefficients(value)) for value in (estimator.coef_, estimator.intercept_, estimator.classes_)
+    )
     if coef.shape != shape or not np.array_equal(before, classes):
         raise ValueError(
             f"warm_start=True needs the classes and the number of features of the previous fit: they were "

@@ -1,6 +1,9 @@
 """Models as those of other libraries: scikit-learn's LogisticRegression, a torch module, and back."""
 
+from __future__ import annotations
+
 from copy import copy, deepcopy
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +57,14 @@ class LogisticModule(torch.nn.Module):
     ['linear.bias', 'linear.weight']
     """
 
-    def __init__(self, n_features, n_classes, *, device=None, dtype=None):
+    def __init__(
+        self,
+        n_features: int,
+        n_classes: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
         super().__init__()
         if n_classes < 2:
             raise ValueError(f"A classifier has at least two classes, got n_classes={n_classes}.")
@@ -63,7 +73,7 @@ class LogisticModule(torch.nn.Module):
         self.linear.weight = torch.nn.Parameter(torch.zeros(K, n_features, device=device, dtype=dtype))
         self.linear.bias = torch.nn.Parameter(torch.zeros(K, device=device, dtype=dtype))
 
-    def forward(self, X):
+    def forward(self, X: torch.Tensor) -> torch.Tensor:
         """Probability of each class.
 
         Parameters
@@ -81,7 +91,7 @@ class LogisticModule(torch.nn.Module):
             return logits.softmax(dim=-1)
         return torch.cat([-logits, logits], dim=-1).sigmoid()
 
-    def logits(self, X):
+    def logits(self, X: torch.Tensor) -> torch.Tensor:
         """What the losses of torch take: one logit a row for two classes, else one for each class.
 
         Parameters
@@ -99,7 +109,7 @@ class LogisticModule(torch.nn.Module):
         return logits if logits.shape[-1] > 1 else logits[..., 0]
 
 
-def to_torch(model):
+def to_torch(model: Any) -> LogisticModule:
     """A fitted pipeline as a torch module, with its scaling folded into the linear layer.
 
     Parameters
@@ -161,7 +171,7 @@ def to_torch(model):
     return _filled(module, weight, bias)
 
 
-def to_sklearn(model):
+def to_sklearn(model: Any) -> Pipeline | LogisticRegression:
     """A fitted pipeline with scikit-learn's LogisticRegression in place of our estimator.
 
     Parameters
@@ -203,8 +213,8 @@ def to_sklearn(model):
     return converted
 
 
-def as_module(model):
-    """The torch module that a fitted estimator is."""
+def as_module(model: Any) -> LogisticModule:
+    """A fitted estimator as a torch module."""
     check_is_fitted(model)
     model = plain(model)
     with torch.inference_mode(False):  # under which no parameter could be trained
@@ -213,13 +223,13 @@ def as_module(model):
         return _filled(module, model.coef_, model.intercept_)
 
 
-def as_sklearn(model):
-    """The LogisticRegression that a fitted estimator is."""
+def as_sklearn(model: Any) -> LogisticRegression:
+    """A fitted estimator as a LogisticRegression."""
     check_is_fitted(model)
     model = plain(model)
-    penalty = _penalty(model)
+    parameters: dict[str, Any] = {**_shared(model), **_penalty(model)}
     solver = model.solver if model.solver in SHARED_SOLVERS else "lbfgs"
-    converted = LogisticRegression(**_shared(model), **penalty, solver="saga" if penalty["l1_ratio"] else solver)
+    converted = LogisticRegression(**parameters, solver="saga" if parameters["l1_ratio"] else solver)
     for name in ("coef_", "intercept_", "classes_", "n_features_in_", "feature_names_in_"):
         if hasattr(model, name):
             setattr(converted, name, deepcopy(getattr(model, name)))
@@ -228,13 +238,18 @@ def as_sklearn(model):
     return converted
 
 
-def from_sklearn_model(cls, model):
-    """The estimator of class `cls` that a fitted LogisticRegression is."""
+def from_sklearn_model(cls: Any, model: Any) -> Any:
+    """A fitted LogisticRegression as an estimator of class `cls`."""
     if not isinstance(model, LogisticRegression):
         raise TypeError(
             f"from_sklearn takes a LogisticRegression or LogisticRegressionCV, not a {type(model).__name__}. Of a "
             "pipeline that ends in one, give the last step, pipeline[-1]."
         )
+    return _converted(cls, model)
+
+
+def _converted(cls: Any, model: Any) -> Any:
+    """The conversion itself, of a model of the right type."""
     check_is_fitted(model)
     if sparse.issparse(model.coef_):
         raise ValueError("coef_ is sparse: call densify() of the LogisticRegression first.")
@@ -242,8 +257,8 @@ def from_sklearn_model(cls, model):
     multi_class = vars(model).get("multi_class", "auto")
     if len(model.classes_) > 2 and (model.solver == "liblinear" or multi_class == "ovr"):
         raise ValueError(
-            "The LogisticRegression has one model for each class against the rest, whose probabilities are no softmax. "
-            "Convert each of them, or fit with another solver."
+            "The LogisticRegression has one model for each class against the rest, and their probabilities form no "
+            "softmax. Convert each of them, or fit with another solver."
         )
     if len(model.classes_) == 2 and multi_class == "multinomial":
         raise ValueError(
@@ -267,13 +282,13 @@ def from_sklearn_model(cls, model):
     return converted
 
 
-def _shared(model):
+def _shared(model: Any) -> dict[str, Any]:
     """Parameters that scikit-learn's LogisticRegression and our estimators have in common."""
     return {name: value for name, value in model.get_params(deep=False).items() if name in SHARED}
 
 
-def _penalty(model):
-    """C and l1_ratio of a model: those that it was given or, with cross-validation, has chosen."""
+def _penalty(model: Any) -> dict[str, float]:
+    """C and l1_ratio of a model: those it was given or, with cross-validation, those it chose."""
     chosen = {name: getattr(model, f"{name}_", None) for name in ("C", "l1_ratio")}
     values = {name: getattr(model, name) if value is None else value for name, value in chosen.items()}
     values |= PENALTIES.get(getattr(model, "penalty", "deprecated"), {})
@@ -283,18 +298,18 @@ def _penalty(model):
     return {name: float(value[0]) for name, value in values.items()}
 
 
-def _steps(model):
-    """The steps of a pipeline, or the one step that an estimator is."""
+def _steps(model: Any) -> list[tuple[str, Any]]:
+    """The steps of a pipeline, or an estimator as the only step."""
     return model.steps if isinstance(model, Pipeline) else [("", model)]
 
 
-def _our(last):
+def _our(last: Any) -> Any:
     if not hasattr(last, "to_torch"):
         raise TypeError(f"The model must be one of torchlogreg's, or a Pipeline that ends in one; got {last!r}.")
     return last
 
 
-def _affine(name, scaler):
+def _affine(name: str, scaler: Any) -> tuple:
     """(a, b) of a step that maps each feature x to a x + b."""
     if scaler in ("passthrough", None):
         return 1.0, 0.0
@@ -306,20 +321,20 @@ def _affine(name, scaler):
         )
     check_is_fitted(scaler)
     if getattr(scaler, "clip", False):
-        raise ValueError(f"The step {name!r} clips, which no linear layer does: fit it with clip=False.")
+        raise ValueError(f"The step {name!r} clips, which a linear layer cannot do: fit it with clip=False.")
     return AFFINE[type(scaler)](scaler)
 
 
-def _divided(scale, centre):
+def _divided(scale: Any, centre: Any) -> tuple:
     """(a, b) of (x - centre) / scale."""
     a = 1.0 if scale is None else 1 / np.float64(scale)
     return a, 0.0 if centre is None else -np.float64(centre) * a
 
 
-def _filled(module, weight, bias):
+def _filled(module: LogisticModule, weight: np.ndarray, bias: np.ndarray) -> LogisticModule:
     """The module with these parameters."""
     with torch.no_grad():
-        module.linear.weight.copy_(torch.from_numpy(np.array(weight)))  # a copy: theirs may be read-only
+        module.linear.weight.copy_(torch.from_numpy(np.array(weight)))  # a copy, for it may be read-only
         module.linear.bias.copy_(torch.from_numpy(np.array(bias)))
     return module
 

@@ -1,23 +1,30 @@
-"""The methods by which a fitted estimator is kept and taken elsewhere."""
+"""The methods that save a fitted estimator and convert it."""
 
-from torchlogreg._export.conversion import as_module, as_sklearn
+from __future__ import annotations
+
+import os
+from typing import Self
+
+from sklearn.linear_model import LogisticRegression
+
+from torchlogreg._export.conversion import LogisticModule, as_module, as_sklearn
 from torchlogreg._export.safetensors import load, save
 
 
 class Portable:
-    """What a fitted estimator can become."""
+    """An estimator that can be saved and converted once it is fitted."""
 
-    def save(self, path):
+    def save(self, path: str | os.PathLike) -> None:
         """Write the fitted estimator to a file that holds data only.
 
         The file has the .safetensors format: floating arrays are its tensors, and its metadata is JSON with
         parameters, classes, feature names, the other fitted attributes and the version. Callbacks and metadata requests
-        are not part of it. The file is complete or it is not there, whenever the process ends.
+        are not part of it. Whenever the process ends, the file is either complete or not there.
 
         Parameters
         ----------
         path : str or path-like
-            File to write, or to replace. A pipe or a device is written into.
+            File to write or replace. A pipe or a device is written to.
 
         Raises
         ------
@@ -33,16 +40,16 @@ class Portable:
         save(self, path)
 
     @classmethod
-    def load(cls, path):
-        """Read a fitted estimator from a file that :meth:`save` wrote.
+    def load(cls, path: str | os.PathLike) -> Self:
+        """Load a fitted estimator from a file that :meth:`save` wrote.
 
-        Nothing in the file is executed, and whatever it says is checked, so that a file of unknown origin can at worst
-        be a wrong model. Its SHA-256 finds damage and edits by hand; it does not say who wrote it.
+        Nothing in the file is executed, and all of its content is checked, so a file of unknown origin can at worst be
+        a wrong model. Its SHA-256 finds damage and edits by hand; it does not prove who wrote it.
 
         Parameters
         ----------
         path : str or path-like
-            File to read.
+            File to load.
 
         Returns
         -------
@@ -58,7 +65,7 @@ class Portable:
         """
         return load(cls, path)
 
-    def to_sklearn(self):
+    def to_sklearn(self) -> LogisticRegression:
         """Convert to scikit-learn's estimator.
 
         Returns
@@ -75,7 +82,7 @@ class Portable:
         """
         return as_sklearn(self)
 
-    def to_torch(self):
+    def to_torch(self) -> LogisticModule:
         """Convert to a torch module.
 
         Returns

@@ -5,9 +5,9 @@ Floating arrays are tensors of the file; everything else is JSON text in its met
     {"format": 1, "torchlogreg": version, "class": name,
      "parameters": {name: value}, "attributes": {name: value}, "sha256": digest}
 
-A value is null, a boolean, a number, a string, a list of values, or an object with one key, which says what it stands
-for; `_DECODERS` lists them. The digest is that of all the rest and of the tensors. It finds damage and edits by hand;
-it is no signature, so whatever a file says is checked as well.
+A value is null, a boolean, a number, a string, a list of values, or an object with one key, which names its
+type; `_DECODERS` lists them. The digest is that of all the rest and of the tensors. It finds damage and edits by hand;
+it is not a signature, so the content is checked as well.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def load(cls: type, path: str | os.PathLike) -> Any:
         model = cls(**parameters)
         model._validate_params()
         check_attributes(model, attributes)
-    except Exception as error:  # whatever it is, the file is to blame
+    except Exception as error:  # any error means that the file is invalid
         raise ValueError(f"{path} does not hold a valid {cls.__name__}. {error}") from error
     if type(attributes.get("n_iter_")) is int:  # as the first files have it
         attributes["n_iter_"] = np.array([attributes["n_iter_"]], dtype=np.int32)
@@ -204,7 +204,7 @@ def _encode_masked(value, name, tensors):
 
 
 def _encode_array(value, name, tensors):
-    if value.dtype in TENSORS.values() and name != "classes_":  # labels are for people to read, whatever their dtype
+    if value.dtype in TENSORS.values() and name != "classes_":  # labels of any dtype are to be readable
         name = name.encode("utf-8", "backslashreplace").decode()
         while name in tensors:
             name += "'"
@@ -253,7 +253,7 @@ def _decode_masked(content, tensors):
     return np.ma.MaskedArray(data, mask)
 
 
-# dtypes of arrays that are lists in JSON; strings are as wide as the longest, whatever a file claims
+# dtypes of arrays that are lists in JSON; strings are as wide as the longest, whatever width a file names
 _LISTED = r"[<>|][biuf][1248]|[OSU]"
 _ENCODERS = {
     **dict.fromkeys((type(None), bool, int, str), lambda value, *_: value),

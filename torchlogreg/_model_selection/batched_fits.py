@@ -97,7 +97,7 @@ class BatchedFits:
         F, Q, device = self.n_folds, len(self.l2), self.l2.device
         W = self.columns.enter(centre.W)
         around = self._objective(self.candidates.weighting, slice(None))
-        found = None
+        found = Results(*(v.new_empty(F * Q, *v.shape[1:]) for v in centre))
         for stage, follows in self.paths.stages(centre.value):
             q = stage.repeat(F)
             fold = torch.arange(F, device=device).repeat_interleave(len(stage))
@@ -109,8 +109,6 @@ class BatchedFits:
                 elif solver.takes_centre and not is_certain and not is_wide(self.design):  # else in other coordinates
                     solver = solver.around(Centre(around, W, q[part]))
                 results = self._solve(column[part], q[part], start, self.tol, solver=solver)
-                if found is None:
-                    found = Results(*(v.new_empty(F * Q, *v.shape[1:]) for v in results))
                 for values, new in zip(found, results, strict=True):
                     values[fold[part] * Q + q[part]] = new
         return found

@@ -54,12 +54,18 @@ class Fitted(NamedTuple):
     def n_models(self) -> int:
         return len(self.on_all.W) + (0 if self.on_folds is None else len(self.on_folds.W))
 
+    @property
+    def folds(self) -> Results:
+        """The models on the folds, where there are folds."""
+        assert self.on_folds is not None
+        return self.on_folds
+
     def found(self, fold: int | None = None) -> Results:
         """The Results of the Q models on all rows, or on a fold."""
         if fold is None:
             return self.on_all
         Q = len(self.candidates)
-        return Results(*(values[fold * Q : (fold + 1) * Q] for values in self.on_folds))
+        return Results(*(values[fold * Q : (fold + 1) * Q] for values in self.folds))
 
     def held_out(self, index: np.ndarray, fold: int | None = None) -> torch.Tensor:
         """Logits (m, Q, K) of some rows of the data."""
@@ -82,7 +88,8 @@ class Fitted(NamedTuple):
     def model(self, q: int, fold: int | None = None) -> Any:
         """Candidate q as a fitted estimator.
 
-        Its attributes are NumPy's whatever X is, for most scorers know no other: score it without array API dispatch.
+        Its attributes are NumPy arrays whatever the library of X, for most scorers support no other: score it without
+        array API dispatch.
         """
         found, data = self.found(fold), self.data
         data = data._replace(space=Space(), schema={**data.schema, "classes_": data.classes})
@@ -102,7 +109,7 @@ class Fitted(NamedTuple):
     def refit(self, q: int) -> Results:
         """The Results of candidate q on all rows, after the folds."""
         with torch.inference_mode(False), torch.no_grad(), fit_arithmetic(self.data.X):
-            return self.fits.on_all(slice(q, q + 1), self.fits.near_optimum(q, self.on_all, self.on_folds))
+            return self.fits.on_all(slice(q, q + 1), self.fits.near_optimum(q, self.on_all, self.folds))
 
     def n_unconverged(self) -> int:
         """How many models did not converge: those on the folds if there are any."""
@@ -129,7 +136,7 @@ def unweighted_data(estimator: Any, X, y, sample_weight) -> TrainingData:
 
 
 def as_splits(splits: Iterable, n: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Pairs of training and test indices below n, from whatever a splitter or a user makes of them."""
+    """Pairs of training and test indices below n, from indices or masks of a splitter or a user."""
     rows = np.arange(n)
 
     def indices(index):
@@ -181,6 +188,8 @@ def fit_all(
 
 def _weights(data: TrainingData, kinds: list, trains: Sequence[np.ndarray]) -> Weights:
     """The weights of all rows first, then of each fold, by class weight."""
+    assert data.codes is not None  # a stream was refused
+    assert data.weight is not None
     n = len(data.weight)
     out = np.empty((1 + len(trains), len(kinds), n))
     mass = np.empty((*out.shape[:2], len(data.classes)))
@@ -191,9 +200,10 @@ def _weights(data: TrainingData, kinds: list, trains: Sequence[np.ndarray]) -> W
             raise ValueError(f"Fold {f - 1} has no training row with a positive weight.")
         totals = np.bincount(data.codes, weights=column / largest, minlength=len(data.classes))
         for v, kind in enumerate(kinds):
-            factor = 1.0 if kind is None else class_weights(kind, data.classes, data.codes, column)
-            out[f, v] = column if kind is None else class_weighted(column, factor, data.codes)
-            mass[f, v] = totals * factor
+            out[f, v], mass[f, v] = column, totals
+            if kind is not None:
+                factor = class_weights(kind, data.classes, data.codes, column)
+                out[f, v], mass[f, v] = class_weighted(column, factor, data.codes), totals * factor
             if not mass[f, v].any():
                 where = f"no training row of fold {f - 1}" if f else "no row"
                 raise ValueError(f"class_weight leaves {where}; at least one weight must be positive.")

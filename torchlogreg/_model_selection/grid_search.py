@@ -1,12 +1,16 @@
 """GridSearchCV that fits candidates as batches."""
 
+from __future__ import annotations
+
 import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from copy import deepcopy
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, ParameterGrid, check_cv
@@ -22,6 +26,7 @@ from torchlogreg._estimators.logistic import TorchLogisticRegression, TorchSoftm
 from torchlogreg._estimators.predictor import LinearPredictor
 from torchlogreg._model_selection.fit_and_score import (
     BATCHED,
+    Fitted,
     as_splits,
     fit_all,
     unweighted_data,
@@ -39,7 +44,7 @@ from torchlogreg._solvers import is_stochastic
 
 
 class _NotBatched(Exception):
-    """This search is scikit-learn's own."""
+    """This search is left to scikit-learn."""
 
 
 class TorchGridSearchCV(GridSearchCV):
@@ -47,13 +52,13 @@ class TorchGridSearchCV(GridSearchCV):
 
     The constructor, the attributes and the results are those of :class:`~sklearn.model_selection.GridSearchCV`. For a
     :class:`TorchLogisticRegression` or :class:`TorchSoftmaxClassifier`, or a :class:`~sklearn.pipeline.Pipeline` that
-    ends in one, candidates that differ in ``C``, ``class_weight`` and ``fit_intercept`` only are solved as one batch,
+    ends in one, candidates that differ only in ``C``, ``class_weight`` and ``fit_intercept`` are solved as one batch,
     and the transformers are fitted once for each fold and each of their settings. `n_jobs` then has no effect, and
     ``mean_fit_time`` is a candidate's share of the batch.
 
-    All other searches run as scikit-learn's own: other estimators, ``solver="sgd"``, estimators with callbacks of their
-    own, fit parameters other than the weights of the rows, folds that lack a class, and those in which a fit fails. Of
-    `verbose`, only whether it is 0 counts.
+    All other searches are those of scikit-learn: with other estimators, ``solver="sgd"``, estimators that have
+    callbacks, fit parameters other than the sample weights, folds that lack a class, or a fit that fails. `verbose` is
+    either 0 or not; its value has no further meaning.
 
     Examples
     --------
@@ -70,7 +75,7 @@ class TorchGridSearchCV(GridSearchCV):
     """
 
     @fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y=None, **params):
+    def fit(self, X: Any, y: ArrayLike | None = None, **params: Any) -> Self:
         """Search over all candidates, and refit the best one.
 
         Parameters
@@ -82,7 +87,7 @@ class TorchGridSearchCV(GridSearchCV):
             Class labels.
 
         **params : dict
-            What the estimator's ``fit``, the splitter and the scorer take, as in
+            Parameters of the estimator's ``fit``, of the splitter and of the scorer, as in
             :meth:`GridSearchCV.fit <sklearn.model_selection.GridSearchCV.fit>`.
 
         Returns
@@ -102,7 +107,7 @@ class TorchGridSearchCV(GridSearchCV):
         with suppress(_NotBatched, ValueError, TypeError):  # scikit-learn reports what is invalid
             search = _Search(self, X, y, params)
             evaluations = search.evaluate()
-        if evaluations is None:
+        if search is None or evaluations is None:
             try:
                 self.cv = cv if search is None else search.splits  # an iterator has no second run
                 return super().fit(X, y, **params)
@@ -112,7 +117,7 @@ class TorchGridSearchCV(GridSearchCV):
         self._finish(search, evaluations)
         return self
 
-    def _finish(self, search, evaluations):
+    def _finish(self, search: _Search, evaluations: list[dict[str, Any]]) -> None:
         """What follows the evaluation of the candidates: results, callbacks, the best candidate and its refit."""
         X, y, routed = search.X, search.y, search.routed
         weight = search.params.get("sample_weight")
@@ -140,7 +145,8 @@ class TorchGridSearchCV(GridSearchCV):
                 self.best_score_ = results[f"mean_test_{metric}"][self.best_index_]
             self.best_params_ = results["params"][self.best_index_]
         if self.refit:
-            self.best_estimator_ = clone(self.estimator).set_params(**clone(self.best_params_, safe=False))
+            best: Any = clone(self.estimator)
+            self.best_estimator_ = best.set_params(**clone_of(self.best_params_))
             task = root.subcontext(task_name="refit-with-best-params")
             with task.propagate_callback_context(self.best_estimator_):
                 task.call_on_fit_task_begin(**arguments)
@@ -155,8 +161,13 @@ class TorchGridSearchCV(GridSearchCV):
         root.call_on_fit_task_end(**arguments)
 
 
-def _refuse_streams(estimator, X, y):
-    """Raise for a stream where an estimator of ours would get it: the blocks of a list would be taken for its rows."""
+def clone_of(params: dict[str, Any]) -> dict[str, Any]:
+    """Parameters by name, with copies of the estimators among them."""
+    return {name: clone(value, safe=False) for name, value in params.items()}
+
+
+def _refuse_streams(estimator: Any, X, y) -> None:
+    """Raise for a stream that an estimator of ours would get: the blocks of a list would be taken for rows."""
     piped = isinstance(estimator, Pipeline)  # whose transformers may take any X
     ours = isinstance(_last(estimator), LinearPredictor)
     if ours and (is_stream(X) if y is None else not piped and is_no_table(X)):
@@ -166,22 +177,23 @@ def _refuse_streams(estimator, X, y):
 class _Batch(NamedTuple):
     """Candidates that are solved together."""
 
-    head: dict | None  # what the candidates set of the transformers before the estimator; None if it stands alone
-    full: object  # the first candidate
+    head: dict[str, Any] | None  # the candidates' parameters of the steps before the estimator; None without a pipeline
+    full: Any  # the first candidate
     estimator: LinearClassifier  # its last step, or itself
-    members: list  # (index of the candidate, its parameters in BATCHED)
+    members: list[tuple[int, dict[str, Any]]]  # (index of the candidate, its parameters in BATCHED)
 
 
-def _last(estimator):
+def _last(estimator: Any) -> Any:
     """The last step of a pipeline, or the estimator itself."""
     return estimator.steps[-1][1] if isinstance(estimator, Pipeline) and estimator.steps else estimator
 
 
-def _batches(estimator, candidates):
+def _batches(estimator: Any, candidates: list[dict[str, Any]]) -> list[_Batch]:
     """The candidates as batches."""
     batches = []
     for i, candidate in enumerate(candidates):
-        full = clone(estimator).set_params(**clone(candidate, safe=False))
+        full: Any = clone(estimator)
+        full.set_params(**clone_of(candidate))
         piped = isinstance(full, Pipeline)
         name, last = full.steps[-1] if piped else ("", full)
         _check_batchable(full, last)
@@ -198,7 +210,7 @@ def _batches(estimator, candidates):
     return batches
 
 
-def _check_batchable(full, last):
+def _check_batchable(full: Any, last: Any) -> None:
     """Raise unless `full` ends in an estimator of ours, `last`, that can be in a batch, with valid parameters."""
     if type(last) not in (TorchLogisticRegression, TorchSoftmaxClassifier) or last.l1_ratio != 0:
         raise _NotBatched
@@ -214,19 +226,19 @@ def _check_batchable(full, last):
         raise _NotBatched
 
 
-def _same(a, b):
+def _same(a: dict | None, b: dict | None) -> bool:
     """Whether two sets of parameters are the same."""
     if a is None or b is None or a.keys() != b.keys():
         return a is b
     return all(same_value(a[k], b[k]) for k in a)
 
 
-def same_value(a, b):
+def same_value(a: Any, b: Any) -> bool:
     """Whether two values of a parameter are the same; those that cannot be compared count as different."""
     return a is b or (type(a) is type(b) and (np.isscalar(a) or isinstance(a, torch.device)) and a == b)
 
 
-def _weight_alone(fit_params, batches):
+def _weight_alone(fit_params: dict[str, Any], batches: list[_Batch]) -> Any:
     """The weights of the rows if `fit_params` holds nothing else."""
     names = {f"{b.full.steps[-1][0]}__sample_weight" if b.head is not None else "sample_weight" for b in batches}
     if set(fit_params) - names or len(names) > 1:
@@ -237,14 +249,14 @@ def _weight_alone(fit_params, batches):
     return weight
 
 
-def _lacks_a_class(codes, index):
+def _lacks_a_class(codes: np.ndarray, index: np.ndarray) -> bool:
     return len(np.unique(codes[index])) < codes.max() + 1
 
 
 class _Search:
     """The candidates of a search, evaluated as batches on each fold."""
 
-    def __init__(self, search, X, y, params):
+    def __init__(self, search: TorchGridSearchCV, X, y, params: dict[str, Any]):
         self.search, self.params = search, params
         self.n_unconverged = self.n_fitted = 0
         # 1. which candidates go together
@@ -252,14 +264,16 @@ class _Search:
             raise _NotBatched
         self.candidates = list(ParameterGrid(search.param_grid))
         self.batches = _batches(search.estimator, self.candidates)
-        # 2. on which rows; a splitter that draws from a generator is left as it is, for scikit-learn may want it
-        self.scorers, self.refit_metric = search._get_scorers()
+        # 2. on which rows; the splitter is copied, for scikit-learn may need it, with its random state, afterwards
+        scorers, self.refit_metric = search._get_scorers()
+        self.scorers: Any = scorers
         self.X, self.y = indexable(X, y)
         self.labels = numpy_of(self.y)
         self.routed = search._get_routed_params_for_fit(check_method_params(self.X, params=params))
         self.weight = _weight_alone(self.routed.estimator.fit, self.batches)
         self.codes = np.unique(np.asarray(self.labels), return_inverse=True)[1]
-        self.cv = check_cv(search.cv, self.labels, classifier=True)
+        cv: Any = search.cv
+        self.cv: Any = check_cv(cv, self.labels, classifier=True)
         splitter = deepcopy(self.cv)
         self.splits = as_splits(splitter.split(self.X, self.labels, **self.routed.splitter.split), len(self.codes))
         # 3. how to score: from logits where possible, with the whole estimator where a function may look at it
@@ -276,7 +290,7 @@ class _Search:
         if self.opaque and Space.of(self.X).xp is not None:
             raise _NotBatched  # models of a batch have NumPy's attributes
 
-    def evaluate(self):
+    def evaluate(self) -> list[dict[str, Any]]:
         """A dict for each candidate and fold, the folds of a candidate together, as `_format_results` takes them."""
         n_folds = len(self.splits)
         if not n_folds or any(_lacks_a_class(self.codes, train) for train, _ in self.splits):
@@ -284,7 +298,7 @@ class _Search:
         if self.search.verbose > 0:
             n_fits = len(self.candidates) * n_folds
             print(f"Fitting {n_folds} folds for each of {len(self.candidates)} candidates, totalling {n_fits} fits")
-        out = [None] * (len(self.candidates) * n_folds)
+        out: list[Any] = [None] * (len(self.candidates) * n_folds)
         for batch in self.batches:
             on_folds = self._folds_at_once(batch) if batch.head is None else self._folds_in_turn(batch)
             for f, evaluations in enumerate(on_folds):
@@ -292,7 +306,7 @@ class _Search:
                     out[i * n_folds + f] = evaluation
         return out
 
-    def _folds_at_once(self, batch):
+    def _folds_at_once(self, batch: _Batch) -> Iterator[list[dict[str, Any]]]:
         """Evaluations on each fold: all folds and candidates are one batch over the same rows."""
         fitted = self._fitted(batch, self.X, self.labels, self.weight, [train for train, _ in self.splits])
         for f, split in enumerate(self.splits):
@@ -304,11 +318,11 @@ class _Search:
 
             yield self._evaluations(scores, split, fitted.seconds / fitted.n_models, start)
 
-    def _folds_in_turn(self, batch):
+    def _folds_in_turn(self, batch: _Batch) -> Iterator[list[dict[str, Any]]]:
         """Evaluations on each fold, whose rows the transformers make."""
         for split in self.splits:
             start = time.perf_counter()
-            full = clone(batch.full)
+            full: Any = clone(batch.full)
             head, name = full[:-1], full.steps[-1][0]
             y = _safe_indexing(self.labels, split[0])
             weight = None if self.weight is None else _safe_indexing(self.weight, split[0])
@@ -325,7 +339,7 @@ class _Search:
 
             yield self._evaluations(scores, split, seconds, start)
 
-    def _fitted(self, batch, X, y, weight, trains):
+    def _fitted(self, batch: _Batch, X, y, weight, trains: list[np.ndarray]) -> Fitted:
         """The models of a batch."""
         data = unweighted_data(batch.estimator, X, y, weight)
         fitted = fit_all(batch.estimator, data, [own for _, own in batch.members], trains)
@@ -333,7 +347,7 @@ class _Search:
         self.n_fitted += len(batch.members) * max(1, len(trains))
         return fitted
 
-    def _evaluations(self, scores, split, fit_seconds, start):
+    def _evaluations(self, scores: Callable, split: tuple, fit_seconds: float, start: float) -> list[dict[str, Any]]:
         """What `_format_results` takes, for each candidate."""
         train, test = split
         of_test = scores(test)
@@ -346,15 +360,16 @@ class _Search:
             out.append(evaluation if of_train is None else {**evaluation, "train_scores": of_train[i]})
         return out
 
-    def _scores(self, fitted, fold, index, X, eta, wrap):
+    def _scores(self, fitted: Fitted, fold: int | None, index: np.ndarray, X, eta: Any, wrap: Callable) -> list:
         """Scores of a fold's models on the rows at `index`, which are X with logits eta; `wrap` completes a model."""
         params = check_method_params(self.X, params=self.routed.scorer.score, indices=index)
         if self.by_name:
             return self.by_name(fitted.loss, eta, self.codes[index], params.get("sample_weight")).tolist()
         y, out = _safe_indexing(self.labels, index), []
+        error_score: Any = self.search.error_score
         with config_context(array_api_dispatch=False):
             for q in range(len(fitted.candidates)):
                 model = fitted.model(q, fold)
                 model = wrap(model if self.opaque else CachedPredictor(model, X, eta[:, q : q + 1]))
-                out.append(score_with(model, X, y, self.scorers, params, self.search.error_score))
+                out.append(score_with(model, X, y, self.scorers, params, error_score))
         return out

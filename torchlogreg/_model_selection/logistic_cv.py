@@ -116,11 +116,11 @@ class _LinearClassifierCV(LinearPredictor):
             Class labels: numbers, booleans or strings.
 
         sample_weight : array-like of shape (n_samples,) or float, default=None
-            Weight of each row, zero or positive. It enters the fits and, without metadata routing or where the scorer
-            requests it, the scores.
+            Weight of each row, zero or positive. It is used in the fits and, without metadata routing or where the
+            scorer requests it, in the scores.
 
         **params : dict
-            With metadata routing enabled, what the splitter (``groups``) and the scorer request.
+            With metadata routing enabled, the metadata that the splitter (``groups``) and the scorer request.
 
         Returns
         -------
@@ -130,7 +130,7 @@ class _LinearClassifierCV(LinearPredictor):
         Raises
         ------
         ValueError
-            If the data or a parameter is invalid. The estimator then is as it was before the call.
+            If the data or a parameter is invalid. The estimator is then as it was before the call.
         NotImplementedError
             If ``l1_ratios`` holds anything but 0.
 
@@ -141,7 +141,7 @@ class _LinearClassifierCV(LinearPredictor):
         """
         raise_for_params(params, self, "fit")
         Cs = self._checked_grid()
-        plain = self._single(solver=self.solver, **{name: getattr(self, name) for name in PLAIN})
+        plain = self._single(**{name: getattr(self, name) for name in ("solver", *PLAIN)})
         data = unweighted_data(plain, X, y, sample_weight)
         labels, weight = numpy_of(y), numpy_of(sample_weight)
         splits, score_params = self._splits(X, labels, data, weight, params)
@@ -163,8 +163,8 @@ class _LinearClassifierCV(LinearPredictor):
         """The attributes that concern all models."""
         data, shape = fitted.data, scores.shape  # (F, Q)
         at_centre = fitted.on_all.n_iter * ~fitted.fits.followed_paths(fitted.on_all)  # others start on a path
-        n_iter = (fitted.on_folds.n_iter.view(shape) + at_centre).numpy(force=True)
-        coefs = fitted.on_folds.W.unflatten(0, shape).mT.numpy(force=True)[:, None].astype(data.dtype)
+        n_iter = (fitted.folds.n_iter.view(shape) + at_centre).numpy(force=True)
+        coefs = fitted.folds.W.unflatten(0, shape).mT.numpy(force=True)[:, None].astype(data.dtype)
         array = data.space.array
         return {
             "Cs_": array(Cs),
@@ -190,7 +190,7 @@ class _LinearClassifierCV(LinearPredictor):
             of_refit = {"objective_": float(final.value), "gradient_norm_": float(final.gradient_norm)}
         else:
             best = ranked.argmax(axis=1)
-            W = fitted.on_folds.W.unflatten(0, (F, Q))[np.arange(F), best].mean(dim=0, keepdim=True)
+            W = fitted.folds.W.unflatten(0, (F, Q))[np.arange(F), best].mean(dim=0, keepdim=True)
             C = float(np.mean(Cs[best]))
         return {
             **of_refit,
@@ -200,8 +200,10 @@ class _LinearClassifierCV(LinearPredictor):
             "converged_": warn_unless_converged(n_unconverged, F * Q + self.refit, self),
         }
 
-    def score(self, X: Any, y: ArrayLike, *, sample_weight: ArrayLike | None = None, **params: Any) -> float:
-        """Score of the refitted model on the given rows, by `scoring`.
+    def score(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, X: Any, y: ArrayLike, *, sample_weight: ArrayLike | None = None, **params: Any
+    ) -> float:
+        """Score of the final model on the given rows, by `scoring`.
 
         Parameters
         ----------
@@ -215,7 +217,7 @@ class _LinearClassifierCV(LinearPredictor):
             Weight of each row.
 
         **params : dict
-            With metadata routing enabled, what the scorer requests.
+            With metadata routing enabled, the metadata that the scorer requests.
 
         Returns
         -------
@@ -254,13 +256,12 @@ class _LinearClassifierCV(LinearPredictor):
         parts = scorer_parts(scorer)
         if parts is None or "labels" not in parts.accepts:
             return scorer
-        options = {"labels": classes}
+        options: dict[str, Any] = {"labels": classes, "response_method": parts.response_method}
         if len(classes) == 2 and "pos_label" in parts.accepts:
             options["pos_label"] = classes[1]
         return make_scorer(
             parts.function,
             greater_is_better=parts.sign > 0,
-            response_method=parts.response_method,
             **{**options, **parts.options},
         )
 
@@ -283,7 +284,10 @@ class _LinearClassifierCV(LinearPredictor):
             split_params, score_params = routed.splitter.split, routed.scorer.score
         elif sample_weight is not None:
             score_params = {"sample_weight": data.weight}
-        splits = as_splits(check_cv(self.cv, y, classifier=True).split(X, y, **split_params), len(data.codes))
+        assert data.codes is not None  # a stream was refused
+        assert data.weight is not None
+        cv: Any = check_cv(self.cv, y, classifier=True)
+        splits = as_splits(cv.split(X, y, **split_params), len(data.codes))
         if not splits:
             raise ValueError(f"cv={self.cv!r} makes no splits.")
         for f, (_, test) in enumerate(splits):
@@ -293,12 +297,14 @@ class _LinearClassifierCV(LinearPredictor):
 
     def _scores(self, fitted: Fitted, f: int, X, y, test: np.ndarray, params: dict) -> np.ndarray:
         """Scores (Q,) of the models of fold f on the rows at `test`."""
-        eta = fitted.held_out(test, f)
+        eta, codes = fitted.held_out(test, f), fitted.data.codes
+        assert codes is not None
         params = check_method_params(X, params=params, indices=test)
         score = score_by_name(self.scoring or "accuracy", params)
         if score is not None:
-            return score(fitted.loss, eta, fitted.data.codes[test], params.get("sample_weight"))
-        X, y = _safe_indexing(*indexable(X), test), _safe_indexing(y, test)  # COO is not, as it comes
+            return score(fitted.loss, eta, codes[test], params.get("sample_weight"))
+        (X,) = indexable(X)  # COO is not, as it comes
+        X, y = _safe_indexing(X, test), _safe_indexing(y, test)
         scorer = self._scorer(fitted.data.classes)
         models = (fitted.model(q, f) for q in range(eta.shape[1]))
         if scorer_parts(scorer) is not None:  # else a function that may do more with a model than predict X

@@ -72,9 +72,10 @@ class Paths(NamedTuple):
         return [Stage(torch.nonzero(ranks == r).flatten(), r > 0) for r in range(int(ranks.max()) + 1)]
 
     def predecessors(self, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """For candidates q: the one before, the one before that, and how far to go on from the latter over the former.
+        """For candidates q: the one before, the one before that, and the length of the step to extrapolate.
 
-        The path is continued in a line over log C, in units of the step between the two, where there are two.
+        The path is continued in a line over log C. The length is in units of the step between the two, and 0 where
+        there is only one.
         """
         last = self.before[q]
         second = torch.where(self.before[last] < 0, last, self.before[last])

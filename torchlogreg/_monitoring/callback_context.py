@@ -37,7 +37,7 @@ class FitProgress(NamedTuple):
 
     history: dict[str, list]
     attributes: Callable[[], dict] | None  # of the model after the iteration, once it has ended
-    state: Callable[[], dict] | None  # what the iteration goes on from, before it begins
+    state: Callable[[], dict] | None  # what the iteration starts from, before it begins
     fingerprint: Callable[[], dict]
 
 
@@ -88,7 +88,7 @@ class CallbackRunner:
     ):
         self._call, self._task_name, self._attributes = call, task_name, attributes
         self._fingerprint = cache(package_settings()(fingerprint))
-        self._task = None
+        self._task: Any = None  # of the iteration
 
     def resume(self) -> dict | None:
         """The state in the first checkpoint, None without one."""
@@ -117,9 +117,9 @@ class CallbackRunner:
 
     @contextmanager
     def _progress(self, history: dict, attributes: Callable | None, state: Callable | None) -> Iterator[Callable]:
-        """While hooks run, the task has a `FitProgress`; scikit-learn keeps the tasks of a whole search to its end.
+        """While hooks run, the task has a `FitProgress`, but no longer: scikit-learn stores all tasks of a search.
 
-        They run under the caller's settings; yields what `caller_settings` does.
+        Hooks run under the caller's settings; yields what `caller_settings` does.
         """
         self._task.progress = FitProgress(history, attributes, state, self._fingerprint)
         try:

@@ -101,7 +101,7 @@ class FitHistory(Observer):
         """See `Observer`; there is one."""
 
     def resume(self) -> Any:
-        """The solver's state in a checkpoint, or None; the history then goes on from the checkpoint, too."""
+        """See `Observer`; the history continues from the checkpoint, too."""
         saved = None if self.callbacks is None else self.callbacks.resume()
         if saved is None:
             return None
@@ -118,11 +118,11 @@ class FitHistory(Observer):
         return saved["solver"]
 
     def restart(self) -> None:
-        """The fit starts afresh."""
+        """See `Observer`."""
         self.values, self.columns, self._best, self.improvement = [], {}, None, Improvement()
 
     def forget(self) -> None:
-        """The fit can go on neither from where it is nor from a checkpoint."""
+        """See `Observer`."""
         if self.callbacks is not None:
             self.callbacks.forget()
 

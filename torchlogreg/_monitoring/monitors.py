@@ -70,7 +70,8 @@ def validation_data(estimator, data: TrainingData, X, y, sample_weight) -> Valid
         if not weight.any():
             raise ValueError("class_weight leaves no row of X_val; at least one weight must be positive.")
     source = (lambda: parts) if small else partial(_checked_parts, stand_in, X, data.torch_dtype)
-    return Validation(source, loss_of(len(data.classes)), *as_tensors(codes, weight, own), data.torch_dtype)
+    tensors: Any = as_tensors(codes, weight, own)
+    return Validation(source, loss_of(len(data.classes)), *tensors, dtype=data.torch_dtype)
 
 
 def _check_names(stand_in, X) -> str | None:
@@ -95,14 +96,18 @@ def _checked_parts(stand_in, X, dtype: torch.dtype) -> Iterator[Any]:
 def held_out_data(data: TrainingData, loss: Loss, index: np.ndarray, *, intercept: bool) -> Validation:
     """The monitor of the rows at an index of the training data."""
     rows = design_of(data, loss, index, intercept=intercept)
+    assert data.codes is not None  # a stream holds out no rows
+    assert data.weight is not None
     own = None if data.sample_weight is None else data.sample_weight[index]
-    return Validation(lambda: (rows,), loss, *as_tensors(data.codes[index], data.weight[index], own), data.torch_dtype)
+    tensors: Any = as_tensors(data.codes[index], data.weight[index], own)
+    return Validation(lambda: (rows,), loss, *tensors, dtype=data.torch_dtype)
 
 
 def training_monitor(data: TrainingData, index: np.ndarray | None) -> Training:
     """The monitor of the training rows, of all or of those at an index."""
     if data.codes is None:
-        return Training(class_weight=torch.from_numpy(data.X.factor) if data.X.is_weighted else None)
+        stream: Any = data.X
+        return Training(class_weight=torch.from_numpy(stream.factor) if stream.is_weighted else None)
     own = data.sample_weight
     if own is not None and index is not None:
         own = own[index]

@@ -12,8 +12,8 @@ def optimality_bound(objective, point):
     """A bound on value - optimum at `point`, (B,), by strong convexity.
 
     With intercepts that are best for the coefficients, F is at most ||gradient||^2 / (2 l2) above its minimum. The
-    logits tell the best intercepts, and one more read the gradient there. Infinite without a penalty, where that
-    read would be more than a twentieth of all, and where the best intercepts were not found.
+    logits tell the best intercepts, and one more pass the gradient there. Infinite without a penalty, where that
+    pass would be more than a twentieth of all, and where the best intercepts were not found.
     """
     p = objective.design.n_features
     weakest = objective.penalty.l2[:, :p, 0].amin(dim=1)  # (B,)
@@ -70,7 +70,7 @@ def best_intercepts(objective, point, most_steps=20):
 def check_squares(objective, point):
     """Raise OutOfRange if the curvature of a coefficient without penalty underflows at `point`.
 
-    A tiny gradient is what such a column has in common with few others; then one more read tells.
+    A tiny gradient is what such a column has in common with few others; then one more pass tells.
     """
     if point.gradient is None:
         return

@@ -25,31 +25,31 @@ class Loss(ABC):
     one_logit_kernel: OneLogitKernel | None = None  # for `kernels.one_logit_pass`, where the loss has one
 
     @abstractmethod
-    def targets(self, codes, dtype):
+    def targets(self, codes: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Labels 0 .. n_classes - 1 (n,) in the type that the other methods take as `y`."""
 
     @abstractmethod
-    def codes(self, y):
+    def codes(self, y: torch.Tensor) -> torch.Tensor:
         """Labels 0 .. n_classes - 1 (n,) from those targets."""
 
     @abstractmethod
-    def value(self, eta, y):
+    def value(self, eta: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Loss of every row, (n, B); differentiable by autograd."""
 
     @abstractmethod
-    def value_and_residual(self, eta, y):
+    def value_and_residual(self, eta: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss (n, B) and its derivative in the logits (n, B, K)."""
 
     @abstractmethod
-    def curvature(self, eta):
+    def curvature(self, eta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The second derivative in the logits, diag(a) - b b', as a (n, B, K) and b (n, B, K) or None; a >= 0."""
 
     @abstractmethod
-    def curvature_root(self, eta):
+    def curvature_root(self, eta: torch.Tensor) -> torch.Tensor:
         """A root of the second derivative in the logits, r r', as r (n, B, K, M), without cancellation."""
 
     @abstractmethod
-    def certain_logits(self, codes):
+    def certain_logits(self, codes: torch.Tensor) -> torch.Tensor:
         """Logits (m, K) in float64 by which each of the classes `codes` (m,) is certain, nearly."""
 
     def logit_curvature(self, eta):
@@ -74,15 +74,17 @@ class Loss(ABC):
         return along if b is None else (along - torch.einsum("nbk,bkm->nbm", b, directions).square()).clamp(min=0.0)
 
     @abstractmethod
-    def small(self, eta, y, k, l):
+    def small(
+        self, eta: np.ndarray, y: np.ndarray, k: np.ndarray, l: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Value (n,), residual (n, K) and second derivatives by logits k[m], l[m] (n, M) of one model, in NumPy."""
 
     @abstractmethod
-    def log_proba(self, eta):
+    def log_proba(self, eta: torch.Tensor) -> torch.Tensor:
         """Logarithm of the class probabilities, (n, B, n_classes)."""
 
     @abstractmethod
-    def choice(self, eta):
+    def choice(self, eta: torch.Tensor) -> torch.Tensor:
         """Index of the most probable class, (n, B)."""
 
 

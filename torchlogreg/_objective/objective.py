@@ -10,12 +10,12 @@ penalties with strength / S.
 """
 
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from torchlogreg._data import kernels
-from torchlogreg._data.sample_weights import ALL_MODELS
+from torchlogreg._data.sample_weights import EVERY_MODEL
 from torchlogreg._objective import tuning
 from torchlogreg._objective.penalties import Ridge
 from torchlogreg._runtime.threads import in_threads, n_readers
@@ -25,10 +25,10 @@ class Point(NamedTuple):
     """The objective at W (B, d, K)."""
 
     W: torch.Tensor
-    value: torch.Tensor  # (B,)
-    gradient: torch.Tensor  # (B, d, K)
+    value: Any  # tensor (B,); None where only W is known
+    gradient: Any  # tensor (B, d, K); None where it is not known
     eta: torch.Tensor | None = None  # the logits of all rows (B, K, n), where they are small beside X
-    hessian: torch.Tensor | None = None  # (B, 1, K d, K d), classes outermost, where it was asked for
+    hessian: Any = None  # tensor (B, 1, K d, K d), classes outermost, where it was asked for
 
     @property
     def gradient_norm(self):
@@ -61,7 +61,7 @@ def normalised(rows):
 
 
 class PassCounter:
-    """How often the rows were read, in full reads: a read of a tenth of them counts 0.1."""
+    """How many passes over the rows were made; one over a tenth of them counts 0.1."""
 
     def __init__(self, n_rows, n_before=0):
         self.n_rows, self.n_visited = n_rows, n_before * n_rows
@@ -72,7 +72,7 @@ class PassCounter:
 
 
 class Objective:
-    """A loss over rows plus a penalty, both divided by S. `passes` counts the reads, those of samples included."""
+    """A loss over rows plus a penalty, both divided by S. `passes` counts the passes, those over samples included."""
 
     def __init__(self, rows, loss, penalty, passes):
         self.design, self.loss, self.penalty, self.passes = rows, loss, penalty, passes
@@ -111,12 +111,8 @@ class Objective:
         rows = self.design.upcast()
         return self if rows is self.design else Objective(rows, self.loss, self.penalty, self.passes)
 
-    def value_and_gradient(self, W, of=None):
-        """Value and gradient at W, in one read; at W[of] if `of` (B,) is given, where models share coefficients."""
-        return self._read(W, of=of)
-
     def between(self, start, end, t):
-        """The objective at start + t (end - start), t (B,), from the logits of the two points: no read of X."""
+        """The objective at start + t (end - start), t (B,), from the logits of the two points: no pass over X."""
         W = start.W + t[:, None, None] * (end.W - start.W)
         eta = torch.lerp(start.eta, end.eta, t[:, None, None].to(start.eta))  # (B, K, n)
         y, weight = self.design.y.to(eta.device), self.design.weight.to(eta.device)
@@ -124,8 +120,8 @@ class Objective:
         return self.penalty.value(W) + self.design.to_accumulation((weight * losses).sum(dim=0))
 
     def second_order(self, W):
-        """Value, gradient and Hessian at W, in one read."""
-        point = self._read(W, with_hessian=True)
+        """Value, gradient and Hessian at W, in one pass."""
+        point = self.value_and_gradient(W, with_hessian=True)
         return point._replace(hessian=self._completed(point.hessian, W.shape[2]))
 
     def hessian_at(self, eta, index, kind):
@@ -137,7 +133,7 @@ class Objective:
         return self._completed(data[kind], eta.shape[2])
 
     def root(self, W):
-        """A triangular R (K d, K d) with R' R the Hessian of one model at W (1, d, K), classes outermost; one read.
+        """A triangular R (K d, K d) with R' R the Hessian of one model at W (1, d, K), classes outermost; one pass.
 
         It has twice as many digits of the Hessian as sums of products have. Triangles of blocks of rows are stacked
         (TSQR, Demmel et al. 2012, doi:10.1137/080731992).
@@ -178,20 +174,20 @@ class Objective:
         return hessian[:, None]
 
     def diagonal(self, W):
-        """The Hessian's diagonal at W in one read, (B, K d, 1, 1)."""
+        """The Hessian's diagonal at W in one pass, (B, K d, 1, 1)."""
         n_models, d, n_logits = W.shape
         self.passes.n_visited += self.design.shape[0]
 
-        def read(part):
-            out = 0.0
+        def look_at(part):
+            out: Any = 0.0
             for rows in part.blocks(n_models * n_logits):
                 own = self.loss.logit_curvature(rows.matvec(W))
                 out = out + rows.gram_diagonal((rows.weight[..., None] * own).flatten(1))
             return out
 
-        out = 0.0
+        out: Any = 0.0
         for chunk in self.design.chunks():
-            out = out + sum(in_threads(read, chunk.parts(n_readers(), n_models * n_logits)))
+            out = out + sum(in_threads(look_at, chunk.parts(n_readers(), n_models * n_logits)))
         out = out.view(n_models, n_logits, d) + self.penalty.l2.mT
         return out.reshape(n_models, n_logits * d, 1, 1)
 
@@ -209,53 +205,57 @@ class Objective:
         self.passes.n_visited += self.design.shape[0]
         return self.design.blocks()
 
-    def _read(self, W, with_hessian=False, of=None):
-        """One pass over the rows: the point at W or W[of], with the Hessian of the losses if asked for."""
-        self.passes.n_visited += self.design.shape[0]
-        kept = self._room_for_logits(W) if of is None else None
+    def value_and_gradient(self, W: torch.Tensor, group: torch.Tensor | None = None, *, with_hessian=False) -> Point:
+        """The point at W in one pass, or at W[group] if models share coefficients, group (B,).
 
-        def read(part):
+        With the Hessian of the losses if asked for; `second_order` completes it.
+        """
+        self.passes.n_visited += self.design.shape[0]
+        logits = self._room_for_logits(W) if group is None else None
+
+        def look_at(part):
             rows, start = part
-            kernel = None if with_hessian or of is not None else self.loss.one_logit_kernel
+            kernel = None if with_hessian or group is not None else self.loss.one_logit_kernel
             if kernel is not None and kernels.takes_one_logit_kernel(rows, W):
-                eta = None if kept is None else kept[0, 0, start : start + rows.shape[0]].numpy()
+                eta = None if logits is None else logits[0, 0, start : start + rows.shape[0]].numpy()
                 value, gradient = kernels.one_logit_pass(rows, W, kernel, eta)
                 return gradient.new_tensor([value]), gradient, 0.0
-            value = rows.sample_weights.new_zeros(len(W) if of is None else len(of))
-            hessian = W.new_zeros(len(W), *2 * [W.shape[1] * W.shape[2]]) if with_hessian else 0.0
+            value = rows.sample_weights.new_zeros(len(W) if group is None else len(group))
+            hessian: Any = W.new_zeros(len(W), *2 * [W.shape[1] * W.shape[2]]) if with_hessian else 0.0
 
             def visit(block, eta, models):
                 nonlocal start
-                block = block if models is ALL_MODELS else block.select(models)
+                block = block if models is EVERY_MODEL else block.select(models)
                 losses, residual = self.loss.value_and_residual(eta, block.y)
-                if of is not None:
-                    own = of[models]
+                if group is not None:
+                    own = group[models]
                     losses, residual = losses.T[own].T, residual.permute(1, 2, 0)[own].permute(2, 0, 1)
                 weight = block.weight
                 value[models] += (weight * losses).sum(dim=0)
                 if with_hessian:
                     hessian[models] += self._data_hessian(block, eta)
-                if kept is not None:
-                    kept[models, :, start : start + len(eta)] = eta.permute(1, 2, 0)
+                if logits is not None:
+                    logits[models, :, start : start + len(eta)] = eta.permute(1, 2, 0)
                     start += len(eta)
                 return residual.mul_(weight[..., None])
 
-            gradient = kernels.sweep(rows, W, visit, of)
+            gradient = kernels.sweep(rows, W, visit, group)
             return rows.to_accumulation(value), gradient, hessian
 
-        n_columns = (len(W) if of is None else len(of)) * W.shape[2]
+        n_columns = (len(W) if group is None else len(group)) * W.shape[2]
         n_hessian = len(W) * (W.shape[1] * W.shape[2]) ** 2 if with_hessian else 0
-        total = [0.0, 0.0, 0.0]
+        total: list[Any] = [0.0, 0.0, 0.0]
         for chunk in self.design.chunks():
             # Every part makes Hessians of its own; where those are large, sums over one part have threads instead.
             together = n_readers() * n_hessian > tuning.PARTIAL_HESSIANS_SHARE * chunk.n_numbers
             parts = chunk.parts(1 if together else n_readers(), n_columns)
             starts = accumulate((part.shape[0] for part in parts), initial=0)
-            sums = in_threads(read, [*zip(parts, starts, strict=False)])
+            pairs = [*zip(parts, starts, strict=False)]
+            sums = [look_at(pairs[0])] if len(pairs) == 1 else in_threads(look_at, pairs)
             total = list(map(sum, zip(total, *sums, strict=True)))
         value, gradient, hessian = total
-        W = W if of is None else W[of]
-        point = Point(W, self.penalty.value(W) + value, self.penalty.gradient(W) + gradient, kept)
+        W = W if group is None else W[group]
+        point = Point(W, self.penalty.value(W) + value, self.penalty.gradient(W) + gradient, logits)
         return point._replace(hessian=hessian) if with_hessian else point
 
     def _room_for_logits(self, W):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -101,7 +101,8 @@ class RowSpace(Reparametrisation):
 
     def leave(self, U):
         """See `Reparametrisation`; one pass over X."""
-        a, start, W = self._multiples(U), 0, 0.0
+        a, start = self._multiples(U), 0
+        W: Any = 0.0
         for rows in self.original.blocks():
             W = W + rows.rmatvec(a[:, start : start + rows.shape[0]].permute(1, 0, 2).to(rows.device))
             start += rows.shape[0]
@@ -122,7 +123,9 @@ class RowSpace(Reparametrisation):
         inside = self.objective.design
         losses, residual = original.loss.value_and_residual(eta, inside.y)
         residual = inside.weight[..., None] * residual
-        W, gradient, start = 0.0, 0.0, 0
+        W: Any = 0.0
+        gradient: Any = 0.0
+        start = 0
         for rows in original.blocks():
             part = slice(start, start + rows.shape[0])
             W = W + rows.rmatvec(a[:, part].permute(1, 0, 2).to(rows.device))
@@ -177,7 +180,7 @@ class NonEmptyColumns(NamedTuple):
         return W.new_zeros(W.shape[0], self.d, W.shape[2]).index_copy_(1, self.columns, W)
 
 
-def _non_empty_columns(csr: csr_array) -> np.ndarray:
+def _non_empty_columns(csr: Any) -> np.ndarray:
     """Mask of the columns that hold numbers, or of some of them once it is known that too many do."""
     p = csr.shape[1]
     is_filled, size = np.zeros(p, dtype=bool), max(p, 2**16)

@@ -22,14 +22,14 @@ def sampled(objective, index, factor=1.0):
 
 
 def second_moments(objective):
-    """See `DenseDesign`; one read, once."""
+    """See `DenseDesign`; one pass, once."""
     return _cached(objective, "moments", lambda: moments.second_moments(objective.design))
 
 
 def leverages(objective, W=None):
     """What each row adds, as shares, to the second moments, or how much it adds to the curvature at W, (n,).
 
-    The former takes two reads once, the latter one more.
+    The former takes two passes once, the latter one more.
     """
     squares = second_moments(objective)
     norms = _cached(objective, "norms", lambda: moments.row_norms(objective.design, squares))
@@ -40,7 +40,7 @@ def _row_curvatures(objective, W):
     """The trace of each row's second derivative in the logits at W, weighted, summed over the models, (n,)."""
     objective.passes.n_visited += objective.design.shape[0]
 
-    def read(part):
+    def curvatures(part):
         out = []
         for rows in part.blocks(W.shape[0] * W.shape[2]):
             own = objective.loss.logit_curvature(rows.matvec(W)).sum(dim=2)
@@ -48,15 +48,15 @@ def _row_curvatures(objective, W):
         return torch.cat(out)
 
     parts = objective.design.parts(n_readers(), W.shape[0] * W.shape[2])
-    return torch.cat(in_threads(read, parts)).to(objective.design.sample_weights)
+    return torch.cat(in_threads(curvatures, parts)).to(objective.design.sample_weights)
 
 
 def _cached(objective, name, compute):
-    kept = objective.design.cache
-    if name not in kept:
+    cache = objective.design.cache
+    if name not in cache:
         objective.passes.n_visited += objective.design.shape[0]
-        kept[name] = compute()
-    return kept[name]
+        cache[name] = compute()
+    return cache[name]
 
 
 def scatter(objective):

@@ -9,9 +9,9 @@ positive; others join them as long as it makes them negative. On 2000 rows of 20
 and 5 by a linear program (Konis 2007).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -68,7 +68,7 @@ def _ranks_first(objective, W):
 
 
 def _sample(rows, size):
-    """Rows in memory, at random; of a stream of which none were kept, the first."""
+    """Rows in memory, at random; of a stream that has no sample, the first."""
     if rows.n_samplable:
         return rows.take(rows.sample_rows(size, torch.Generator("cpu").manual_seed(0)))
     first = next(rows.chunks())
@@ -92,7 +92,7 @@ class Frame(NamedTuple):
         """That in which the columns of X (n, p) have mean zero and standard deviation one."""
         size = np.abs(X).max(axis=0, initial=0.0)
         size[size == 0] = 1.0
-        X = X / size  # first, lest squares overflow
+        X = X / size  # first, so that squares do not overflow
         n = max(1, len(X))
         mean = X.sum(axis=0) / n if intercept else np.zeros(X.shape[1])
         spread = np.sqrt(np.square(X - mean).sum(axis=0) / n)
@@ -171,9 +171,10 @@ def _in_span(objective, W, intercept):
     return Table.of(rows, objective.loss, W, Frame.of(X, intercept), X)
 
 
-def _search(tables: Callable[[], Iterator[Table]], n_unknowns):
+def _search(tables: Callable[[], Iterable[Table]], n_unknowns):
     """Whether there is such a direction for the rows of all tables; None if that was not found out."""
-    sums, counts = 0.0, 0
+    sums: Any = 0.0
+    counts: Any = 0
     for table in tables():
         sums, counts = sums + table.sums(), counts + np.bincount(table.codes, minlength=table.eta.shape[1])
     present = np.flatnonzero(counts)
@@ -214,7 +215,8 @@ class Look(NamedTuple):
         Half of them are the lowest of all, the others any among those that are to be raised, for the lowest may all
         be of one kind.
         """
-        lowest, highest, picks = np.inf, -np.inf, (None, None)
+        lowest, highest = np.inf, -np.inf
+        picks: Any = (None, None)
         random = np.random.default_rng(0)
         for table in tables():
             own = np.searchsorted(present, table.codes)
@@ -251,7 +253,7 @@ def _lowest(values, size):
     return np.argpartition(values, size)[:size] if len(values) > size else slice(None)
 
 
-def _nearest(total, products):
+def _nearest(total: np.ndarray, products: np.ndarray) -> tuple[Any, Any]:
     """The point next to `total` (q,) that makes no product negative, (N, q), its largest number one; None if zero.
 
     By Moreau's decomposition, `total` is that point less nonnegative multiples of the products, and only these hold it.

@@ -17,13 +17,15 @@ def largest_moment(objective, n_reads=12):
     top = v.new_zeros(())
     for _ in range(n_reads):
         v = v / v.norm().clamp(min=torch.finfo(v.dtype).tiny)
-        v = sum(b.rmatvec((b.weight * b.matvec(v)[..., 0])[..., None]) for b in objective.blocks())
+        v = torch.zeros_like(v) + sum(
+            b.rmatvec((b.weight * b.matvec(v)[..., 0])[..., None]) for b in objective.blocks()
+        )
         top = v.norm()
     return float(top)
 
 
 def row_moments(objective):
-    """The mean of the rows' squared norms, and n times the largest, both weighted; one read."""
+    """The mean of the rows' squared norms, and n times the largest, both weighted; one pass."""
     mean = longest = 0.0
     ones = objective.penalty.l2.new_ones(objective.design.shape[1])
     for block in objective.blocks():

@@ -15,29 +15,40 @@ MEMORY_REMEDY = (
 )
 
 
-def with_room(work):
-    """work(), again with smaller blocks, and a warning, whenever the memory of an accelerator does not suffice."""
-    for number, by in enumerate(DIVISORS):
-        token = divisor.set(by)
-        try:
-            with translated():
-                return work()
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not ran_out(error):
-                raise
-            if by == DIVISORS[-1]:
-                raise MemoryError(
-                    f"{_asked(error)} on the device, even in the smallest blocks. {MEMORY_REMEDY}"
-                ) from error
-            asked = _asked(error)
-        finally:
-            divisor.reset(token)
+def attempts():
+    """Context managers for the same work, with ever smaller blocks and a warning while a device has no memory for it.
+
+    ``for attempt in attempts(): with attempt: ...``: no function stands between the caller and the work.
+    """
+    for number in range(len(DIVISORS)):
+        attempt = _Attempt(number)
+        yield attempt
+        if not attempt.failed:
+            return
         gc.collect()  # the error's frames held what the attempt had allocated
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
-        if number == 0:
-            warn(f"{asked} on the device: starting again with smaller blocks.", RuntimeWarning)
-    raise AssertionError
+
+
+class _Attempt:
+    def __init__(self, number):
+        self.number, self.failed = number, False
+
+    def __enter__(self):
+        self._token = divisor.set(DIVISORS[self.number])
+
+    def __exit__(self, kind, error, trace):
+        divisor.reset(self._token)
+        if isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error):
+            raise MemoryError(f"{_asked(error)} on the host. {MEMORY_REMEDY}") from error
+        self.failed = isinstance(error, (torch.OutOfMemoryError, RuntimeError)) and ran_out(error)
+        if not self.failed:
+            return False
+        if self.number == len(DIVISORS) - 1:
+            raise MemoryError(f"{_asked(error)} on the device, even in the smallest blocks. {MEMORY_REMEDY}") from error
+        if self.number == 0:
+            warn(f"{_asked(error)} on the device: starting again with smaller blocks.", RuntimeWarning)
+        return True
 
 
 def ran_out(error):

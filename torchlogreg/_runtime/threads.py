@@ -11,6 +11,7 @@ from contextvars import ContextVar, copy_context
 from itertools import islice
 from queue import SimpleQueue
 from threading import Thread
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,9 @@ class _Worker:
 
     def __init__(self, n_threads=1):
         self._tasks, self._n_threads = SimpleQueue(), n_threads
-        self._thread = Thread(target=self._work, daemon=True)  # lest a read that is left halfway keep the process
+        self._thread = Thread(
+            target=self._work, daemon=True
+        )  # so that a pass that is left halfway does not keep the process alive
         try:
             self._thread.start()
         except RuntimeError:
@@ -99,7 +102,7 @@ class _Call:
             worker.end()
 
 
-_call = ContextVar("call", default=None)
+_call: ContextVar[Any] = ContextVar("call", default=None)  # a _Call inside a call of ours
 
 
 @contextmanager
@@ -148,14 +151,14 @@ def under_caller_settings(iterable):
     if call is None:
         yield from iterable
         return
-    context = call.context.copy()  # those of two reads may overlap
+    context = call.context.copy()  # those of two passes may overlap
     items, end = context.run(iter, iterable), object()
     while True:
         with torch_threads(call.n_threads):
             item = [context.run(next, items, end)]
         if item[0] is end:
             return
-        yield item.pop()  # and is not kept here while it is worked on
+        yield item.pop()  # and is not held here while it is worked on
 
 
 def n_readers():

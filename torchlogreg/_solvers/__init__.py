@@ -40,7 +40,7 @@ def access_of(name):
 
 def is_stochastic(name):
     """Whether the solver of that name estimates gradients from some of the rows; "auto" never stands for such a one."""
-    return name != "auto" and SOLVERS[name].stochastic
+    return name in SOLVERS and SOLVERS[name].stochastic
 
 
 def solver_class(name, design, n_logits):

@@ -22,9 +22,10 @@ class State(Protocol):
     @property
     def point(self) -> Point:
         """The iterate; for "sgd" without a gradient, and with the mean objective of the epoch's batches as value."""
+        ...
 
     @property
-    def gap(self) -> torch.Tensor | None:
+    def gap(self) -> Any:
         """Estimate of (value - optimum) / optimum, (B,)."""
 
     @property
@@ -38,6 +39,7 @@ class State(Protocol):
     @property
     def settled(self) -> bool:
         """Whether a schedule of the solver's own has come to its end."""
+        ...
 
 
 class Rule(Protocol):
@@ -45,6 +47,7 @@ class Rule(Protocol):
 
     def met(self, state: State) -> list[bool]:
         """Which of the B models may stop."""
+        ...
 
 
 class Solver(ABC):

@@ -1,6 +1,8 @@
-"""What second-order information costs, in reads of X: for choosing a solver, a sample, and when to renew a metric.
+"""What second-order information costs, in passes over X.
 
-Measured on two Zen 4 cores in float64; only ratios matter. A read runs at the speed of memory, sums of outer products
+That is for choosing a solver, a sample, and when to renew a preconditioner.
+
+Measured on two Zen 4 cores in float64; only ratios matter. A pass runs at the speed of memory, sums of outer products
 at that of arithmetic once there are many unknowns.
 """
 
@@ -10,24 +12,24 @@ from torchlogreg._solvers import tuning
 
 
 def hessian(m, n, d, n_logits, filled=math.inf):
-    """Reads of n rows that the Hessian costs on m of them, where a row holds `filled` numbers (d if X is dense)."""
+    """Passes over n rows that the Hessian costs on m of them, where a row holds `filled` numbers (d if X is dense)."""
     unknowns = n_logits * d
     several = n_logits > 1
-    faster = max(1.0, d / (tuning.SPARSE_NUMBER_COST * filled))  # a read, than one of dense rows
+    faster = max(1.0, d / (tuning.SPARSE_NUMBER_COST * filled))  # a pass, than one over dense rows
     products = min(
         faster * unknowns / tuning.UNKNOWNS_PER_PASS[several], tuning.SPARSE_PRODUCT_PASSES * n_logits * filled
     )
-    reads = m / n * (tuning.COPIES_PASSES[several] + products) + faster * tuning.FACTOR_PASSES * unknowns**2 / n
-    return reads * n * unknowns / (n * unknowns + tuning.OVERHEAD_PRODUCTS)
+    passes = m / n * (tuning.COPIES_PASSES[several] + products) + faster * tuning.FACTOR_PASSES * unknowns**2 / n
+    return passes * n * unknowns / (n * unknowns + tuning.OVERHEAD_PRODUCTS)
 
 
 def sample_size(n, d, n_logits, filled=math.inf):
-    """Rows of the sample on which Newton's method starts: what its Hessians cost against the reads that they save.
+    """Rows of the sample on which Newton's method starts: what its Hessians cost against the passes that they save.
 
-    From r rows for each unknown the gap starts near 1 / r and falls by that factor a read.
+    From r rows for each unknown the gap starts near 1 / r and falls by that factor a pass.
     """
 
-    def reads(r):
+    def passes(r):
         m = min(n, r * n_logits * d)
         return (
             math.log(tuning.SAMPLE_GOAL_GAP) / math.log(1 / r)
@@ -35,4 +37,4 @@ def sample_size(n, d, n_logits, filled=math.inf):
             + tuning.GATHER_PASSES * m / n
         )
 
-    return min(n, max(tuning.SMALLEST_SAMPLE_ROWS, n_logits * d * min(tuning.ROWS_PER_UNKNOWN, key=reads)))
+    return min(n, max(tuning.SMALLEST_SAMPLE_ROWS, n_logits * d * min(tuning.ROWS_PER_UNKNOWN, key=passes)))

@@ -54,7 +54,7 @@ class _Ends(NamedTuple):
     W: torch.Tensor  # (B, d, K) as iterated
     point: Point  # as it will be stored
     n_iter: list[int]
-    ended: list[End]
+    ended: list[Any]  # End, None for those to be filled in
     gap: list[float]  # the estimate at W
     threshold: list[float]  # what it had to be
 
@@ -83,7 +83,7 @@ def minimise(
     wide = is_wide(objective.design) and not solver.stochastic
     first = _Stage("first", solver, in_row_space=wide, blind_ends=finisher is not None)
     saved = observer.resume()
-    ends = None
+    ends: Any = None
     if saved is None or saved[0] == "first":
         try:
             ends = fit.run(first, objective, W, saved)
@@ -123,10 +123,10 @@ def minimise(
     done = {End.CONVERGED, End.VALIDATION} if solver.stochastic else {End.CONVERGED, End.VALIDATION, End.CALLBACK}
     converged = [end in done for end in judged]
     if not solver.stochastic:  # at the very point that is the result, whoever ended the fit
-        kept = observer.best is None or torch.equal(observer.best.to(ends.W), ends.W)
+        is_last = observer.best is None or torch.equal(observer.best.to(ends.W), ends.W)
         near = _are_near(ends)
         converged = [
-            c and kept and n and norm <= settings.tol for c, n, norm in zip(converged, near, norms, strict=True)
+            c and is_last and n and norm <= settings.tol for c, n, norm in zip(converged, near, norms, strict=True)
         ]
     device = point.W.device
     return Result(point, torch.tensor(ends.n_iter, device=device), torch.tensor(converged, device=device))

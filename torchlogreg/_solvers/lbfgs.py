@@ -11,7 +11,7 @@ from torchlogreg._objective.objective import Point
 from torchlogreg._solvers import tuning
 from torchlogreg._solvers.base import SelectableSolver, drawn_seed
 from torchlogreg._solvers.lbfgs_memory import LBFGSMemory
-from torchlogreg._solvers.line_search import Descent, dot, line_search_step, select, where_accepted
+from torchlogreg._solvers.line_search import Descent, dot, line_search_step, select, trial_point, where_accepted
 from torchlogreg._solvers.newton import NewtonCholesky
 from torchlogreg._solvers.preconditioners.base import Preconditioner, hidden, is_blind
 from torchlogreg._solvers.preconditioners.cholesky import CholeskyPreconditioner
@@ -74,7 +74,9 @@ class LBFGS(SelectableSolver):
         zeros = torch.zeros_like(W[:, 0, 0])
         start = LBFGSState(
             Point(W, zeros, W),
-            LBFGSMemory.empty(*W.flatten(1).shape, self._affordable_pairs(objective, W), objective.design.accumulation),
+            LBFGSMemory.empty(
+                len(W), W[0].numel(), self._affordable_pairs(objective, W), objective.design.accumulation
+            ),
             torch.Generator("cpu").manual_seed(self.seed).get_state(),
             Refresh(),
             None,
@@ -100,7 +102,8 @@ class LBFGS(SelectableSolver):
         refresh = state.refresh.seen(descent.gap)
         pays = policy.hessian_pays(refresh, len(state.gap))
         evaluate = objective.second_order if pays else objective.value_and_gradient
-        trial, search = line_search_step(evaluate, objective, descent, state.n_backtracks)
+        trial = evaluate(trial_point(descent, state.n_backtracks))
+        search = line_search_step(objective, descent, trial, state.n_backtracks)
         stuck = search.exhausted & (state.restarted | (not objective.design.is_exact))
         if stuck.all():
             return state._replace(stuck=stuck)

@@ -18,6 +18,7 @@ class ConstantRate(NamedTuple):
 
     improvement: Improvement = Improvement()
     settled: bool = False
+    ceiling: float = math.inf  # there is none
 
     def current(self, solver):
         """The learning rate of the next epoch."""
@@ -60,7 +61,7 @@ class AutomaticRate(NamedTuple):
     @property
     def settled(self):
         """Whether the rate has come to its end."""
-        return self.still and self.epoch > self.cooling[1]
+        return self.still and self.cooling is not None and self.epoch > self.cooling[1]
 
     def after_epoch(self, solver, objective, W, value):  # noqa: ARG002
         """Whether the epoch that led to W counts, or ended above where the fit began; and the rate after it."""

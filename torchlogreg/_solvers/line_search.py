@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -48,12 +47,15 @@ class LineSearchResult(NamedTuple):
     n_backtracks: torch.Tensor  # (B,) how often each model has to halve its next step
 
 
-def line_search_step(
-    evaluate: Callable[[torch.Tensor], Point], objective: Objective, descent: Descent, n_backtracks: torch.Tensor
-) -> tuple[Point, LineSearchResult]:
-    """Try the step 0.5^n_backtracks, for each of B models.
+def trial_point(descent: Descent, n_backtracks: torch.Tensor) -> torch.Tensor:
+    """The coefficients (B, d, K) at the step 0.5^n_backtracks, to be evaluated in one pass over X."""
+    return descent.point.W + per_model(0.5**n_backtracks) * descent.direction
 
-    `evaluate` makes one pass over X for the trial point. Returns that point and the result.
+
+def line_search_step(
+    objective: Objective, descent: Descent, trial: Point, n_backtracks: torch.Tensor
+) -> LineSearchResult:
+    """Judge the trial points of B models, at the step 0.5^n_backtracks.
 
     A step is accepted by Armijo's sufficient decrease. But where the values differ by no more than rounding can
     explain, they say nothing, and the gradient must have become smaller in the preconditioner's norm instead (after the
@@ -61,10 +63,8 @@ def line_search_step(
     for float64 will take over. A refused step is halved until the logits of the two points, along which they are
     linear, promise the decrease: that takes no pass over X.
     """
-    point, preconditioner, direction = descent
-    step = 0.5**n_backtracks
-    change = step * descent.slope
-    trial = evaluate(point.W + per_model(step) * direction)
+    point, preconditioner, _ = descent
+    change = 0.5**n_backtracks * descent.slope
     rounding = torch.finfo(objective.design.compute.dtype).eps
     noise = tuning.EQUAL_VALUE_ROUNDINGS * rounding * point.value.clamp(min=1.0)
     if not objective.design.is_exact:
@@ -81,10 +81,10 @@ def line_search_step(
         accepted = torch.where(level, after < before, accepted)
         exhausted = level & (not objective.design.is_exact)
     if accepted.all():
-        return trial, LineSearchResult(accepted, exhausted, torch.zeros_like(n_backtracks))
+        return LineSearchResult(accepted, exhausted, torch.zeros_like(n_backtracks))
     exhausted = exhausted | (~accepted & is_stalled(n_backtracks, change, rounding))
     halved = n_backtracks + _halvings(objective, point, trial, accepted | level, change, n_backtracks)
-    return trial, LineSearchResult(accepted, exhausted, torch.where(accepted, 0.0, halved))
+    return LineSearchResult(accepted, exhausted, torch.where(accepted, 0.0, halved))
 
 
 def _halvings(objective, point, trial, settled, change, n_backtracks):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from torchlogreg._objective.objective import Point
 from torchlogreg._solvers import tuning
 from torchlogreg._solvers.base import SelectableSolver
-from torchlogreg._solvers.line_search import Descent, line_search_step, select, where_accepted
+from torchlogreg._solvers.line_search import Descent, line_search_step, select, trial_point, where_accepted
 from torchlogreg._solvers.newton_numpy import NewtonNumPy, is_small
 from torchlogreg._solvers.preconditioners.base import hidden, is_blind
 from torchlogreg._solvers.preconditioners.cholesky import CholeskyPreconditioner
@@ -23,9 +23,9 @@ class NewtonState(NamedTuple):
 
     point: Point  # with its Hessian
     n_backtracks: torch.Tensor  # (B,) how often that step is halved
-    preconditioner: CholeskyPreconditioner | None = None  # None at a start that is worse than zero
-    direction: torch.Tensor | None = None  # (B, d, K)
-    gap: torch.Tensor | None = None
+    preconditioner: Any = None  # CholeskyPreconditioner; None at a start that is worse than zero
+    direction: Any = None  # (B, d, K)
+    gap: Any = None
     stuck: torch.Tensor | None = None
     blind: torch.Tensor | None = None
     settled: bool = False
@@ -66,7 +66,8 @@ class NewtonCholesky(SelectableSolver):
         if state.preconditioner is None:
             return self._at(objective, objective.second_order(nearer(objective, state.point)), state.n_backtracks)
         descent = Descent(state.point, state.preconditioner, state.direction)
-        trial, search = line_search_step(objective.second_order, objective, descent, state.n_backtracks)
+        trial = objective.second_order(trial_point(descent, state.n_backtracks))
+        search = line_search_step(objective, descent, trial, state.n_backtracks)
         if search.exhausted.all():
             return state._replace(stuck=search.exhausted)
         point = where_accepted(search.accepted, trial, state.point)

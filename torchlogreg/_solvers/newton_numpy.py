@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.linalg.lapack import dpotrf, dpotrs
+from scipy.linalg.lapack import dpotrf, dpotrs  # pyright: ignore[reportAttributeAccessIssue]
 
 from torchlogreg._objective.objective import Objective, OutOfRange, Point
 from torchlogreg._runtime.linalg import root_cholesky
@@ -34,7 +34,7 @@ def size(n, d, n_logits):
 def is_small(objective, W):
     """Whether `objective` is one model's, in memory on the host, and small."""
     at_hand = objective.design.in_memory and objective.design.device.type == "cpu"
-    return at_hand and len(W) == 1 and size(*objective.design.shape, W.shape[2]) <= tuning.NUMPY_NEWTON_NUMBERS
+    return at_hand and len(W) == 1 and size(*objective.design.shape, n_logits=W.shape[2]) <= tuning.NUMPY_NEWTON_NUMBERS
 
 
 class NewtonNumPyState(NamedTuple):

@@ -58,8 +58,15 @@ class Observer(ABC):
 class Unobserved(Observer):
     """Nobody but `left`, if given, is told."""
 
-    n_iter = 0
-    best = None
+    @property
+    def n_iter(self) -> int:
+        """None were noted."""
+        return 0
+
+    @property
+    def best(self) -> None:
+        """There is none."""
+        return None
 
     def __init__(self, left: Callable[[int], None] | None = None):
         self._left = left

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -20,7 +20,7 @@ class SGDState(NamedTuple):
     point: Point  # W class-major beside the rows, and as value the mean over the epoch's batches
     velocity: torch.Tensor  # (1, d, K)
     random: torch.Tensor  # state of the generator of the order of the rows
-    rate: ConstantRate | AutomaticRate | None = None  # None before the first epoch
+    rate: Any = None  # ConstantRate or AutomaticRate; None before the first epoch
     gap: torch.Tensor | None = None
     stuck: torch.Tensor | None = None
     blind: torch.Tensor | None = None
@@ -33,7 +33,7 @@ class SGDState(NamedTuple):
 
 @dataclass(frozen=True)
 class SGD(SelectableSolver):
-    """Mini-batch SGD: the update of `torch.optim.SGD`, the data kept on its device, no DataLoader.
+    """Mini-batch SGD: the update of `torch.optim.SGD`, the data stay on its device, no DataLoader.
 
     An iteration is one epoch. Coefficients have the dtype of products with X, as they have in a hand-written loop.
     """
@@ -172,7 +172,7 @@ def _fused_steps(solver, objective, rows, order, size, W, velocity, rate):
     l2 = objective.penalty.l2[0].mT.to(W) if objective.penalty.l2.any() else None  # (1, d)
     labels, weights = y.index_select(0, order), weight.index_select(0, order)
     start, total = 0, 0.0
-    # What is kept for a mini-batch is kept for some of them at a time: views of a few numbers take a kilobyte each.
+    # What belongs to a mini-batch is made for some of them at a time: views of a few numbers take a kilobyte each.
     for chunk in rows.mini_batches(order, size):
         own = slice(start, start + sum(batch.X.shape[0] for batch in chunk))
         start = own.stop

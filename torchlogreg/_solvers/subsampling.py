@@ -1,6 +1,7 @@
-"""Newton's method on random samples of the rows: a start near the optimum, and a metric there."""
+"""Newton's method on random samples of the rows: a start near the optimum, and a preconditioner there."""
 
 import math
+from typing import Any
 
 import torch
 
@@ -91,6 +92,7 @@ def newton_on_samples(objective, W, size, generator) -> NewtonState:
     while sizes[-1] // 4 >= max(tuning.SMALLEST_NESTED_ROWS, 5 * n_unknowns):
         sizes.append(sizes[-1] // 4)
     variances, newton = scatter(sampled(pool, slice(sizes[-1]))), NewtonCholesky(rough=True)
+    state: Any = None
     for m in reversed(sizes):
         sample = shrunk(sampled(pool, slice(m)), variances / m)
         state = newton.init(sample, W)

@@ -86,8 +86,7 @@ class PreconditionerPolicy:
             return point, preconditioner, Refresh()
         # All rows contradict the sample: begin where the fit was told to, with a Hessian that cannot mislead.
         point = objective.second_order(torch.where(per_model(is_unrepresentative), W, point.W))
-        preconditioner = CholeskyPreconditioner.of(point.hessian)
-        return point._replace(hessian=None), preconditioner, Refresh().with_hessian()
+        return point._replace(hessian=None), CholeskyPreconditioner.of(point.hessian), Refresh().with_hessian()
 
     def at(self, point: Point, before: Preconditioner | None, generator: torch.Generator) -> Preconditioner:
         """What is affordable on a sample, at `point`; `before` is the preconditioner that it takes the place of."""
