@@ -79,16 +79,18 @@ def test_weights_are_those_of_the_stream_and_not_of_the_block():
     same_model(scaled, twice, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("size", [None, 50])
-@pytest.mark.parametrize("name", ["iris", "wine", "breast_cancer", "digits"])
-def test_epochs_approach_the_optimum_of_fit(name, size):
+@pytest.mark.parametrize("in_blocks", [False, True])
+@pytest.mark.parametrize(
+    ("name", "size", "n_epochs"), [("iris", 50, 20), ("wine", 50, 20), ("breast_cancer", 50, 20), ("digits", 300, 60)]
+)
+def test_epochs_approach_the_optimum_of_fit(name, size, n_epochs, in_blocks):
     X, y = table(name, True)
     order = np.random.default_rng(0).permutation(len(y))
-    blocks = np.array_split(order, 1 if size is None else len(y) // size)
+    blocks = np.array_split(order, len(y) // size if in_blocks else 1)
     optimum = TorchSoftmaxClassifier(tol=1e-8, max_iter=1000).fit(X, y).objective_
     model = TorchSoftmaxClassifier(random_state=0)
     gaps = []
-    for _ in range(60):
+    for _ in range(n_epochs):
         for block in blocks:
             model.partial_fit(X[block], y[block], classes=np.unique(y))
         gaps.append(objective(model, X, y) / optimum - 1)
