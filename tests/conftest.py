@@ -2,7 +2,7 @@
 
 import os
 
-# Before NumPy and SciPy are imported. `array_api_dispatch` asks for the first. As to the second, tests run on all cores,
+# Before NumPy and SciPy are imported. `array_api_dispatch` asks for the first. The second: tests run on all cores,
 # and two threads of BLAS for each wait for one another: scikit-learn's Newton on the digits took 136 s, and takes 1 s.
 os.environ.setdefault("SCIPY_ARRAY_API", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
