@@ -23,7 +23,7 @@ benchmark: $(VENV)/benchmark.stamp
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/pyright --project pyproject.toml --pythonpath $(BIN)/python
 
 clean:
 	rm -rf $(VENV) output examples/output docs/_build docs/gallery docs/generated docs/sg_execution_times.rst
