@@ -36,7 +36,7 @@ needs_data = pytest.mark.skipif(
 )
 
 # Tests that measure or kill processes: never two at once.
-serial = pytest.mark.xdist_group("serial")
+serial = pytest.mark.serial
 
 # Tables
 
