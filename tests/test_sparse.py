@@ -432,10 +432,17 @@ def test_empty_columns_are_left_out(n_classes, solver, never_dense, monkeypatch)
     again = TorchSoftmaxClassifier(**settings).fit(wide, y, coef_init=start)
     assert seen[-1].columns is None
     np.testing.assert_allclose(again.coef_, all_.coef_, atol=1e-6)
-    cv = TorchSoftmaxClassifierCV(Cs=[0.1, 1.0], cv=3, tol=1e-9, max_iter=500)
-    paths = cv.fit(wide, y).coefs_paths_[..., 50 : 50 + p]
-    np.testing.assert_allclose(paths, cv.fit(X, y).coefs_paths_[..., :p], atol=1e-6)
-    np.testing.assert_allclose(cv.fit(wide, y).coef_[:, 50 : 50 + p], cv.fit(X, y).coef_, atol=1e-6)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_empty_columns_are_left_out_of_batches(n_classes, never_dense):
+    X, y = text(300, 200, n_classes=n_classes)
+    n, p = X.shape
+    wide = sparse.hstack([sparse.csr_array((n, 50)), X, sparse.csr_array((n, p))], format="csr")
+    settings = {"Cs": [0.1, 1.0], "cv": 3, "tol": 1e-9, "max_iter": 500}
+    few, all_ = (TorchSoftmaxClassifierCV(**settings).fit(A, y) for A in (X, wide))
+    np.testing.assert_allclose(all_.coefs_paths_[..., 50 : 50 + p], few.coefs_paths_[..., :p], atol=1e-6)
+    np.testing.assert_allclose(all_.coef_[:, 50 : 50 + p], few.coef_, atol=1e-6)
 
 
 @pytest.mark.parametrize("estimator", [TorchSoftmaxClassifier, TorchSoftmaxClassifierCV])
