@@ -245,8 +245,7 @@ def in_turn(*steps):
 
 # For processes whose memory is measured: the C library gives freed arrays back at once. By default it moves the size
 # from which on it does so, and the same work takes 7 MB beside X in one run and 49 MB in another.
-# Blocks of the rows are smaller: to have the system clear each of them anew took a third of the time.
-STEADY_HEAP = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**22), "MALLOC_TRIM_THRESHOLD_": str(2**22)}
+STEADY_HEAP = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}
 
 # Importing torch and scikit-learn takes longer than most of what a test asks of a process of its own. So one process
 # imports them and forks a child for each program; it never computes, so that a child may do whatever a new process may.

@@ -275,7 +275,7 @@ def test_a_fold_may_have_a_single_class():
 
 
 # The check of `sparsify` has three rows of a class; scikit-learn has its LogisticRegressionCV checked with cv=3, too.
-@parametrize_with_checks([TorchLogisticRegressionCV(cv=3), TorchSoftmaxClassifierCV(cv=3)])
+@parametrize_with_checks([TorchLogisticRegressionCV(Cs=3, cv=3), TorchSoftmaxClassifierCV(Cs=3, cv=3)])
 def test_check_estimator(estimator, check):
     check(estimator)
 

@@ -149,7 +149,7 @@ def of_dense_array(*case):
 
 
 @pytest.mark.parametrize("intercept", [True, False])
-@pytest.mark.parametrize(("p", "C"), [(500, 0.01), (500, 1.0), (30, 0.01), (30, 1e3)])  # with a tail, and without
+@pytest.mark.parametrize(("p", "C"), [(300, 0.01), (300, 1.0), (30, 0.01), (30, 1e3)])  # with a tail, and without
 @pytest.mark.parametrize("solver", DETERMINISTIC)
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_coefficients_are_those_of_the_dense_array(n_classes, solver, p, C, intercept, never_dense):
@@ -370,7 +370,7 @@ def test_metric_is_the_hessian_of_the_head_and_the_diagonal_of_the_tail(n_classe
 
 @pytest.mark.parametrize("kind", [TorchLogisticRegressionCV, TorchSoftmaxClassifierCV])
 def test_cross_validation(kind, never_dense):
-    X, y = text(500, 700, n_classes=2 if kind is TorchLogisticRegressionCV else 3)
+    X, y = text(500, 400, n_classes=2 if kind is TorchLogisticRegressionCV else 3)
     folds = list(StratifiedKFold(3).split(X, y))
     settings = {"Cs": [0.1, 1.0, 10.0], "cv": folds, "tol": 1e-9, "max_iter": 1000}
     cv = kind(**settings).fit(X, y)
@@ -388,7 +388,7 @@ def test_cross_validation(kind, never_dense):
 
 
 def test_grid_search(never_dense):
-    X, y = (data[2:] for data in text(500, 700, n_classes=3))  # rows without words are ties without an intercept
+    X, y = (data[2:] for data in text(500, 400, n_classes=3))  # rows without words are ties without an intercept
     grid, metrics = {"C": [0.1, 1.0, 10.0], "fit_intercept": [True, False]}, ["accuracy", "f1_macro"]
     model = TorchSoftmaxClassifier(tol=1e-7, max_iter=1000)
     theirs = GridSearchCV(model, grid, cv=3, scoring=metrics, refit=False).fit(X, y)
