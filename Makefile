@@ -6,12 +6,19 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test docs benchmark lint clean
+.PHONY: demo test test-parallel test-serial docs benchmark lint clean
 demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/quickstart.py
 
-test: $(VENV)/test.stamp lint
-	$(BIN)/python -m pytest
+# On all cores, and beside them the linters, and one after the other what measures or kills processes.
+test: $(VENV)/test.stamp
+	$(MAKE) --jobs=3 lint test-parallel test-serial
+
+test-parallel: $(VENV)/test.stamp
+	$(BIN)/python -m pytest -m "not serial" --numprocesses=auto --dist=worksteal
+
+test-serial: $(VENV)/test.stamp
+	$(BIN)/python -m pytest -m serial --quiet
 
 docs: $(VENV)/docs.stamp
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html

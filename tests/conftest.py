@@ -7,12 +7,13 @@ import os
 os.environ.setdefault("SCIPY_ARRAY_API", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import pytest
-import torch
 
 pytest.register_assert_rewrite("helpers")
 
 
 def threads(n):
+    import torch  # here, because the process that hands out tests to others needs none
+
     before = torch.get_num_threads()
     torch.set_num_threads(n)
     yield

@@ -36,7 +36,7 @@ needs_data = pytest.mark.skipif(
 )
 
 # Tests that measure or kill processes: never two at once.
-serial = pytest.mark.xdist_group("serial")
+serial = pytest.mark.serial
 
 # Tables
 
@@ -278,6 +278,7 @@ class _Server:
     def __init__(self):
         command = [sys.executable, "-W", "error", "-c", SERVER]
         environment = {**os.environ, "MPLBACKEND": "Agg"}
+        environment.pop("SCIPY_ARRAY_API")  # as in a process that no test has prepared
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.process, self.answers = subprocess.Popen(command, env=environment, **pipes), queue.Queue()
         atexit.register(self.process.stdin.close)  # at which it ends

@@ -57,7 +57,7 @@ def partly_separated(kind):
         X = rng.normal(size=(150, 2))
         X[100:] += 10.0
         return X, np.repeat([0, 1, 2], 50)
-    n = 60_000 if kind == "rare category" else 300
+    n = 20_000 if kind == "rare category" else 300
     category, x = rng.integers(10, size=n), rng.normal(size=n)
     category[:5] = 10
     y = (x + rng.logistic(size=n) > 0).astype(int)

@@ -275,7 +275,7 @@ def test_a_fold_may_have_a_single_class():
 
 
 # The check of `sparsify` has three rows of a class; scikit-learn has its LogisticRegressionCV checked with cv=3, too.
-@parametrize_with_checks([TorchLogisticRegressionCV(cv=3), TorchSoftmaxClassifierCV(cv=3)])
+@parametrize_with_checks([TorchLogisticRegressionCV(Cs=3, cv=3), TorchSoftmaxClassifierCV(Cs=3, cv=3)])
 def test_check_estimator(estimator, check):
     check(estimator)
 
@@ -647,7 +647,7 @@ def test_weak_penalties_are_solved_along_the_path_of_their_fold(weights, monkeyp
     monkeypatch.setattr(Paths, "stages", counted)
     monkeypatch.setattr(Fits, "_solve", seen)
     grid = {"C": [1e-3, np.inf, 1e-2, 10.0, 1e3]} | ({} if weights is None else {"class_weight": weights})
-    model = TorchSoftmaxClassifier(solver="lbfgs", tol=1e-6, max_iter=200)
+    model = TorchSoftmaxClassifier(solver="lbfgs", tol=1e-6, max_iter=40)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the classes are separable: without a penalty, no optimum
         search = TorchGridSearchCV(model, grid, cv=3, scoring="neg_log_loss").fit(X, y)
@@ -844,6 +844,21 @@ def test_one_weight_for_all_rows_and_other_types():
     ):
         cv = [(change(train), change(test)) for train, test in splits]
         np.testing.assert_allclose(clone(model).set_params(cv=cv).fit(X, y).scores_, plain, rtol=1e-8)
+
+
+@pytest.mark.xfail(
+    reason="a batch gives candidates without an intercept one of 1e-31, which decides where the logits are zero",
+    strict=False,
+)
+def test_a_row_of_zeros_is_a_tie_in_a_batch_too():
+    X, y = data(3)
+    X[:10], y[:10] = 0.0, np.arange(10) % 3
+    grid = {"C": CS, "fit_intercept": [True, False]}
+    searches = [
+        kind(TorchSoftmaxClassifier(**TIGHT), grid, cv=3, scoring="accuracy").fit(X, y)
+        for kind in (TorchGridSearchCV, GridSearchCV)
+    ]
+    assert_same_search(*searches)
 
 
 def test_no_intercept_with_large_weights():

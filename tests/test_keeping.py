@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import serial, table
+from helpers import run_program, serial, table
 from sklearn.base import clone
 from sklearn.callback import ProgressBar
 from sklearn.exceptions import NotFittedError
@@ -561,19 +561,20 @@ def test_models_of_this_release_are_stored():
 
 UNPICKLE = """
 import pickle, sys
-for model, X, proba in pickle.load(sys.stdin.buffer):
+with open(sys.argv[1], "rb") as file:
+    models = pickle.load(file)
+for model, X, proba in models:
     assert (model.predict_proba(X) == proba).all()
     print(type(model).__name__)
 """
 CLASSES = ["binary", "softmax, float32", "cv", "softmax cv"]
 
 
-def test_pickles_cross_processes():
+def test_pickles_cross_processes(tmp_path):
     models = [MODELS[name]() for name in CLASSES]
-    data = pickle.dumps([(model, ROWS, model.predict_proba(ROWS)) for model in models])
-    run = subprocess.run([sys.executable, "-c", UNPICKLE], input=data, capture_output=True)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.decode().split() == [type(model).__name__ for model in models]
+    (tmp_path / "models").write_bytes(pickle.dumps([(model, ROWS, model.predict_proba(ROWS)) for model in models]))
+    printed = run_program(UNPICKLE, tmp_path / "models")
+    assert printed.split() == [type(model).__name__ for model in models]
 
 
 @pytest.mark.parametrize("options", [{}, {"mmap_mode": "r"}], ids=str)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import needs_data, objective, table
+from joblib import parallel_backend
 from sklearn.base import clone
 from sklearn.callback import ProgressBar
 from sklearn.model_selection import LearningCurveDisplay, learning_curve
@@ -294,7 +295,8 @@ def test_learning_curves_by_increments():
     )
     assert display.test_scores.shape == (3, 3)
     assert display.test_scores[-1].mean() > 0.85
-    with_jobs = learning_curve(model, X, y, exploit_incremental_learning=True, cv=3, train_sizes=[0.5], n_jobs=2)
+    with parallel_backend("threading"):
+        with_jobs = learning_curve(model, X, y, exploit_incremental_learning=True, cv=3, train_sizes=[0.5], n_jobs=2)
     assert with_jobs[2].mean() > 0.8
     plt.close("all")
 

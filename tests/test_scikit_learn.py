@@ -109,8 +109,8 @@ def rare():
 @pytest.mark.parametrize(
     "wrap",
     [
-        lambda clf: BaggingClassifier(clf, 20, random_state=0),
-        lambda clf: BaggingClassifier(clf, 20, max_samples=0.3, random_state=1),
+        lambda clf: BaggingClassifier(clf, 8, random_state=5),  # one bag has no positive row
+        lambda clf: BaggingClassifier(clf, 8, max_samples=0.3, random_state=1),  # two have none
         lambda clf: CalibratedClassifierCV(clf, cv=3),
         lambda clf: CalibratedClassifierCV(clf, cv=3, method="isotonic"),
         lambda clf: CalibratedClassifierCV(clf, cv=3, ensemble=False),

@@ -369,7 +369,7 @@ from torchlogreg._runtime import thread_counts
 torch.set_num_threads(2)
 for library in thread_counts._blas_libraries().of_process:
     thread_counts._limit(library, 2)
-X, y = make_classification(60_000, 20, n_classes=3, n_informative=5, random_state=0)
+X, y = make_classification(30_000, 20, n_classes=3, n_informative=5, random_state=0)
 two = (y > 0).astype(int)
 
 def binary():
@@ -379,7 +379,7 @@ def softmax():
     return TorchSoftmaxClassifier().fit(X, y).score(X, y) > 0.5
 
 def stream():
-    return TorchLogisticRegression().fit([(X[:30_000], two[:30_000]), (X[30_000:], two[30_000:])]).converged_
+    return TorchLogisticRegression().fit([(X[:15_000], two[:15_000]), (X[15_000:], two[15_000:])]).converged_
 
 def torch_alone():
     return torch.ones(2_000_000).exp().sum().item() > 0, torch.get_num_threads()

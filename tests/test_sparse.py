@@ -6,6 +6,7 @@ import json
 import tracemalloc
 import unittest
 import warnings
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import torch
 from helpers import DETERMINISTIC, F64, LOSSES, autograd_epoch, dense_design, gradient_norm, objective, objective_of
 from scipy import sparse
+from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import HashingVectorizer
@@ -134,18 +136,28 @@ def test_blocks_and_threads_change_nothing(K, monkeypatch):
     torch.testing.assert_close(point.eta, expected.eta, rtol=1e-11, atol=1e-11)
 
 
+def of_text(n_classes, p, C, intercept):
+    X, y = text(700, p, n_classes=n_classes)
+    weight = np.random.default_rng(0).integers(0, 3, len(y)).astype(float)
+    return X, y, weight, {"C": C, "fit_intercept": intercept, "tol": 1e-11, "max_iter": 1000}
+
+
+@cache
+def of_dense_array(*case):
+    X, y, weight, settings = of_text(*case)
+    return TorchSoftmaxClassifier(solver="newton-cholesky", **settings).fit(X.toarray(), y, sample_weight=weight)
+
+
 @pytest.mark.parametrize("intercept", [True, False])
-@pytest.mark.parametrize(("p", "C"), [(500, 0.01), (500, 1.0), (30, 0.01), (30, 1e3)])  # with a tail, and without
+@pytest.mark.parametrize(("p", "C"), [(300, 0.01), (300, 1.0), (30, 0.01), (30, 1e3)])  # with a tail, and without
 @pytest.mark.parametrize("solver", DETERMINISTIC)
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_coefficients_are_those_of_the_dense_array(n_classes, solver, p, C, intercept, never_dense):
-    X, y = text(700, p, n_classes=n_classes)
-    weight = np.random.default_rng(0).integers(0, 3, len(y)).astype(float)
-    settings = {"C": C, "fit_intercept": intercept, "tol": 1e-11, "max_iter": 1000}
+    X, y, weight, settings = of_text(n_classes, p, C, intercept)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # 1e-11 may be beyond rounding
         ours = TorchSoftmaxClassifier(solver=solver, **settings).fit(X, y, sample_weight=weight)
-        theirs = TorchSoftmaxClassifier(solver="newton-cholesky", **settings).fit(X.toarray(), y, sample_weight=weight)
+        theirs = of_dense_array(n_classes, p, C, intercept)
     np.testing.assert_allclose(ours.coef_, theirs.coef_, atol=1e-8 * np.abs(theirs.coef_).max())
     np.testing.assert_allclose(ours.intercept_, theirs.intercept_, atol=1e-8 * np.abs(theirs.coef_).max())
     np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X.toarray()), atol=1e-8)
@@ -320,8 +332,8 @@ def test_sgd_takes_the_steps_that_it_takes_on_dense_rows(loss, batch_size, neste
 @pytest.mark.parametrize("learning_rate", ["auto", 0.1])
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_sgd_fits(n_classes, learning_rate, never_dense):
-    X, y = text(n_classes=n_classes)
-    settings = {"solver": "sgd", "learning_rate": learning_rate, "random_state": 0, "max_iter": 20, "tol": 0}
+    X, y = text(400, n_classes=n_classes)
+    settings = {"solver": "sgd", "learning_rate": learning_rate, "random_state": 0, "max_iter": 8, "tol": 0}
     ours = TorchSoftmaxClassifier(**settings).fit(X, y)
     dense = TorchSoftmaxClassifier(**settings).fit(X.toarray(), y)
     np.testing.assert_allclose(ours.coef_, dense.coef_, atol=1e-8)
@@ -358,7 +370,7 @@ def test_metric_is_the_hessian_of_the_head_and_the_diagonal_of_the_tail(n_classe
 
 @pytest.mark.parametrize("kind", [TorchLogisticRegressionCV, TorchSoftmaxClassifierCV])
 def test_cross_validation(kind, never_dense):
-    X, y = text(n_classes=2 if kind is TorchLogisticRegressionCV else 3)
+    X, y = text(500, 400, n_classes=2 if kind is TorchLogisticRegressionCV else 3)
     folds = list(StratifiedKFold(3).split(X, y))
     settings = {"Cs": [0.1, 1.0, 10.0], "cv": folds, "tol": 1e-9, "max_iter": 1000}
     cv = kind(**settings).fit(X, y)
@@ -375,16 +387,18 @@ def test_cross_validation(kind, never_dense):
     assert by_metric.scores_[-1, 0, -1] == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("scoring", ["accuracy", "f1_macro"])
-def test_grid_search(scoring, never_dense):
-    X, y = text(n_classes=3)
-    grid = {"C": [0.1, 1.0, 10.0], "fit_intercept": [True, False]}
+def test_grid_search(never_dense):
+    X, y = (data[2:] for data in text(500, 400, n_classes=3))  # rows without words are ties without an intercept
+    grid, metrics = {"C": [0.1, 1.0, 10.0], "fit_intercept": [True, False]}, ["accuracy", "f1_macro"]
     model = TorchSoftmaxClassifier(tol=1e-7, max_iter=1000)
-    ours = TorchGridSearchCV(model, grid, cv=3, scoring=scoring).fit(X, y)
-    theirs = GridSearchCV(model, grid, cv=3, scoring=scoring).fit(X, y)
-    np.testing.assert_allclose(ours.cv_results_["mean_test_score"], theirs.cv_results_["mean_test_score"], atol=1e-12)
-    assert ours.best_params_ == theirs.best_params_
-    np.testing.assert_array_equal(ours.predict(X), theirs.predict(X))
+    theirs = GridSearchCV(model, grid, cv=3, scoring=metrics, refit=False).fit(X, y)
+    for metric in metrics:
+        ours = TorchGridSearchCV(model, grid, cv=3, scoring=metric).fit(X, y)
+        scores = theirs.cv_results_[f"mean_test_{metric}"]
+        np.testing.assert_allclose(ours.cv_results_["mean_test_score"], scores, atol=1e-12)
+        assert ours.best_params_ == theirs.cv_results_["params"][scores.argmax()]
+        best = clone(model).set_params(**ours.best_params_).fit(X, y)
+        np.testing.assert_array_equal(ours.predict(X), best.predict(X))
 
 
 @pytest.mark.parametrize("solver", DETERMINISTIC)
@@ -418,10 +432,17 @@ def test_empty_columns_are_left_out(n_classes, solver, never_dense, monkeypatch)
     again = TorchSoftmaxClassifier(**settings).fit(wide, y, coef_init=start)
     assert seen[-1].columns is None
     np.testing.assert_allclose(again.coef_, all_.coef_, atol=1e-6)
-    cv = TorchSoftmaxClassifierCV(Cs=[0.1, 1.0], cv=3, tol=1e-9, max_iter=500)
-    paths = cv.fit(wide, y).coefs_paths_[..., 50 : 50 + p]
-    np.testing.assert_allclose(paths, cv.fit(X, y).coefs_paths_[..., :p], atol=1e-6)
-    np.testing.assert_allclose(cv.fit(wide, y).coef_[:, 50 : 50 + p], cv.fit(X, y).coef_, atol=1e-6)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_empty_columns_are_left_out_of_batches(n_classes, never_dense):
+    X, y = text(300, 200, n_classes=n_classes)
+    n, p = X.shape
+    wide = sparse.hstack([sparse.csr_array((n, 50)), X, sparse.csr_array((n, p))], format="csr")
+    settings = {"Cs": [0.1, 1.0], "cv": 3, "tol": 1e-9, "max_iter": 500}
+    few, all_ = (TorchSoftmaxClassifierCV(**settings).fit(A, y) for A in (X, wide))
+    np.testing.assert_allclose(all_.coefs_paths_[..., 50 : 50 + p], few.coefs_paths_[..., :p], atol=1e-6)
+    np.testing.assert_allclose(all_.coef_[:, 50 : 50 + p], few.coef_, atol=1e-6)
 
 
 @pytest.mark.parametrize("estimator", [TorchSoftmaxClassifier, TorchSoftmaxClassifierCV])

@@ -23,11 +23,12 @@ from torchlogreg._data.dense import DenseDesign
 from torchlogreg._data.targets import encoded
 from torchlogreg._objective.losses import loss_of
 from torchlogreg._objective.smoothness import loss_bounds
+from torchlogreg._solvers import tuning as solver_tuning
 
 KINDS = {2: TorchLogisticRegression, 3: TorchSoftmaxClassifier}
 
 
-def data(n_classes, n=20_000, p=6, dtype=np.float64, seed=0):
+def data(n_classes, n=12_000, p=6, dtype=np.float64, seed=0):
     """Correlated features; enough rows for a fit to start from a sample."""
     rng = np.random.default_rng(seed)
     X = rng.standard_normal((n, p)) @ (np.eye(p) + rng.standard_normal((p, p)) / 2)
@@ -84,8 +85,8 @@ def test_sgd_takes_mini_batches_in_the_order_of_the_stream(n_classes, weighted, 
 
 def test_mini_batches_may_be_larger_than_blocks_and_than_the_stream(monkeypatch):
     monkeypatch.setattr(tuning, "MAX_JOINED_BLOCK_NUMBERS", 1)
-    X, y, _ = data(2, n=1000)
-    for batch_size in (1, 333, 5000):
+    X, y, _ = data(2, n=400)
+    for batch_size in (1, 133, 5000):
         options = {"solver": "sgd", "tol": 0, "max_iter": 2, "batch_size": batch_size, "random_state": 0}
         expected = TorchLogisticRegression(shuffle=False, **options).fit(X, y)
         model = TorchLogisticRegression(**options).fit(Blocks(X, y, size=50))
@@ -146,8 +147,8 @@ def exchanged(array, i, j):
 
 
 CHANGES = {
-    "fewer rows": (lambda X, y, w: (X[:-1], y[:-1], w[:-1]), "19999 rows, and had 20000 before"),
-    "no rows": (lambda X, y, w: (X[:0], y[:0], w[:0]), "0 rows, and had 20000"),
+    "fewer rows": (lambda X, y, w: (X[:-1], y[:-1], w[:-1]), "11999 rows, and had 12000 before"),
+    "no rows": (lambda X, y, w: (X[:0], y[:0], w[:0]), "0 rows, and had 12000"),
     "a number": (lambda X, y, w: (np.where(np.arange(6) == 4, np.nextafter(X, 9), X), y, w), "other rows"),
     "NaN": (lambda X, y, w: (X + np.where(np.arange(6) == 0, np.nan, 0), y, w), "other rows"),
     "a column of zeros of another sign": (lambda X, y, w: (np.where(np.arange(6) == 3, -X, X), y, w), "other rows"),
@@ -223,7 +224,7 @@ def test_two_reads_have_one_checksum_if_and_only_if_they_have_the_same_rows(dtyp
     """Of few numbers, so that many exchanges leave the rows what they were."""
     rng = np.random.default_rng(0)
     outcomes = set()
-    for _ in range(1000):
+    for _ in range(300):
         n, p = rng.integers(2, 5, 2)
         values = torch.tensor([0.0, 1.0, -1.0, 2.0][: rng.integers(2, 5)]).to(dtype)
         before = values[rng.integers(0, len(values), (n, p))], rng.integers(0, 2, n), rng.integers(1, 3, n) * 1.0
@@ -254,7 +255,7 @@ def test_two_reads_have_one_checksum_if_and_only_if_they_have_the_same_rows(dtyp
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.int32])
 def test_numbers_that_differ_in_their_highest_bits_alone(dtype):
     """Every pair of columns exchanged, and with other signs, in a single row of whole numbers."""
-    p = 60
+    p = 40
     row = (1 + torch.arange(p) % 2).to(dtype)[None]
     seen = {fingerprint(row, np.zeros(1))["rows (features, label and weight together)"]}
     n_changes = 0
@@ -488,7 +489,7 @@ def test_dtypes(dtype, tmp_path, all_files_are_large):
         model = TorchLogisticRegression(**options).fit(*arguments)
         assert model.coef_.dtype == expected.coef_.dtype == (np.float32 if dtype == np.float32 else np.float64)
         np.testing.assert_allclose(model.coef_, expected.coef_, rtol=0, atol=1e-4 if dtype == np.float32 else 1e-8)
-    half = [(X[:9000].astype(np.float32), y[:9000]), (X[9000:].astype(np.float64), y[9000:])]
+    half = [(X[:4000].astype(np.float32), y[:4000]), (X[4000:].astype(np.float64), y[4000:])]
     assert TorchLogisticRegression(**options).fit(half).coef_.dtype == np.float64
 
 
@@ -540,7 +541,7 @@ def test_more_features_than_rows(n_classes, tmp_path, all_files_are_large):
 def test_a_sample_too_small_for_a_hessian_is_not_relied_upon(monkeypatch):
     monkeypatch.setattr(tuning, "STREAM_SAMPLE_BYTES", 1000)
     for n_classes, make in KINDS.items():
-        X, y, _ = data(n_classes, n=3000)
+        X, y, _ = data(n_classes, n=900)
         expected = make(tol=1e-10).fit(X, y)
         stream = Blocks(X, y, size=10)
         monkeypatch.setattr(tuning, "MAX_JOINED_BLOCK_NUMBERS", 1)
@@ -680,7 +681,9 @@ ON_THE_HOST = RuntimeError(
 @pytest.mark.parametrize("error", [ON_A_DEVICE, ON_MPS])
 @pytest.mark.usefixtures("one_thread")
 def test_a_device_without_memory_gets_smaller_blocks_and_one_warning(error, monkeypatch):
-    X, y, _ = data(2, n=200_000)
+    monkeypatch.setattr(tuning, "CPU_BLOCK_NUMBERS", 2**16)
+    monkeypatch.setattr(solver_tuning, "NUMPY_NEWTON_NUMBERS", 0)  # the Hessian is summed in blocks
+    X, y, _ = data(2)
     expected = TorchLogisticRegression(tol=1e-10, solver="newton-cholesky").fit(X, y)
     calls = run_out(monkeypatch, "gram", error, n_times=2)
     with pytest.warns(
@@ -694,7 +697,9 @@ def test_a_device_without_memory_gets_smaller_blocks_and_one_warning(error, monk
 
 
 def test_a_device_that_never_has_enough(monkeypatch):
-    X, y, _ = data(2, n=90_000)
+    monkeypatch.setattr(tuning, "CPU_BLOCK_NUMBERS", 2**16)
+    monkeypatch.setattr(solver_tuning, "NUMPY_NEWTON_NUMBERS", 0)  # the Hessian is summed in blocks
+    X, y, _ = data(2)
     run_out(monkeypatch, "gram", ON_A_DEVICE, n_times=10**9)
     model = TorchLogisticRegression(solver="newton-cholesky")
     with (
