@@ -1,5 +1,5 @@
 # make demo: a virtual environment, the package with its pins, and the quickstart.
-# make test: the same with the test extra, the linters and pytest.
+# make test: the same with the test extra, and at once the linters, pytest on all cores, and what measures or kills processes.
 # make docs: the same with the docs extra, the examples, the site in docs/_build/html, and a browser that looks at it.
 # make benchmark: the same with the benchmark extra, and the suite that writes docs/performance.* (under 20 minutes).
 PYTHON ?= python3

@@ -846,10 +846,6 @@ def test_one_weight_for_all_rows_and_other_types():
         np.testing.assert_allclose(clone(model).set_params(cv=cv).fit(X, y).scores_, plain, rtol=1e-8)
 
 
-@pytest.mark.xfail(
-    reason="a batch gives candidates without an intercept one of 1e-31, which decides where the logits are zero",
-    strict=False,
-)
 def test_a_row_of_zeros_is_a_tie_in_a_batch_too():
     X, y = data(3)
     X[:10], y[:10] = 0.0, np.arange(10) % 3

@@ -184,4 +184,7 @@ class BatchedFits:
         point, n_iter, converged = minimise(
             objective, solver or self.solver, W, settings, Unobserved(self.method.on_leave)
         )
-        return Results(self.columns.leave(point.W), n_iter, point.value, point.gradient_norm, converged)
+        W = self.columns.leave(point.W)
+        if self.design.intercept:  # exactly zero, for a row of zeros is a tie
+            W[:, -1] = torch.where(self.candidates.has_intercept[q, None], W[:, -1], 0.0)
+        return Results(W, n_iter, point.value, point.gradient_norm, converged)
