@@ -360,7 +360,7 @@ def test_where_no_thread_can_start_a_fit_does_without(source, monkeypatch):
 
 # Each of these programs may hang where it is wrong: they have limits of time, and so has each child.
 SETTING = """
-import atexit, multiprocessing, os, signal, sys, threading, time, warnings
+import atexit, multiprocessing, os, select, signal, sys, threading, time, warnings
 import joblib, torch
 from sklearn.datasets import make_classification
 from threadpoolctl import threadpool_info
@@ -398,14 +398,12 @@ def in_child(function):
             answer = repr(error)
         os.write(told, answer.encode())
         os._exit(0)
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        if os.waitpid(pid, os.WNOHANG)[0]:
-            return os.read(heard, 10_000).decode()
-        time.sleep(0.01)
-    os.kill(pid, signal.SIGKILL)
+    os.close(told)
+    answers = bool(select.select([heard], [], [], 60)[0])
+    if not answers:
+        os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    return "hangs"
+    return os.read(heard, 10_000).decode() if answers else "hangs"
 """
 
 

@@ -214,14 +214,14 @@ class Checkpoint(_Callback):
 
     Examples
     --------
-    Run again after an interruption, these lines continue where they stopped:
+    Run again after an interruption, with the same path, these lines continue where they stopped:
 
     >>> import os, tempfile
     >>> from sklearn.datasets import load_digits
     >>> from torchlogreg import TorchSoftmaxClassifier
     >>> from torchlogreg.callbacks import Checkpoint
     >>> X, y = load_digits(return_X_y=True)
-    >>> path = os.path.join(tempfile.gettempdir(), "digits.checkpoint")
+    >>> path = os.path.join(tempfile.mkdtemp(), "digits.checkpoint")
     >>> model = TorchSoftmaxClassifier().set_callbacks(Checkpoint(path, every=5)).fit(X, y)
     >>> model.converged_, os.path.exists(path)
     (True, False)
