@@ -11,6 +11,7 @@ from torchlogreg._objective.objective import Point
 from torchlogreg._solvers import tuning
 from torchlogreg._solvers.base import SelectableSolver, drawn_seed
 from torchlogreg._solvers.lbfgs_memory import LBFGSMemory
+from torchlogreg._solvers.lbfgs_numpy import LBFGSNumPy, is_small
 from torchlogreg._solvers.line_search import Descent, dot, line_search_step, select, trial_point, where_accepted
 from torchlogreg._solvers.newton import NewtonCholesky
 from torchlogreg._solvers.preconditioners.base import Preconditioner, hidden, is_blind
@@ -112,7 +113,7 @@ class LBFGS(SelectableSolver):
         point, memory, gamma = state.point, state.memory, state.gamma
         s, y = trial.W - point.W, trial.gradient - point.gradient
         curvature = dot(s, y)
-        usable = accepted & (curvature > 1e-14 * dot(s, s).sqrt() * dot(y, y).sqrt())
+        usable = accepted & (curvature > tuning.LEAST_CURVATURE * dot(s, s).sqrt() * dot(y, y).sqrt())
         if accepted.any():
             memory = memory.appended(s, y, usable)
         point = where_accepted(accepted, trial, point)
@@ -160,9 +161,11 @@ class LBFGS(SelectableSolver):
         """See `Solver`."""
         return Optimality(tol, gap=tol**1.5)  # the Hessian is an approximation, its decrement optimistic
 
-    def specialised(self, objective, W):  # noqa: ARG002
-        """See `Solver`."""
-        return self
+    def specialised(self, objective, W):
+        """See `Solver`; the one in NumPy for a small objective."""
+        if self.centre is not None or not is_small(objective, W):
+            return self
+        return LBFGSNumPy(objective, self.finisher(objective))
 
     def finisher(self, objective):
         """See `Solver`."""

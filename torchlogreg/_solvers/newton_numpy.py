@@ -7,23 +7,28 @@ On iris, wine and breast_cancer it is four to five times faster: 0.8 ms instead 
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.linalg.lapack import dpotrf, dpotrs  # pyright: ignore[reportAttributeAccessIssue]
 
-from torchlogreg._objective.objective import Objective, OutOfRange, Point
+from torchlogreg._objective.objective import Objective, Point
 from torchlogreg._runtime.linalg import root_cholesky
 from torchlogreg._solvers import tuning
 from torchlogreg._solvers.base import Solver
 from torchlogreg._solvers.line_search import is_stalled
 from torchlogreg._solvers.preconditioners.base import is_blind
+from torchlogreg._solvers.small_objective import (
+    EPSILON,
+    SMALLEST_FLOAT,
+    Evaluation,
+    Factor,
+    SmallObjective,
+    hidden,
+    is_at_hand,
+)
 from torchlogreg._solvers.starts import is_far, nearer
 from torchlogreg._solvers.stopping import Optimality
-
-EPSILON, SMALLEST_FLOAT = np.finfo(np.float64).eps, np.finfo(np.float64).tiny
 
 
 def size(n, d, n_logits):
@@ -33,8 +38,8 @@ def size(n, d, n_logits):
 
 def is_small(objective, W):
     """Whether `objective` is one model's, in memory on the host, and small."""
-    at_hand = objective.design.in_memory and objective.design.device.type == "cpu"
-    return at_hand and len(W) == 1 and size(*objective.design.shape, n_logits=W.shape[2]) <= tuning.NUMPY_NEWTON_NUMBERS
+    n_numbers = size(*objective.design.shape, n_logits=W.shape[2])
+    return is_at_hand(objective, W) and n_numbers <= tuning.NUMPY_NEWTON_NUMBERS
 
 
 class NewtonNumPyState(NamedTuple):
@@ -42,9 +47,9 @@ class NewtonNumPyState(NamedTuple):
 
     point: Point
     gap: torch.Tensor  # (1,)
-    at: _Evaluation
+    at: Evaluation
     n_backtracks: int = 0
-    factor: _Factor | None = None  # None at a start that is worse than zero
+    factor: Factor | None = None  # None at a start that is worse than zero
     direction: np.ndarray | None = None  # (d, K)
     stuck: torch.Tensor | None = None
     blind: torch.Tensor | None = None
@@ -58,7 +63,7 @@ class NewtonNumPy(Solver):
     whole_hessian = True
 
     def __init__(self, objective: Objective):
-        self._evaluate = _SecondOrder(objective)
+        self._evaluate = SmallObjective(objective).second_order
 
     def init(self, objective, W):
         """See `Solver`."""
@@ -121,11 +126,11 @@ class NewtonNumPy(Solver):
 
     def _at(self, objective, at):
         """The state at a point."""
-        factor = _cholesky(at.hessian)
+        factor = Factor.of(at.hessian)
         direction = -factor.solve(at.gradient)
         gap, hides = -0.5 * np.vdot(at.gradient, direction) / max(at.value, SMALLEST_FLOAT), 0.0
         if gap <= tuning.SURE_GAP:
-            hides = _hidden(objective, factor, direction, at.value)
+            hides = hidden(objective, factor, direction, at.value)
         if is_blind(gap, hides):
             factor, hides = _root(objective, at.W), 0.0
             direction = -factor.solve(at.gradient)
@@ -133,118 +138,11 @@ class NewtonNumPy(Solver):
         return _state(at, gap + hides, 0, factor, direction)
 
 
-class _Evaluation(NamedTuple):
-    """The objective at W, in NumPy."""
-
-    W: np.ndarray  # (d, K)
-    value: float
-    gradient: np.ndarray  # (d, K)
-    hessian: np.ndarray  # (K d, K d), classes outermost
-    eta: np.ndarray  # (n, K)
-
-
 def _state(at, gap, n_backtracks, factor=None, direction=None):
-    numbers = torch.from_numpy(np.array([at.value, gap]))
-    W, gradient, eta = (torch.from_numpy(array[None]) for array in (at.W, at.gradient, at.eta.T))
-    return NewtonNumPyState(Point(W, numbers[:1], gradient, eta), numbers[1:], at, n_backtracks, factor, direction)
-
-
-class _SecondOrder:
-    """The objective with its Hessian as a function of W (d, K), over arrays that are laid out once."""
-
-    def __init__(self, objective):
-        self.loss, self.passes = objective.loss, objective.passes
-        rows = objective.exact().design.whole
-        self.X = np.ascontiguousarray(rows.X.numpy())  # (n, d)
-        self.y, self.weight = rows.y.numpy(), rows.weight.numpy()  # (n,), (n, 1)
-        d, n_logits = self.X.shape[1], self.loss.n_logits
-        self.l2 = objective.penalty.l2[0].numpy()  # (d, 1)
-        self.ridge = np.tile(self.l2[:, 0], n_logits)
-        self.free = np.flatnonzero(self.l2 == 0) if n_logits > 1 else []
-        self.k, self.l, self.entries = _layout(n_logits, d)
-
-    @np.errstate(over="ignore", invalid="ignore")  # `_cholesky` reports what overflows
-    def __call__(self, W):
-        """One pass."""
-        X, weight, n_logits, d = self.X, self.weight, W.shape[1], len(W)
-        self.passes.n_visited += len(X)
-        eta = X @ W
-        losses, residual, curvature = self.loss.small(eta, self.y, self.k, self.l)  # (n,), (n, K), (n, M)
-        shrunk = self.l2 * W
-        value = losses @ weight[:, 0] + 0.5 * np.vdot(shrunk, W)
-        gradient = X.T @ (weight * residual) + shrunk
-        weighted = (weight * curvature)[:, :, None] * X[:, None, :]  # (n, M, d)
-        grams = (X.T @ weighted.reshape(len(X), -1)).reshape(d, -1, d).transpose(1, 0, 2)
-        hessian = grams.ravel()[self.entries]
-        diagonal = hessian.ravel()[:: n_logits * d + 1]
-        blocks = hessian.reshape(n_logits, d, n_logits, d)
-        for j in self.free:  # the directions in which the softmax is flat; see Objective._pin
-            blocks[:, j, :, j] += diagonal[j::d].sum() / n_logits
-        diagonal += self.ridge
-        return _Evaluation(W, value, gradient, hessian, eta)
-
-
-@lru_cache(maxsize=4)
-def _layout(n_logits, d):
-    """The pairs of classes k <= l, and where each entry of the Hessian lies in their Gram matrices."""
-    k, l = np.triu_indices(n_logits)
-    pair = np.empty((n_logits, n_logits), dtype=np.intp)
-    pair[k, l] = pair[l, k] = np.arange(len(k))
-    inner = np.arange(d * d).reshape(d, d)
-    entries = pair[:, None, :, None] * (d * d) + inner[None, :, None, :]
-    return k, l, entries.reshape(n_logits * d, n_logits * d)
-
-
-@np.errstate(over="ignore", invalid="ignore")
-def _cholesky(hessian):
-    """The factor of a Hessian; see `CholeskyPreconditioner.of`."""
-    m = len(hessian)
-    diagonal = hessian.diagonal()
-    if not np.isfinite(diagonal).all():
-        raise OutOfRange("overflow")
-    scale = 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
-    correlation = hessian * scale * scale[:, None]
-    shift, info = 16 * m * EPSILON, 1
-    while True:
-        raised = correlation.copy()
-        raised.ravel()[:: m + 1] += shift
-        factor, info = dpotrf(raised, lower=1, overwrite_a=1)
-        if not info:
-            return _Factor(scale, factor, shift)
-        shift *= 10
-        if not shift <= 1:
-            return _Factor(scale, np.eye(m), 1.0)  # rounding left nothing but the scale
-
-
-class _Factor(NamedTuple):
-    """See `CholeskyPreconditioner`."""
-
-    scale: np.ndarray  # (K d,)
-    factor: np.ndarray  # (K d, K d)
-    shift: float
-
-    def solve(self, gradient):
-        """The inverse times gradient (d, K)."""
-        solution, _ = dpotrs(self.factor, self.scale * gradient.T.ravel(), lower=1)
-        return (self.scale * solution).reshape(gradient.T.shape).T
+    return NewtonNumPyState(at.point, torch.tensor([gap], dtype=torch.float64), at, n_backtracks, factor, direction)
 
 
 def _root(objective, W):
     """The factor of twice the digits at W (d, K)."""
     scale, factor, _ = root_cholesky(objective.root(torch.from_numpy(W[None])))
-    return _Factor(scale.numpy(), np.asfortranarray(factor.numpy()), 0.0)
-
-
-def _hidden(objective, factor, x, value):
-    """`preconditioners.base.hidden` where x is the inverse of the factored matrix times the gradient."""
-    p = objective.design.n_features
-    l2 = objective.penalty.l2[0, :p].numpy()
-    if factor.shift <= tuning.NEGLIGIBLE_RAISE * l2.min() * factor.scale.min() ** 2:
-        return 0.0
-    r = (factor.shift * x.T.ravel() / factor.scale**2).reshape(x.T.shape).T
-    if (l2 > 0).all():
-        spread = (r[:p] ** 2 / l2).sum()
-    else:
-        rounding = len(factor.scale) * (tuning.GRADIENT_ROUNDINGS * EPSILON) ** 2 / factor.shift
-        spread = 0.0 if np.vdot(r, factor.solve(r)) <= rounding else np.inf
-    return 0.5 * (abs(np.vdot(x, r)) + spread) / max(value, SMALLEST_FLOAT)
+    return Factor(scale.numpy(), np.asfortranarray(factor.numpy()), 0.0)

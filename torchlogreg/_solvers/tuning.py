@@ -6,10 +6,11 @@ Times are of two Zen 4 cores. "Passes" are passes over X, "numbers" are matrix e
 import numpy as np
 
 # Which solver "auto" stands for, and which implementation of Newton's method.
-# `newton_numpy.size` up to which Newton's method, in NumPy, is done before L-BFGS has begun: 1.8 ms instead of 5.2 for
-# 300 x 10, the same 15 for 2000 x 50, 15 instead of 7 for 10,000 x 10.
+# `newton_numpy.size` up to which Newton's method, in NumPy, is done before L-BFGS has begun: for one logit 1.8 ms
+# instead of 5.2 for 300 x 10, the same 15 for 2000 x 50, 15 instead of 7 for 10,000 x 10.
 AUTO_NEWTON_NUMBERS = 2**16
 NUMPY_NEWTON_NUMBERS = 2**19  # `newton_numpy.size` up to which Newton's method runs in NumPy
+NUMPY_LBFGS_NUMBERS = 2**19  # n d K up to which L-BFGS of several logits runs in NumPy
 
 # The driver.
 # Share of the objective at zero below which a model fell so far that curvature seen on the way says little of that at
@@ -79,7 +80,10 @@ TOGETHER_SHARE = 0.2  # of its time that the pass of a model takes beside anothe
 SLOW_NEWTON_FALL = 2.0  # fall of the gap's logarithm in a step of Newton's that is not converging quadratically
 MOST_BELIEVED_PASSES = 60  # beyond which an estimate of the passes to come is not believed
 
-# The memory of L-BFGS.
+# L-BFGS.
+LEAST_CURVATURE = 1e-14  # relative, along a step that makes a pair
+# In NumPy: pairs; iterations after which Newton's method goes on, at least, and unknowns whose Hessian costs one more.
+SMALL_MEMORY_PAIRS, SHORTEST_PATIENCE, UNKNOWNS_OF_A_HESSIAN_PASS = 30, 20, 8
 SMALL_MEMORY_BYTES = 2**25  # that pairs may take however small X is
 BATCHED_PRODUCT_NUMBERS = 2**12  # numbers in a matrix from which torch's batched matrix-vector product is slower
 

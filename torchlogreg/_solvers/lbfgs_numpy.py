@@ -1,0 +1,225 @@
+"""L-BFGS in NumPy, for several logits over rows so few that Newton's Hessian costs more than all passes.
+
+Where `newton_numpy` takes too long and `lbfgs` has not begun: MEASURED
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from torchlogreg._objective.objective import Objective, Point
+from torchlogreg._solvers import tuning
+from torchlogreg._solvers.base import Solver
+from torchlogreg._solvers.line_search import is_stalled
+from torchlogreg._solvers.preconditioners.base import is_blind
+from torchlogreg._solvers.small_objective import (
+    EPSILON,
+    SMALLEST_FLOAT,
+    Evaluation,
+    Factor,
+    SmallObjective,
+    hidden,
+    is_at_hand,
+)
+from torchlogreg._solvers.starts import is_far, nearer
+from torchlogreg._solvers.stopping import Optimality
+
+RENEWALS = {1, 3, 10, 30, 100}  # iterations after which the preconditioner is made again, where the model is now
+
+
+def is_small(objective, W):
+    """Whether `objective` is one model's of several logits, in memory on the host, and small."""
+    n, d = objective.design.shape
+    return is_at_hand(objective, W) and W.shape[2] > 1 and n * d * W.shape[2] <= tuning.NUMPY_LBFGS_NUMBERS
+
+
+class KroneckerFactor(NamedTuple):
+    """The factor of M (x) S + diag(l2): the Hessian, were the second derivatives of the loss M in every row.
+
+    In an eigenbasis of M it falls apart into one matrix for each eigenvalue. It is as good whatever linear map the
+    columns of X are taken through, for S goes through it with them.
+    """
+
+    basis: np.ndarray  # (K, K), eigenvectors of M in columns
+    inverses: np.ndarray  # (K, d, d), of m S + diag(l2) for each eigenvalue m
+    raised: list[tuple[int, Factor]]  # the factors, by index, whose diagonal was raised by more than a trifle
+
+    @classmethod
+    def of(cls, M: np.ndarray, S: np.ndarray, l2: np.ndarray) -> KroneckerFactor:
+        """The factor for M (K, K), S (d, d) and l2 (d, 1); the softmax's flat direction is lifted where l2 is zero."""
+        eigenvalues, basis = np.linalg.eigh(M)
+        flat = np.where(l2[:, 0] == 0, eigenvalues[-1] * S.diagonal(), 0.0)
+        penalty = np.diag(l2[:, 0])
+        matrices = [penalty + np.diag(flat), *(m * S + penalty for m in eigenvalues[1:].clip(min=0.0))]
+        factors = [Factor.of(matrix) for matrix in matrices]
+        raised = [(k, factor) for k, factor in enumerate(factors) if factor.is_raised(l2)]
+        return cls(basis, np.stack([factor.inverse() for factor in factors]), raised)
+
+    def solve(self, gradient: np.ndarray) -> np.ndarray:
+        """The inverse times gradient (d, K)."""
+        return (self.inverses @ (gradient @ self.basis).T[:, :, None])[..., 0].T @ self.basis.T
+
+    def hides(self, objective: Objective, gradient: np.ndarray, value: float) -> float:
+        """What raised diagonals may hide of the relative gap; see `hidden`."""
+        columns = (gradient @ self.basis).T[:, :, None]
+        return sum(hidden(objective, factor, factor.solve(columns[k]), value) for k, factor in self.raised)
+
+
+class Pair(NamedTuple):
+    """A step and the change of the gradient along it."""
+
+    s: np.ndarray  # (d, K)
+    y: np.ndarray  # (d, K)
+
+
+class LBFGSNumPyState(NamedTuple):
+    """Where L-BFGS is, and the step that it will try."""
+
+    point: Point
+    gap: torch.Tensor  # (1,)
+    at: Evaluation
+    pairs: tuple[Pair, ...] = ()  # oldest first
+    M: np.ndarray | None = None  # (K, K) of the preconditioner; None at a start that is worse than zero
+    preconditioner: KroneckerFactor | None = None
+    direction: np.ndarray | None = None  # (d, K)
+    n_backtracks: int = 0
+    iteration: int = 0
+    stuck: torch.Tensor | None = None
+    blind: torch.Tensor | None = None
+    settled: bool = False
+
+
+class LBFGSNumPy(Solver):
+    """L-BFGS for one small objective of several logits, in memory on the host.
+
+    See `lbfgs.LBFGS`; the initial matrix is the inverse of a `KroneckerFactor`. The iterations that cost as much as the
+    Hessian would are its patience: Newton's method then goes on, if there is room for the Hessian.
+    """
+
+    name = "lbfgs"
+    matrix_free = True
+
+    def __init__(self, objective: Objective, finisher: Solver | None):
+        self._small, self._finisher = SmallObjective(objective), finisher
+        weighted = self._small.weight * self._small.X
+        self._S = self._small.X.T @ weighted  # (d, d)
+        d, n_logits = len(self._S), self._small.loss.n_logits
+        self._patience = max(tuning.SHORTEST_PATIENCE, d * n_logits // tuning.UNKNOWNS_OF_A_HESSIAN_PASS)
+
+    def init(self, objective, W):
+        """See `Solver`."""
+        at = self._small.first_order(W[0].numpy(force=True).astype(np.float64))
+        if is_far(objective, at.value):
+            return LBFGSNumPyState(at.point, torch.tensor([torch.inf]), at)
+        return self._directed(objective, self._renewed(LBFGSNumPyState(at.point, torch.tensor([torch.inf]), at)))
+
+    def step(self, objective, state):
+        """See `Solver`."""
+        if state.M is None:
+            return self.init(objective, nearer(objective, state.point))
+        at, direction, step = state.at, state.direction, 0.5**state.n_backtracks
+        state = state._replace(iteration=state.iteration + 1)
+        change = step * np.vdot(at.gradient, direction)
+        trial = self._small.first_order(at.W + step * direction)
+        accepted = trial.value <= at.value + tuning.ARMIJO * change
+        if abs(trial.value - at.value) <= tuning.EQUAL_VALUE_ROUNDINGS * EPSILON * max(at.value, 1.0):
+            before, after = (np.vdot(g, state.preconditioner.solve(g)) for g in (at.gradient, trial.gradient))
+            accepted = after < before  # see `line_search_step`
+        if accepted:
+            pair = Pair(trial.W - at.W, trial.gradient - at.gradient)
+            pairs = (*state.pairs, pair)[-tuning.SMALL_MEMORY_PAIRS :] if _is_usable(*pair) else state.pairs
+            state = state._replace(at=trial, pairs=pairs, n_backtracks=0)
+            return self._directed(objective, self._renewed(state) if state.iteration in RENEWALS else state)
+        if not is_stalled(state.n_backtracks, change, EPSILON):
+            return state._replace(n_backtracks=state.n_backtracks + 1)
+        if state.pairs:  # which may be what misleads
+            return self._directed(objective, state._replace(pairs=(), n_backtracks=0))
+        return state._replace(stuck=torch.ones_like(state.gap, dtype=torch.bool))
+
+    def for_models(self, index):  # noqa: ARG002
+        """See `Solver`."""
+        return self
+
+    def select(self, state, index):  # noqa: ARG002
+        """See `Solver`; there is one model."""
+        return state
+
+    def pack(self, state):
+        """The iterate, the pairs and what the preconditioner is made from."""
+        pairs = torch.from_numpy(np.array(state.pairs).reshape(-1, 2, *state.at.W.shape))
+        return state.point.W, pairs, torch.from_numpy(state.M), state.n_backtracks, state.iteration
+
+    def unpack(self, objective, packed):
+        """See `Solver`; one pass."""
+        W, pairs, M, n_backtracks, iteration = packed
+        at, pairs = self._small.first_order(W[0].numpy()), tuple(Pair(*pair.numpy()) for pair in pairs)
+        state = LBFGSNumPyState(at.point, torch.tensor([torch.inf]), at, pairs, iteration=iteration)
+        state = self._directed(objective, self._preconditioned(state, M.numpy()))
+        return state._replace(n_backtracks=n_backtracks)
+
+    def stopping(self, tol):
+        """See `LBFGS.stopping`."""
+        return Optimality(tol, gap=tol**1.5)
+
+    def specialised(self, objective, W):  # noqa: ARG002
+        """See `Solver`."""
+        return self
+
+    def finisher(self, objective):  # noqa: ARG002
+        """See `Solver`."""
+        return self._finisher
+
+    def in_float64(self):
+        """See `Solver`."""
+        return self
+
+    def _renewed(self, state):
+        """The state with a preconditioner from its point; M is the mean over the rows there."""
+        eta, weight = state.at.eta, self._small.weight
+        shares = weight / weight.sum()
+        proba = np.exp(eta - eta.max(axis=1, keepdims=True))
+        proba /= proba.sum(axis=1, keepdims=True)
+        return self._preconditioned(state, np.diag((shares * proba).sum(axis=0)) - proba.T @ (shares * proba))
+
+    def _preconditioned(self, state, M):
+        return state._replace(M=M, preconditioner=KroneckerFactor.of(M, self._S, self._small.l2))
+
+    def _directed(self, objective, state):
+        """The state with the direction from its point, and the gap that it promises."""
+        at, preconditioner = state.at, state.preconditioner
+        direction = -_two_loops(at.gradient, state.pairs, preconditioner)
+        gap, hides = -0.5 * np.vdot(at.gradient, direction) / max(at.value, SMALLEST_FLOAT), 0.0
+        if gap <= tuning.SURE_GAP:
+            hides = preconditioner.hides(objective, at.gradient, at.value)
+        is_over = self._finisher is not None and state.iteration >= self._patience
+        return state._replace(
+            point=at.point,
+            direction=direction,
+            gap=torch.tensor([gap + hides], dtype=torch.float64),
+            blind=torch.tensor([is_over or bool(is_blind(gap, hides))]),
+        )
+
+
+def _is_usable(s, y):
+    """Whether curvature was seen along the step."""
+    return np.vdot(s, y) > tuning.LEAST_CURVATURE * np.sqrt(np.vdot(s, s) * np.vdot(y, y))
+
+
+def _two_loops(gradient, pairs, preconditioner):
+    """H g; see `LBFGSMemory.solve`."""
+    q, steps = gradient.copy(), []
+    for s, y in reversed(pairs):
+        curvature = np.vdot(s, y)
+        alpha = np.vdot(s, q) / curvature
+        q -= alpha * y
+        steps.append((s, y, curvature, alpha))
+    q = preconditioner.solve(q)
+    if pairs:
+        s, y = pairs[-1]
+        q *= np.vdot(s, y) / np.vdot(y, preconditioner.solve(y))
+    for s, y, curvature, alpha in reversed(steps):
+        q += (alpha - np.vdot(y, q) / curvature) * s
+    return q

@@ -1,0 +1,148 @@
+"""The objective of one model over few rows, in NumPy: for data so small that a torch call costs more than its work."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.linalg.lapack import dpotrf, dpotrs  # pyright: ignore[reportAttributeAccessIssue]
+
+from torchlogreg._objective.objective import Objective, OutOfRange, Point
+from torchlogreg._solvers import tuning
+
+EPSILON, SMALLEST_FLOAT = np.finfo(np.float64).eps, np.finfo(np.float64).tiny
+NONE = np.empty(0, dtype=np.intp)
+
+
+def is_at_hand(objective, W):
+    """Whether `objective` is one model's, in memory on the host."""
+    return objective.design.in_memory and objective.design.device.type == "cpu" and len(W) == 1
+
+
+class Evaluation(NamedTuple):
+    """The objective at W, in NumPy."""
+
+    W: np.ndarray  # (d, K)
+    value: float
+    gradient: np.ndarray  # (d, K)
+    eta: np.ndarray  # (n, K)
+    hessian: np.ndarray | None = None  # (K d, K d), classes outermost
+
+    @property
+    def point(self) -> Point:
+        """The same as tensors (1, ...), without the Hessian."""
+        W, value, gradient, eta = (np.asarray(array)[None] for array in (self.W, self.value, self.gradient, self.eta.T))
+        return Point(*map(torch.from_numpy, (W, value, gradient, eta)))
+
+
+class SmallObjective:
+    """The objective as a function of W (d, K), over arrays that are laid out once."""
+
+    def __init__(self, objective):
+        self.loss, self.passes = objective.loss, objective.passes
+        rows = objective.exact().design.whole
+        self.X = np.ascontiguousarray(rows.X.numpy())  # (n, d)
+        self.y, self.weight = rows.y.numpy(), rows.weight.numpy()  # (n,), (n, 1)
+        self.l2 = objective.penalty.l2[0].numpy()  # (d, 1)
+        self.ridge = np.tile(self.l2[:, 0], self.loss.n_logits)
+        self.free = np.flatnonzero(self.l2 == 0) if self.loss.n_logits > 1 else []
+
+    def first_order(self, W: np.ndarray) -> Evaluation:
+        """Value and gradient; one pass."""
+        return self._evaluation(W, NONE, NONE)[0]
+
+    @np.errstate(over="ignore", invalid="ignore")  # `Factor.of` reports what overflows
+    def second_order(self, W: np.ndarray) -> Evaluation:
+        """The same with the Hessian; one pass."""
+        X, n_logits, d = self.X, W.shape[1], len(W)
+        k, l, entries = _layout(n_logits, d)
+        evaluation, curvature = self._evaluation(W, k, l)
+        weighted = (self.weight * curvature)[:, :, None] * X[:, None, :]  # (n, M, d)
+        grams = (X.T @ weighted.reshape(len(X), -1)).reshape(d, -1, d).transpose(1, 0, 2)
+        hessian = grams.ravel()[entries]
+        diagonal = hessian.ravel()[:: n_logits * d + 1]
+        blocks = hessian.reshape(n_logits, d, n_logits, d)
+        for j in self.free:  # the directions in which the softmax is flat; see Objective._pin
+            blocks[:, j, :, j] += diagonal[j::d].sum() / n_logits
+        diagonal += self.ridge
+        return evaluation._replace(hessian=hessian)
+
+    @np.errstate(over="ignore", invalid="ignore")  # the driver reports what overflows
+    def _evaluation(self, W, k, l):
+        """Value and gradient, and the second derivatives of the losses by logits k[m], l[m] (n, M)."""
+        self.passes.n_visited += len(self.X)
+        eta = self.X @ W
+        losses, residual, curvature = self.loss.small(eta, self.y, k, l)  # (n,), (n, K), (n, M)
+        shrunk = self.l2 * W
+        value = losses @ self.weight[:, 0] + 0.5 * np.vdot(shrunk, W)
+        return Evaluation(W, value, self.X.T @ (self.weight * residual) + shrunk, eta), curvature
+
+
+@lru_cache(maxsize=4)
+def _layout(n_logits, d):
+    """The pairs of classes k <= l, and where each entry of the Hessian lies in their Gram matrices."""
+    k, l = np.triu_indices(n_logits)
+    pair = np.empty((n_logits, n_logits), dtype=np.intp)
+    pair[k, l] = pair[l, k] = np.arange(len(k))
+    inner = np.arange(d * d).reshape(d, d)
+    entries = pair[:, None, :, None] * (d * d) + inner[None, :, None, :]
+    return k, l, entries.reshape(n_logits * d, n_logits * d)
+
+
+class Factor(NamedTuple):
+    """See `CholeskyPreconditioner`."""
+
+    scale: np.ndarray  # (K d,)
+    factor: np.ndarray  # (K d, K d)
+    shift: float
+
+    def solve(self, gradient: np.ndarray) -> np.ndarray:
+        """The inverse times gradient (d, K)."""
+        solution, _ = dpotrs(self.factor, self.scale * gradient.T.ravel(), lower=1)
+        return (self.scale * solution).reshape(gradient.T.shape).T
+
+    def inverse(self) -> np.ndarray:
+        """The inverse itself."""
+        return self.scale[:, None] * dpotrs(self.factor, np.diag(self.scale), lower=1)[0]
+
+    def is_raised(self, l2: np.ndarray) -> bool:
+        """Whether the diagonal was raised by more than a trifle beside the penalty."""
+        return bool(self.shift > tuning.NEGLIGIBLE_RAISE * l2.min() * self.scale.min() ** 2)
+
+    @classmethod
+    @np.errstate(over="ignore", invalid="ignore")
+    def of(cls, hessian: np.ndarray) -> Factor:
+        """The factor of a Hessian; see `CholeskyPreconditioner.of`."""
+        m = len(hessian)
+        diagonal = hessian.diagonal()
+        if not np.isfinite(diagonal).all():
+            raise OutOfRange("overflow")
+        scale = 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+        correlation = hessian * scale * scale[:, None]
+        shift, info = 16 * m * EPSILON, 1
+        while True:
+            raised = correlation.copy()
+            raised.ravel()[:: m + 1] += shift
+            factor, info = dpotrf(raised, lower=1, overwrite_a=1)
+            if not info:
+                return cls(scale, factor, shift)
+            shift *= 10
+            if not shift <= 1:
+                return cls(scale, np.eye(m), 1.0)  # rounding left nothing but the scale
+
+
+def hidden(objective: Objective, factor: Factor, x: np.ndarray, value: float) -> float:
+    """`preconditioners.base.hidden` where x is the inverse of the factored matrix times the gradient."""
+    p = objective.design.n_features
+    l2 = objective.penalty.l2[0, :p].numpy()
+    if not factor.is_raised(l2):
+        return 0.0
+    r = (factor.shift * x.T.ravel() / factor.scale**2).reshape(x.T.shape).T
+    if (l2 > 0).all():
+        spread = (r[:p] ** 2 / l2).sum()
+    else:
+        rounding = len(factor.scale) * (tuning.GRADIENT_ROUNDINGS * EPSILON) ** 2 / factor.shift
+        spread = 0.0 if np.vdot(r, factor.solve(r)) <= rounding else np.inf
+    return float(0.5 * (abs(np.vdot(x, r)) + spread) / max(value, SMALLEST_FLOAT))
