@@ -81,7 +81,7 @@ def stream():
     return TorchLogisticRegression(tol=1e-10, solver="lbfgs").fit(halves(*BINARY)).coef_
 
 
-NO_NUMPY = {(solvers, "NUMPY_NEWTON_NUMBERS"): 0}
+NO_NUMPY = {(solvers, "NUMPY_NEWTON_NUMBERS"): 0, (solvers, "NUMPY_LBFGS_NUMBERS"): 0}
 NOTHING_SMALL = {(data, "MAX_SMALL_NUMBERS"): 0}
 TOGETHER = NO_NUMPY | {(objective, "PARTIAL_HESSIANS_SHARE"): 0.0}
 
@@ -163,6 +163,7 @@ CASES = [
     Case(objective, "MOST_SEPARATION_UNKNOWNS", D + 1, SEPARABLE),
     Case(solvers, "AUTO_NEWTON_NUMBERS", N * D * 3**2, fit(TorchSoftmaxClassifier, SEVERAL)),
     Case(solvers, "NUMPY_NEWTON_NUMBERS", N * D, NEWTON),
+    Case(solvers, "NUMPY_LBFGS_NUMBERS", N * D * 3, SOFTMAX),
     Case(
         solvers,
         "FINISHED_TOGETHER_NUMBERS",
@@ -179,7 +180,7 @@ CASES = [
     Case(solvers, "SMALLEST_SAMPLE_ROWS", N, LBFGS),
     Case(solvers, "SMALLEST_NESTED_ROWS", 100 + 1, LBFGS, {(solvers, "SMALLEST_SAMPLE_ROWS"): 4 * 100}),
     Case(solvers, "PRECONDITIONER_NUMBERS", D**2, LBFGS),
-    Case(solvers, "PRECONDITIONER_NUMBERS", (3 * D) ** 2, SOFTMAX),
+    Case(solvers, "PRECONDITIONER_NUMBERS", (3 * D) ** 2, SOFTMAX, NO_NUMPY),
     Case(solvers, "ALL_PRECONDITIONERS_NUMBERS", 4 * D**2, PATHS),
     Case(solvers, "BATCHED_PRODUCT_NUMBERS", 3 * D + 1, paths(TorchSoftmaxClassifierCV, SEVERAL, solver="lbfgs")),
 ]

@@ -104,7 +104,8 @@ def numbers(model):
 
 
 @pytest.mark.parametrize("name", fits())
-def test_a_fit_gives_what_it_gave(name):
+def test_a_fit_gives_what_it_gave(name, monkeypatch):
+    monkeypatch.setattr("torchlogreg._solvers.tuning.NUMPY_LBFGS_NUMBERS", 0)  # the file is older than that solver
     stored = np.load(STORED)[name]
     found = numbers(fits()[name]())
     single = "float32" in name or name == "half precision"

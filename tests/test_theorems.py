@@ -36,6 +36,8 @@ from torchlogreg._objective.penalties import Ridge
 from torchlogreg._runtime.threads import fit_arithmetic, n_readers
 from torchlogreg._solvers import newton_numpy
 from torchlogreg._solvers.driver import Settings, minimise
+from torchlogreg._solvers.lbfgs_numpy import KroneckerFactor, LBFGSNumPy
+from torchlogreg._solvers.newton_numpy import NewtonNumPy
 from torchlogreg._solvers.sgd import SGD
 
 
@@ -217,6 +219,47 @@ def test_newton_in_numpy_takes_the_steps_of_newton_in_torch(loss, l2, monkeypatc
     for a, b in zip(fast, slow, strict=True):
         torch.testing.assert_close(a.point.W, b.point.W, rtol=1e-8, atol=1e-11)
         torch.testing.assert_close(a.point.value, b.point.value, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("l2", [0.0, 1.0])
+def test_a_kronecker_factor_inverts_the_hessian_of_rows_that_are_alike(l2):
+    rng = np.random.default_rng(0)
+    p, S = rng.dirichlet(np.ones(4)), np.cov(rng.normal(size=(6, 50)))
+    M, penalty = np.diag(p) - np.outer(p, p), np.full((6, 1), l2)
+    penalty[-1] = 0.0
+    factor = KroneckerFactor.of(M, S, penalty, 5)
+    W = rng.normal(size=(6, 4))
+    W -= W.mean(axis=1, keepdims=True)  # the others are where the softmax is flat
+    np.testing.assert_allclose(factor.solve(S @ W @ M + penalty * W), W, atol=1e-10)
+
+
+def test_lbfgs_in_numpy_goes_on_from_what_was_packed():
+    problem = random_objective(Multinomial(3), n=200, l2=0.1)
+    solver = TABLE["lbfgs"]().specialised(problem, torch.zeros(1, 5, 3, dtype=F64))
+    assert isinstance(solver, LBFGSNumPy)
+    state = solver.init(problem, torch.zeros(1, 5, 3, dtype=F64))
+    for _ in range(4):
+        state = solver.step(problem, state)
+    again = solver.unpack(problem, solver.pack(state))
+    for _ in range(4):
+        state, again = solver.step(problem, state), solver.step(problem, again)
+        torch.testing.assert_close(state.point.W, again.point.W, rtol=1e-12, atol=1e-14)
+    assert state.gap < 1e-6
+
+
+@pytest.mark.parametrize("C", [1.0, 1e4])
+def test_lbfgs_in_numpy_hands_over_to_newton_once_it_has_cost_as_much(C, monkeypatch):
+    rng = np.random.default_rng(0)
+    X = np.exp(rng.normal(size=(300, 6)) * 2)  # rows so unlike that no mean of them says much
+    y = (X @ rng.normal(size=(6, 4)) + 5 * rng.gumbel(size=(300, 4))).argmax(axis=1)
+    begun = []
+    init = NewtonNumPy.init
+    monkeypatch.setattr(NewtonNumPy, "init", lambda *arguments: begun.append(1) or init(*arguments))
+    model = TorchSoftmaxClassifier(solver="lbfgs", C=C, tol=1e-8).fit(X, y)
+    best = TorchSoftmaxClassifier(solver="newton-cholesky", C=C, tol=1e-10).fit(X, y)
+    assert begun
+    assert model.converged_
+    np.testing.assert_allclose(model.coef_, best.coef_, atol=1e-5 * np.abs(best.coef_).max())
 
 
 @pytest.mark.parametrize("nesterov", [True, False])

@@ -145,4 +145,4 @@ def _state(at, gap, n_backtracks, factor=None, direction=None):
 def _root(objective, W):
     """The factor of twice the digits at W (d, K)."""
     scale, factor, _ = root_cholesky(objective.root(torch.from_numpy(W[None])))
-    return Factor(scale.numpy(), np.asfortranarray(factor.numpy()), 0.0)
+    return Factor(scale.numpy(), np.ascontiguousarray(factor.numpy()), 0.0)

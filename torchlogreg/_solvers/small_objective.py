@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.linalg.lapack import dpotrf, dpotrs  # pyright: ignore[reportAttributeAccessIssue]
+from scipy.linalg.lapack import dpotrs  # pyright: ignore[reportAttributeAccessIssue]
 
 from torchlogreg._objective.objective import Objective, OutOfRange, Point
 from torchlogreg._solvers import tuning
@@ -41,7 +41,7 @@ class SmallObjective:
     """The objective as a function of W (d, K), over arrays that are laid out once."""
 
     def __init__(self, objective):
-        self.loss, self.passes = objective.loss, objective.passes
+        self.loss, self.passes, self.n_features = objective.loss, objective.passes, objective.design.n_features
         rows = objective.exact().design.whole
         self.X = np.ascontiguousarray(rows.X.numpy())  # (n, d)
         self.y, self.weight = rows.y.numpy(), rows.weight.numpy()  # (n,), (n, 1)
@@ -98,39 +98,40 @@ class Factor(NamedTuple):
     factor: np.ndarray  # (K d, K d)
     shift: float
 
+    @classmethod
+    def of(cls, hessian: np.ndarray) -> Factor:
+        """The factor of a Hessian."""
+        scale, factor, shift = factored(hessian[None])
+        return cls(scale[0], factor[0], shift)
+
     def solve(self, gradient: np.ndarray) -> np.ndarray:
         """The inverse times gradient (d, K)."""
-        solution, _ = dpotrs(self.factor, self.scale * gradient.T.ravel(), lower=1)
+        solution, _ = dpotrs(self.factor.T, self.scale * gradient.T.ravel(), lower=0)  # as LAPACK counts rows
         return (self.scale * solution).reshape(gradient.T.shape).T
 
-    def inverse(self) -> np.ndarray:
-        """The inverse itself."""
-        return self.scale[:, None] * dpotrs(self.factor, np.diag(self.scale), lower=1)[0]
-
     def is_raised(self, l2: np.ndarray) -> bool:
-        """Whether the diagonal was raised by more than a trifle beside the penalty."""
+        """Whether the diagonal was raised by more than a trifle beside the penalty of the features."""
         return bool(self.shift > tuning.NEGLIGIBLE_RAISE * l2.min() * self.scale.min() ** 2)
 
-    @classmethod
-    @np.errstate(over="ignore", invalid="ignore")
-    def of(cls, hessian: np.ndarray) -> Factor:
-        """The factor of a Hessian; see `CholeskyPreconditioner.of`."""
-        m = len(hessian)
-        diagonal = hessian.diagonal()
-        if not np.isfinite(diagonal).all():
-            raise OutOfRange("overflow")
-        scale = 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
-        correlation = hessian * scale * scale[:, None]
-        shift, info = 16 * m * EPSILON, 1
-        while True:
-            raised = correlation.copy()
-            raised.ravel()[:: m + 1] += shift
-            factor, info = dpotrf(raised, lower=1, overwrite_a=1)
-            if not info:
-                return cls(scale, factor, shift)
+
+@np.errstate(over="ignore", invalid="ignore")
+def factored(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Scales (L, m), lower factors (L, m, m) and shift of symmetric matrices; see `CholeskyPreconditioner.of`."""
+    m = matrices.shape[-1]
+    diagonal = matrices.diagonal(axis1=1, axis2=2)
+    if not np.isfinite(diagonal).all():
+        raise OutOfRange("overflow")
+    scale = 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+    correlation = matrices * scale[:, :, None] * scale[:, None, :]
+    shift = 16 * m * EPSILON
+    while shift <= 1:
+        raised = correlation.copy()
+        raised.reshape(len(raised), -1)[:, :: m + 1] += shift
+        try:
+            return scale, np.linalg.cholesky(raised), shift
+        except np.linalg.LinAlgError:
             shift *= 10
-            if not shift <= 1:
-                return cls(scale, np.eye(m), 1.0)  # rounding left nothing but the scale
+    return scale, np.broadcast_to(np.eye(m), matrices.shape), 1.0  # rounding left nothing but the scale
 
 
 def hidden(objective: Objective, factor: Factor, x: np.ndarray, value: float) -> float:
