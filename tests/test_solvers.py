@@ -322,8 +322,7 @@ def test_a_model_that_has_gone_below_its_floor_leaves_the_batch():
     W, floor = torch.zeros(2, 5, 1, dtype=F64), problem.loss.at_zero - 1e-3
     floors = torch.tensor([-math.inf, floor], dtype=F64)
     alone, early = (
-        minimise(problem, TABLE["newton-cholesky"](), W, Settings(1e-9, 50, floor=f, warn=False))
-        for f in (None, floors)
+        minimise(problem, TABLE["newton-cholesky"](), W, Settings(1e-9, 50, floor=f)) for f in (None, floors)
     )
     assert alone.converged.all()
     assert early.n_iter[0] == alone.n_iter[0] > early.n_iter[1] == 1
@@ -338,7 +337,7 @@ def test_a_model_below_its_floor_is_not_finished_in_float64(dtype):
     rows = DenseDesign(rows.X.to(dtype), rows.y, rows.sample_weights, intercept=True)
     problem = objective_of(rows, Binomial(), 0.3)
     W, floor = torch.zeros(2, 5, 1, dtype=F64), torch.full((2,), problem.loss.at_zero - 1e-3, dtype=F64)
-    found = minimise(problem, TABLE["newton-cholesky"](), W, Settings(1e-9, 50, floor=floor, warn=False))
+    found = minimise(problem, TABLE["newton-cholesky"](), W, Settings(1e-9, 50, floor=floor))
     assert found.n_iter.tolist() == [1, 1]
     assert problem.passes.total == (2 if dtype == torch.float64 else 3)  # one to judge the result in float64
 

@@ -198,7 +198,7 @@ def test_a_batch_of_models_equals_one_fit_each(loss, name):
         rows, loss, Ridge(torch.tensor([0.1, 1.0, 10.0, 100.0], dtype=F64)[:, None, None] * torch.ones(7, 1))
     )
     W = torch.zeros(B, 7, loss.n_logits, dtype=F64)
-    together = minimise(problem, TABLE[name](), W, Settings(1e-9, 300, warn=False)).point
+    together = minimise(problem, TABLE[name](), W, Settings(1e-9, 300)).point
     for b in range(B):
         alone = Objective.of(
             rows.reweighted(rows.weight[:, b : b + 1]), loss, Ridge(torch.full((1, 7, 1), 10.0**b / 10, dtype=F64))

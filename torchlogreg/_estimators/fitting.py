@@ -23,7 +23,7 @@ def fitted_model(estimator: Any, inputs: FitInputs, call: FitCall) -> dict[str, 
     with fit_arithmetic(inputs.data.X):
         problem = fit_problem(estimator, inputs)
         history = fit_history(estimator, problem, call)
-        settings = Settings(estimator.tol, estimator.max_iter, storage_rounding(inputs.data))
+        settings = Settings(estimator.tol, estimator.max_iter, storage_rounding(inputs.data), warn=True)
         result = minimise(problem.objective, problem.solver, problem.start, settings, history)
         return fitted_attributes(problem, result, history)
 

@@ -180,7 +180,7 @@ class BatchedFits:
         if certain.any():  # near enough, as in a single fit
             W = torch.where(certain[:, None, None], 0.0, W)  # (B, d, K)
             W[certain, -1] = self.loss.certain_logits(self.only[column][certain]).to(W)
-        settings = Settings(tol, self.method.params["max_iter"], self.method.rounded, floor, warn=False)
+        settings = Settings(tol, self.method.params["max_iter"], self.method.rounded, floor)
         point, n_iter, converged = minimise(
             objective, solver or self.solver, W, settings, Unobserved(self.method.on_leave)
         )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from copy import copy
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -31,7 +32,14 @@ def is_wide(rows):
 class Reparametrisation(ABC):
     """Other coordinates for the same objective."""
 
+    original: Objective
     objective: Objective  # in these coordinates
+
+    def select(self, index: torch.Tensor) -> Self:
+        """The same coordinates for the models at `index`."""
+        selected = copy(self)
+        selected.original, selected.objective = self.original.select(index), self.objective.select(index)
+        return selected
 
     @abstractmethod
     def enter(self, W: torch.Tensor) -> torch.Tensor:
@@ -50,7 +58,7 @@ class Identity(Reparametrisation):
     """The coordinates as they are."""
 
     def __init__(self, objective: Objective):
-        self.objective = objective
+        self.original = self.objective = objective
 
     def enter(self, W):
         """See `Reparametrisation`."""
@@ -66,7 +74,7 @@ class Identity(Reparametrisation):
 
 
 class RowSpace(Reparametrisation):
-    """A wide problem (`original`), and the same one in the span of its rows (`objective`).
+    """A wide objective (`original`), and the same one in the span of its rows (`objective`).
 
     With X X' = L L' and w = X' a, the logits are X w = L u for u = L' a, and ||w|| = ||u||. What a w has outside that
     span raises the penalty and changes no logit, so the optimum has nothing there, and the problem is the same with

@@ -45,6 +45,11 @@ class State(Protocol):
 class Rule(Protocol):
     """When a solver has done enough."""
 
+    @property
+    def gap(self) -> float:
+        """What the estimated gap has to be, infinite if nothing."""
+        ...
+
     def met(self, state: State) -> list[bool]:
         """Which of the B models may stop."""
         ...
@@ -67,10 +72,6 @@ class Solver(ABC):
         """The state after one more iteration."""
 
     @abstractmethod
-    def for_models(self, index: torch.Tensor) -> Solver:
-        """The solver for the models at `index` of the batch alone, wherever they are now."""
-
-    @abstractmethod
     def select(self, state: Any, index: torch.Tensor) -> Any:
         """The state of the models at `index` of the batch alone."""
 
@@ -86,17 +87,21 @@ class Solver(ABC):
     def stopping(self, tol: float) -> Rule:
         """The rule that says whether a state is good enough."""
 
-    @abstractmethod
-    def specialised(self, objective: Objective, W: torch.Tensor) -> Solver:
+    def for_models(self, index: torch.Tensor) -> Solver:  # noqa: ARG002 - unless it knows of its models
+        """The solver for the models at `index` of the batch alone, wherever they are now."""
+        return self
+
+    def specialised(self, objective: Objective, W: torch.Tensor) -> Solver:  # noqa: ARG002 - unless there is another
         """The implementation of the same algorithm that is fastest for this objective."""
+        return self
 
-    @abstractmethod
-    def finisher(self, objective: Objective) -> Solver | None:
+    def finisher(self, objective: Objective) -> Solver | None:  # noqa: ARG002 - unless it may be in doubt
         """The solver that takes over where this one cannot tell how far it is from the optimum, if there is one."""
+        return None
 
-    @abstractmethod
     def in_float64(self) -> Solver:
         """The solver for an objective that became `in_float64`."""
+        return self
 
 
 class SelectableSolver(Solver):
@@ -109,9 +114,9 @@ class SelectableSolver(Solver):
     def from_params(cls, params: Mapping[str, Any], *, validated: bool = False) -> Self:
         """The solver with an estimator's parameters, by name; `validated` if validation data say when to stop."""
 
-    @abstractmethod
-    def around(self, centre: Any) -> Self:
+    def around(self, centre: Any) -> Self:  # noqa: ARG002 - unless it takes_centre
         """The solver for models near a `Centre`, the optimum of others."""
+        return self
 
 
 def drawn_seed(random_state: Any, default: int | None) -> int:

@@ -18,12 +18,12 @@ from sklearn.exceptions import ConvergenceWarning
 
 from torchlogreg._objective.certificate import best_intercepts, check_squares, optimality_bound
 from torchlogreg._objective.objective import Objective, OutOfRange, Point
-from torchlogreg._objective.reparametrisation import Identity, RowSpace, is_wide
+from torchlogreg._objective.reparametrisation import Identity, Reparametrisation, RowSpace, is_wide
 from torchlogreg._objective.sampling import second_moments
 from torchlogreg._objective.separation import is_separated
 from torchlogreg._runtime.warn import warn
 from torchlogreg._solvers import tuning
-from torchlogreg._solvers.base import Solver
+from torchlogreg._solvers.base import Rule, Solver
 from torchlogreg._solvers.line_search import select
 from torchlogreg._solvers.observer import Observer, Unobserved
 from torchlogreg._solvers.remedies import remedy, standing
@@ -45,7 +45,7 @@ class Settings(NamedTuple):
     max_iter: int
     rounded: Callable[[torch.Tensor], torch.Tensor] | None = None  # to the precision in which W will be stored
     floor: torch.Tensor | None = None  # (B,) a model whose objective falls below has gone far enough
-    warn: bool = True  # whether a ConvergenceWarning says what to do about a single model that did not converge
+    warn: bool = False  # whether a ConvergenceWarning says what to do about a single model that did not converge
 
 
 class _Ends(NamedTuple):
@@ -54,7 +54,7 @@ class _Ends(NamedTuple):
     W: torch.Tensor  # (B, d, K) as iterated
     point: Point  # as it will be stored
     n_iter: list[int]
-    ended: list[Any]  # End, None for those to be filled in
+    ended: list[Any]  # of End
     gap: list[float]  # the estimate at W
     threshold: list[float]  # what it had to be
 
@@ -62,8 +62,9 @@ class _Ends(NamedTuple):
 class _Stage(NamedTuple):
     name: str
     solver: Solver
-    in_row_space: bool
+    space: Reparametrisation
     blind_ends: bool  # whether another solver goes on where this one is blind
+    needed: Callable[[_Ends], list[int]] | None = None  # index of the models that it is for
 
 
 def minimise(
@@ -81,28 +82,38 @@ def minimise(
     given, fit = objective, _Fit(settings, observer)
     finisher = solver.finisher(objective)
     wide = is_wide(objective.design) and not solver.stochastic
-    first = _Stage("first", solver, in_row_space=wide, blind_ends=finisher is not None)
     saved = observer.resume()
     ends: Any = None
-    if saved is None or saved[0] == "first":
-        try:
-            ends = fit.run(first, objective, W, saved)
-        except OutOfRange:
-            if objective.design.is_exact or solver.stochastic:
-                observer.forget()
-                raise
-            objective, solver = objective.in_float64(), solver.in_float64()
-            observer.restart()
-            ends = fit.run(first._replace(solver=solver), objective, W)
-        saved = None
+
+    def begun(objective: Objective, solver: Solver) -> tuple[Reparametrisation, Any]:
+        space = RowSpace(objective) if wide else Identity(objective)
+        if saved is not None and saved[0] != "first":
+            return space, None
+        return space, fit.run(_Stage("first", solver, space, finisher is not None), W, saved)
+
+    try:
+        space, ends = begun(objective, solver)
+    except OutOfRange:
+        if objective.design.is_exact or solver.stochastic:
+            observer.forget()
+            raise
+        objective, solver, saved = objective.in_float64(), solver.in_float64(), None
+        observer.restart()
+        space, ends = begun(objective, solver)
+    saved = saved if ends is None else None
     exact = objective.exact()
-    if not solver.stochastic:
-        if not objective.design.is_exact or (wide and not solver.whole_hessian):
-            stage = _Stage("exact", solver, in_row_space=False, blind_ends=finisher is not None)
-            ends, saved = fit.go_on(stage, exact, W, ends, _unfinished, saved)
-        if finisher is not None:
-            stage = _Stage("last", finisher, in_row_space=wide, blind_ends=False)
-            ends, saved = fit.go_on(stage, exact, W, ends, _in_doubt, saved)
+    stages = []
+    if not solver.stochastic and (not objective.design.is_exact or (wide and not solver.whole_hessian)):
+        unfinished = partial(_unfinished, tol=settings.tol)
+        stages.append(_Stage("exact", solver, Identity(exact), finisher is not None, unfinished))
+    if finisher is not None:
+        in_doubt = partial(_in_doubt, exact, tol=settings.tol)
+        stages.append(_Stage("last", finisher, space if wide else Identity(exact), blind_ends=False, needed=in_doubt))
+    for stage in stages:
+        if ends is not None:
+            ends = fit.go_on(stage, ends)
+        elif saved[0] == stage.name:
+            ends = fit.run(stage, W, saved)
     check_squares(exact, ends.point)
     if End.OVERFLOW in ends.ended or not bool(torch.isfinite(ends.point.value).all()):
         observer.forget()  # other parameters, which the message advises, are those of another fit
@@ -138,49 +149,38 @@ class _Fit(NamedTuple):
     settings: Settings
     observer: Observer
 
-    def run(self, stage: _Stage, objective: Objective, W: torch.Tensor, saved: Any = None, n_iter: Any = None) -> _Ends:
+    def run(self, stage: _Stage, W: torch.Tensor, saved: Any = None, n_iter: list[int] | None = None) -> _Ends:
         """Iterate from W, or from what was saved of this stage, until every model has left the batch."""
-        space = (RowSpace if stage.in_row_space else Identity)(objective)
-        inside, start = space.objective, space.enter(W)
+        space, inside = stage.space, stage.space.objective
+        start = space.enter(W)
         solver = stage.solver.specialised(inside, start)
         state = solver.init(inside, start) if saved is None else solver.unpack(inside, saved[1])
         if not inside.design.is_exact:
             check_squares(inside, state.point)
         n_iter = [self.observer.n_iter] * len(W) if n_iter is None else n_iter
-        out = _iterate(inside, stage._replace(solver=solver), state, self, n_iter, space.leave)
+        out = _iterate(stage._replace(solver=solver), state, self, n_iter)
         point = space.leave_point(out.point)
-        stored = self.stored(objective, point)
+        stored = self.stored(space.original, point)
         return out._replace(W=point.W.to(stored.W), point=stored)
 
-    def go_on(self, stage, objective, W, ends, which, saved):
-        """`ends` after another stage for the models that are in need of it, or that were saved in it."""
-        if ends is None:  # resumed in this stage or a later one
-            if saved[0] != stage.name:
-                return ends, saved
-            return self.run(stage, objective, W, saved), None
-        index = which(objective, ends, self.settings)
+    def go_on(self, stage: _Stage, ends: _Ends) -> _Ends:
+        """`ends` after another stage for the models that are in need of it."""
+        index = stage.needed(ends) if stage.needed else []
         if not index:
-            return ends, saved
+            return ends
+        models = torch.tensor(index, device=ends.W.device)
         if len(index) == len(ends.n_iter) == 1:
-            return self.run(stage, objective, ends.W, n_iter=ends.n_iter), None
-        n_together = (
-            max(1, tuning.FINISHED_TOGETHER_NUMBERS // ends.W[0].numel() ** 2)
-            if stage.solver.whole_hessian
-            else len(index)
-        )
-        for start in range(0, len(index), n_together):
-            part = index[start : start + n_together]
-            models = torch.tensor(part, device=ends.W.device)
-            solver = stage.solver.for_models(models)
-            fit = _Fit(self.settings._replace(floor=select(models, self.settings.floor)), Unobserved())
-            more = fit.run(
-                stage._replace(solver=solver),
-                objective.select(models),
-                ends.W[models],
-                n_iter=[ends.n_iter[b] for b in part],
-            )
-            ends = _merged(ends, part, models, more)
-        return ends, saved
+            return self.run(stage._replace(solver=stage.solver.for_models(models)), ends.W, n_iter=ends.n_iter)
+        n_together = len(index)
+        if stage.solver.whole_hessian:
+            n_unknowns = stage.space.objective.design.shape[1] * ends.W.shape[2]
+            n_together = max(1, tuning.FINISHED_TOGETHER_NUMBERS // n_unknowns**2)
+        ends = ends._replace(W=ends.W.clone(), point=Point(*(t.clone() for t in ends.point[:3])))
+        for part in models.split(n_together):
+            some = stage._replace(solver=stage.solver.for_models(part), space=stage.space.select(part))
+            fit = _Fit(self.settings._replace(floor=select(part, self.settings.floor)), Unobserved())
+            _put(fit.run(some, ends.W[part], n_iter=[ends.n_iter[b] for b in part.tolist()]), ends, part)
+        return ends
 
     def stored(self, objective: Objective, point: Point) -> Point:
         """The objective in float64 at the coefficients as they will be stored; no pass where `point` is there."""
@@ -192,66 +192,77 @@ class _Fit(NamedTuple):
         return objective.exact().value_and_gradient(rounded)
 
 
-def _iterate(objective, stage, state, fit, n_before, coefficients):
-    """Step until every model has left; its `point` is in the coordinates of the objective."""
-    solver, observer, settings = stage.solver, fit.observer, fit.settings
-    rule = stage.solver.stopping(settings.tol)
-    floor, active = settings.floor, list(range(len(n_before)))
-    ends, n_iter, asked = None, 0, None
+def _iterate(stage, state, fit, n_before):
+    """Step until every model has left; its `point` is in the coordinates of the stage."""
+    objective, solver, observer, settings = stage.space.objective, stage.solver, fit.observer, fit.settings
+    limits = _Limits(solver.stopping(settings.tol), settings.max_iter, settings.floor, stage.blind_ends)
+    active, n_iter, asked, parts = list(range(len(n_before))), 0, None, []
     while True:
-        ended = _verdicts(stage, rule, state, floor, [n_before[b] + n_iter for b in active], settings, asked, n_iter)
-        if all(ended) and ends is None:
-            gap = [torch.inf] * len(active) if state.gap is None else state.gap.tolist()
-            if stage.name == "first":
-                observer.left(len(active))
-            return _Ends(
-                state.point.W, state.point, [n + n_iter for n in n_before], ended, gap, [rule.gap] * len(active)
-            )
-        if any(ended):
-            ends = ends or _nowhere(state.point, n_before, rule)
-            leaving = [i for i, end in enumerate(ended) if end]
+        totals = [n_before[b] + n_iter for b in active]
+        ended = _verdicts(state, limits, totals, asked, has_stepped=n_iter > 0)
+        leaving = [i for i, end in enumerate(ended) if end]
+        if leaving:
             index = torch.tensor(leaving, device=state.point.W.device)
-            out = [active[i] for i in leaving]
-            for old, new in zip(ends.point[:3], state.point[:3], strict=True):
-                old[torch.tensor(out, device=old.device)] = new[index]
-            gap = state.gap.tolist()
-            for i, b in zip(leaving, out, strict=True):
-                ends.n_iter[b], ends.ended[b], ends.gap[b] = n_before[b] + n_iter, ended[i], gap[i]
+            point = state.point if len(leaving) == len(active) else select(index, Point(*state.point[:3]))
+            gap = [torch.inf] * len(leaving) if state.gap is None else state.gap[index].tolist()
+            why, when = [ended[i] for i in leaving], [totals[i] for i in leaving]
+            left = _Ends(point.W, point, when, why, gap, [limits.rule.gap] * len(leaving))
+            parts.append(([active[i] for i in leaving], left))
             if stage.name == "first":
-                observer.left(len(out))
+                observer.left(len(leaving))
+            if len(leaving) == len(active):
+                return _together(parts)
             staying = [i for i, end in enumerate(ended) if not end]
-            active = [active[i] for i in staying]
-            if not active:
-                return ends
-            remaining = torch.tensor(staying, device=index.device)
-            objective, floor = objective.select(remaining), select(remaining, floor)
-            solver, state = solver.for_models(remaining), solver.select(state, remaining)
+            active, index = [active[i] for i in staying], torch.tensor(staying, device=index.device)
+            objective, limits = objective.select(index), limits._replace(floor=select(index, limits.floor))
+            solver, state = solver.for_models(index), solver.select(state, index)
         observer.begin(partial(_packed, stage.name, solver, state))
         state = solver.step(objective, state)
         n_iter += 1
-        asked = observer.end(objective, state.point, coefficients)
+        asked = observer.end(objective, state.point, stage.space.leave)
+
+
+class _Limits(NamedTuple):
+    """What ends an iteration."""
+
+    rule: Rule
+    max_iter: int
+    floor: torch.Tensor | None
+    blind_ends: bool
+
+
+def _together(parts):
+    """The ends of all models, from those of the models that left together, each with their index."""
+    (_, first), *others = parts
+    if not others:
+        return first
+    order = torch.tensor([b for index, _ in parts for b in index]).argsort()
+    W, value, gradient = (torch.cat([ends.point[i] for _, ends in parts]) for i in range(3))
+    point = select(order.to(W.device), Point(W, value, gradient))
+    columns = ([value for _, ends in parts for value in ends[i]] for i in range(2, 6))
+    return _Ends(point.W, point, *([column[b] for b in order.tolist()] for column in columns))
 
 
 def _packed(name, solver, state):
     return name, solver.pack(state)
 
 
-def _verdicts(stage, rule, state, floor, n_iter, settings, asked, n_steps):
+def _verdicts(state, limits, n_iter, asked, *, has_stepped):
     """Why each of the models ends, or None for those that go on."""
     if asked is End.CALLBACK:
         return [End.CALLBACK] * len(n_iter)
-    met, values = rule.met(state), None
+    met, values = limits.rule.met(state), None
     if state.point.value is not None:
         values = state.point.value.tolist()
     nothing = [False] * len(met)
     stuck = nothing if state.stuck is None else state.stuck.tolist()
-    blind = state.blind.tolist() if stage.blind_ends and state.blind is not None else nothing
-    low = nothing if floor is None else (state.point.value < floor).tolist()
+    blind = state.blind.tolist() if limits.blind_ends and state.blind is not None else nothing
+    low = nothing if limits.floor is None else (state.point.value < limits.floor).tolist()
     out: list[End | None] = []
     for i, n in enumerate(n_iter):
         if stuck[i] and not met[i]:
             out.append(End.PRECISION)
-        elif values is not None and n_steps and not abs(values[i]) < torch.inf:
+        elif values is not None and has_stepped and not abs(values[i]) < torch.inf:
             out.append(End.OVERFLOW)
         elif met[i]:
             out.append(End.CONVERGED)
@@ -262,43 +273,31 @@ def _verdicts(stage, rule, state, floor, n_iter, settings, asked, n_steps):
         elif asked is not None:
             out.append(asked)
         else:
-            out.append(End.LIMIT if n >= settings.max_iter else None)
+            out.append(End.LIMIT if n >= limits.max_iter else None)
     return out
 
 
-def _nowhere(point, n_before, rule):
-    """Ends to be filled in."""
-    B = len(n_before)
-    shape = (B, *point.W.shape[1:])
-    W, gradient = point.W.new_zeros(shape), point.gradient.new_zeros(shape)
-    empty = Point(W, point.value.new_zeros(B), gradient)
-    return _Ends(W, empty, [0] * B, [None] * B, [torch.inf] * B, [rule.gap] * B)
+def _put(new, ends, index):
+    """Write the ends of the models at `index` into those of all."""
+    ends.W[index] = new.W
+    for old, part in zip(ends.point[:3], new.point[:3], strict=True):
+        old[index] = part
+    for old, part in zip(ends[2:], new[2:], strict=True):
+        for b, value in zip(index.tolist(), part, strict=True):
+            old[b] = value
 
 
-def _merged(ends, part, models, more):
-    """`ends` with those of the models in `part` replaced."""
-    W, point = ends.W.clone(), Point(*(t.clone() for t in ends.point[:3]))
-    W[models] = more.W
-    for old, new in zip(point[:3], more.point[:3], strict=True):
-        old[models] = new
-    lists = [list(values) for values in (ends.n_iter, ends.ended, ends.gap, ends.threshold)]
-    for values, news in zip(lists, (more.n_iter, more.ended, more.gap, more.threshold), strict=True):
-        for b, new in zip(part, news, strict=True):
-            values[b] = new
-    return _Ends(W, point, *lists)
-
-
-def _unfinished(objective, ends, settings):  # noqa: ARG001
+def _unfinished(ends, tol):
     """Index of the models that exact products would help: no step did with others, or the gradient was larger."""
     norms = ends.point.gradient_norm.tolist()
     return [
         b
         for b, (end, norm) in enumerate(zip(ends.ended, norms, strict=True))
-        if end is End.PRECISION or (end is End.CONVERGED and norm > settings.tol)
+        if end is End.PRECISION or (end is End.CONVERGED and norm > tol)
     ]
 
 
-def _in_doubt(objective, ends, settings):
+def _in_doubt(objective, ends, tol):
     """Index of the models that seem done but may be far from it, and no bound says otherwise."""
     small = (ends.point.value < tuning.DOUBTFUL_VALUE_SHARE * objective.loss.at_zero).tolist()
     index = [b for b, end in enumerate(ends.ended) if end is End.BLIND or (end is End.CONVERGED and small[b])]
@@ -311,7 +310,7 @@ def _in_doubt(objective, ends, settings):
         some, point = objective.select(models), select(models, ends.point)
     if point.eta is None:
         point = some.value_and_gradient(point.W)
-    certain = (optimality_bound(some, point) <= settings.tol * point.value).tolist()
+    certain = (optimality_bound(some, point) <= tol * point.value).tolist()
     sure = {b for b, is_certain in zip(questionable, certain, strict=True) if is_certain}
     return [b for b in index if b not in sure]
 
@@ -327,7 +326,7 @@ def _judged(given, exact, ends, tol, solver):
     norms, ended = ends.point.gradient_norm.tolist(), list(ends.ended)
     if solver.stochastic:
         return ended, norms
-    spoilt = None
+    spoilt, unpenalised = None, (~given.penalty.l2[:, : given.design.n_features].any(dim=1)[:, 0]).tolist()
     for b, end in enumerate(ended):
         if end is End.PRECISION and ends.gap[b] <= ends.threshold[b]:
             norms[b] = _norm_at_best_intercepts(exact, ends.point, b, tol)
@@ -335,7 +334,8 @@ def _judged(given, exact, ends, tol, solver):
         if ended[b] is End.CONVERGED:
             spoilt = _spoilt(ends, tol) if spoilt is None else spoilt
             ended[b] = End.ROUNDING if spoilt[b] else End.CONVERGED
-        if ended[b] is End.CONVERGED and norms[b] <= tol and is_separated(*_alone(given, ends.point, b)):
+        without = ended[b] is End.CONVERGED and norms[b] <= tol and unpenalised[b]
+        if without and is_separated(*_alone(given, ends.point, b)):
             ended[b] = End.SEPARATED
     return ended, norms
 

@@ -74,7 +74,7 @@ class LBFGS(SelectableSolver):
         """See `Solver`."""
         zeros = torch.zeros_like(W[:, 0, 0])
         start = LBFGSState(
-            Point(W, zeros, W),
+            Point(W, None, None),
             LBFGSMemory.empty(
                 len(W), W[0].numel(), self._affordable_pairs(objective, W), objective.design.accumulation
             ),
@@ -88,8 +88,11 @@ class LBFGS(SelectableSolver):
         if not W.any() or self.centre is not None:
             return self._begin(objective, start, None)
         point = objective.value_and_gradient(W)
-        if is_far(objective, point.value).any():
+        far = is_far(objective, point.value)
+        if far.all():
             return start._replace(point=point, gap=torch.full_like(zeros, torch.inf))
+        if far.any():  # the others need not wait
+            return self._begin(objective, start._replace(point=Point(nearer(objective, point), None, None)), None)
         return self._begin(objective, start, point)
 
     def step(self, objective, state):
@@ -144,7 +147,7 @@ class LBFGS(SelectableSolver):
 
     def select(self, state, index):
         """See `Solver`."""
-        names = "point", "gamma", "n_backtracks", "restarted", "direction", "gap", "stuck"
+        names = "point", "gamma", "n_backtracks", "restarted", "direction", "gap", "stuck", "blind"
         selected = {name: select(index, getattr(state, name)) for name in names}
         preconditioner = state.preconditioner and state.preconditioner.select(index)
         return state._replace(memory=state.memory.select(index), preconditioner=preconditioner, **selected)
@@ -165,7 +168,7 @@ class LBFGS(SelectableSolver):
         """See `Solver`; the one in NumPy for a small objective."""
         if self.centre is not None or not is_small(objective, W):
             return self
-        return LBFGSNumPy(objective, self.finisher(objective))
+        return LBFGSNumPy(objective, has_finisher=self.finisher(objective) is not None)
 
     def finisher(self, objective):
         """See `Solver`."""

@@ -97,7 +97,7 @@ class LBFGSNumPyState(NamedTuple):
 
 
 class LBFGSNumPy(Solver):
-    """L-BFGS for one small objective of several logits, in memory on the host.
+    """L-BFGS for one small objective of several logits, in memory on the host, whose arrays it holds.
 
     See `lbfgs.LBFGS`; the initial matrix is the inverse of a `KroneckerFactor`. The iterations that cost as much as the
     Hessian would are its patience: Newton's method then goes on, if there is room for the Hessian.
@@ -106,8 +106,8 @@ class LBFGSNumPy(Solver):
     name = "lbfgs"
     matrix_free = True
 
-    def __init__(self, objective: Objective, finisher: Solver | None):
-        self._small, self._finisher = SmallObjective(objective), finisher
+    def __init__(self, objective: Objective, *, has_finisher: bool):
+        self._small, self._has_finisher = SmallObjective(objective), has_finisher
         weighted = self._small.weight * self._small.X
         self._S = self._small.X.T @ weighted  # (d, d)
         d, n_logits = len(self._S), self._small.loss.n_logits
@@ -143,10 +143,6 @@ class LBFGSNumPy(Solver):
             return self._directed(objective, state._replace(pairs=(), n_backtracks=0))
         return state._replace(stuck=torch.ones_like(state.gap, dtype=torch.bool))
 
-    def for_models(self, index):  # noqa: ARG002
-        """See `Solver`."""
-        return self
-
     def select(self, state, index):  # noqa: ARG002
         """See `Solver`; there is one model."""
         return state
@@ -154,11 +150,14 @@ class LBFGSNumPy(Solver):
     def pack(self, state):
         """The iterate, the pairs and what the preconditioner is made from."""
         pairs = torch.from_numpy(np.array(state.pairs).reshape(-1, 2, *state.at.W.shape))
-        return state.point.W, pairs, torch.from_numpy(state.M), state.n_backtracks, state.iteration
+        M = None if state.M is None else torch.from_numpy(state.M)
+        return state.point.W, pairs, M, state.n_backtracks, state.iteration
 
     def unpack(self, objective, packed):
         """See `Solver`; one pass."""
         W, pairs, M, n_backtracks, iteration = packed
+        if M is None:
+            return self.init(objective, W)
         at, pairs = self._small.first_order(W[0].numpy()), tuple(Pair(*pair.numpy()) for pair in pairs)
         state = LBFGSNumPyState(at.point, torch.tensor([torch.inf]), at, pairs, iteration=iteration)
         state = self._directed(objective, self._preconditioned(state, M.numpy()))
@@ -167,18 +166,6 @@ class LBFGSNumPy(Solver):
     def stopping(self, tol):
         """See `LBFGS.stopping`."""
         return Optimality(tol, gap=tol**1.5)
-
-    def specialised(self, objective, W):  # noqa: ARG002
-        """See `Solver`."""
-        return self
-
-    def finisher(self, objective):  # noqa: ARG002
-        """See `Solver`."""
-        return self._finisher
-
-    def in_float64(self):
-        """See `Solver`."""
-        return self
 
     def _renewed(self, state):
         """The state with a preconditioner from its point; M is the mean over the rows there."""
@@ -200,7 +187,7 @@ class LBFGSNumPy(Solver):
         gap, hides = -0.5 * np.vdot(at.gradient, direction) / max(at.value, SMALLEST_FLOAT), 0.0
         if gap <= tuning.SURE_GAP:
             hides = preconditioner.hides(objective, at.gradient, at.value)
-        is_over = self._finisher is not None and state.iteration >= self._patience
+        is_over = self._has_finisher and state.iteration >= self._patience
         return state._replace(
             point=at.point,
             direction=direction,

@@ -49,16 +49,14 @@ class NewtonCholesky(SelectableSolver):
         """See `SelectableSolver`; it has no settings."""
         return cls()
 
-    def around(self, centre):  # noqa: ARG002
-        """See `SelectableSolver`."""
-        return self
-
     def init(self, objective, W):
         """See `Solver`."""
         point = objective.second_order(W)
-        n_backtracks = torch.zeros_like(point.value)
-        if not self.rough and is_far(objective, point.value).any():
+        n_backtracks, far = torch.zeros_like(point.value), is_far(objective, point.value)
+        if not self.rough and far.all():
             return NewtonState(point, n_backtracks, gap=torch.full_like(point.value, torch.inf))
+        if not self.rough and far.any():  # the others need not wait
+            point = objective.second_order(nearer(objective, point))
         return self._at(objective, point, n_backtracks)
 
     def step(self, objective, state):
@@ -73,16 +71,12 @@ class NewtonCholesky(SelectableSolver):
         point = where_accepted(search.accepted, trial, state.point)
         return self._at(objective, point, search.n_backtracks, search.exhausted)
 
-    def for_models(self, index):  # noqa: ARG002
-        """See `Solver`."""
-        return self
-
     def select(self, state, index):
         """See `Solver`."""
         preconditioner = state.preconditioner and state.preconditioner.select(index)
-        tensors = {name: select(index, getattr(state, name)) for name in ("point", "n_backtracks", "gap", "stuck")}
+        names = "point", "n_backtracks", "direction", "gap", "stuck", "blind"
         return state._replace(
-            preconditioner=preconditioner, direction=select(index, state.direction), blind=None, **tensors
+            preconditioner=preconditioner, **{name: select(index, getattr(state, name)) for name in names}
         )
 
     def pack(self, state):
@@ -92,7 +86,8 @@ class NewtonCholesky(SelectableSolver):
     def unpack(self, objective, packed):
         """See `Solver`; one pass."""
         W, n_backtracks = packed
-        return self._at(objective, objective.second_order(W), n_backtracks)
+        state = self.init(objective, W)
+        return state if state.preconditioner is None else state._replace(n_backtracks=n_backtracks)
 
     def stopping(self, tol):
         """See `Solver`."""
@@ -101,13 +96,6 @@ class NewtonCholesky(SelectableSolver):
     def specialised(self, objective, W):
         """See `Solver`."""
         return NewtonNumPy(objective) if is_small(objective, W) else self
-
-    def finisher(self, objective):
-        """None: it has the whole Hessian."""
-
-    def in_float64(self):
-        """See `Solver`."""
-        return self
 
     def _at(self, objective, point, n_backtracks, stuck=None):
         """The state at a point with its Hessian."""

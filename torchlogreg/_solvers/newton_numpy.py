@@ -57,7 +57,7 @@ class NewtonNumPyState(NamedTuple):
 
 
 class NewtonNumPy(Solver):
-    """Newton's method for one small objective, in memory on the host."""
+    """Newton's method for one small objective, in memory on the host, whose arrays it holds."""
 
     name = "newton-cholesky"
     whole_hessian = True
@@ -92,10 +92,6 @@ class NewtonNumPy(Solver):
             return state._replace(stuck=torch.ones_like(state.gap, dtype=torch.bool))
         return state._replace(n_backtracks=state.n_backtracks + 1)
 
-    def for_models(self, index):  # noqa: ARG002
-        """See `Solver`."""
-        return self
-
     def select(self, state, index):  # noqa: ARG002
         """See `Solver`; there is one model."""
         return state
@@ -107,22 +103,11 @@ class NewtonNumPy(Solver):
     def unpack(self, objective, packed):
         """See `Solver`; one pass."""
         W, n_backtracks = packed
-        return self._at(objective, self._evaluate(W[0].numpy()))._replace(n_backtracks=n_backtracks)
+        return self.init(objective, W)._replace(n_backtracks=n_backtracks)
 
     def stopping(self, tol):
         """See `NewtonCholesky.stopping`."""
         return Optimality(tol, gap=tol / 2)
-
-    def specialised(self, objective, W):  # noqa: ARG002
-        """See `Solver`."""
-        return self
-
-    def finisher(self, objective):
-        """None: it has the whole Hessian."""
-
-    def in_float64(self):
-        """See `Solver`."""
-        return self
 
     def _at(self, objective, at):
         """The state at a point."""

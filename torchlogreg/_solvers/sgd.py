@@ -67,10 +67,6 @@ class SGD(SelectableSolver):
             validated=validated,
         )
 
-    def around(self, centre):  # noqa: ARG002
-        """See `SelectableSolver`."""
-        return self
-
     def init(self, objective, W):
         """See `Solver`."""
         W = class_major(W, objective.design)
@@ -91,10 +87,6 @@ class SGD(SelectableSolver):
             value = torch.full_like(value, rate.ceiling)
         return SGDState(Point(W, value, None), velocity, generator.get_state(), rate)
 
-    def for_models(self, index):  # noqa: ARG002
-        """See `Solver`."""
-        return self
-
     def select(self, state, index):  # noqa: ARG002
         """See `Solver`; there is one model."""
         return state
@@ -112,17 +104,6 @@ class SGD(SelectableSolver):
     def stopping(self, tol):  # noqa: ARG002 - it is one of the settings
         """See `Solver`."""
         return Settled()
-
-    def specialised(self, objective, W):  # noqa: ARG002
-        """See `Solver`."""
-        return self
-
-    def finisher(self, objective):
-        """None: it does not estimate the gap."""
-
-    def in_float64(self):
-        """See `Solver`."""
-        return self
 
     def epoch(self, objective, W, velocity, rate, generator):
         """One pass over the rows that updates W and velocity (1, d, K), class-major, in place.
