@@ -163,7 +163,7 @@ CASES = [
     Case(objective, "MOST_SEPARATION_UNKNOWNS", D + 1, SEPARABLE),
     Case(solvers, "AUTO_NEWTON_NUMBERS", N * D * 3**2, fit(TorchSoftmaxClassifier, SEVERAL)),
     Case(solvers, "NUMPY_NEWTON_NUMBERS", N * D, NEWTON),
-    Case(solvers, "NUMPY_LBFGS_NUMBERS", N * D * 3, SOFTMAX),
+    Case(solvers, "NUMPY_LBFGS_NUMBERS", N * D * 3, SOFTMAX, {(solvers, "AUTO_NEWTON_NUMBERS"): 0}),
     Case(
         solvers,
         "FINISHED_TOGETHER_NUMBERS",

@@ -647,7 +647,7 @@ def test_weak_penalties_are_solved_along_the_path_of_their_fold(weights, monkeyp
     monkeypatch.setattr(Paths, "stages", counted)
     monkeypatch.setattr(Fits, "_solve", seen)
     grid = {"C": [1e-3, np.inf, 1e-2, 10.0, 1e3]} | ({} if weights is None else {"class_weight": weights})
-    model = TorchSoftmaxClassifier(solver="lbfgs", tol=1e-6, max_iter=40)
+    model = TorchSoftmaxClassifier(solver="lbfgs", tol=1e-6, max_iter=200)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the classes are separable: without a penalty, no optimum
         search = TorchGridSearchCV(model, grid, cv=3, scoring="neg_log_loss").fit(X, y)

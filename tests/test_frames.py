@@ -29,7 +29,7 @@ def test_at_most_eight_frames_lie_between_fit_and_a_product(monkeypatch):
 
     monkeypatch.setattr(DenseDesign, "flat_matvec", noted)
     rng = np.random.default_rng(0)
-    X = rng.standard_normal((5000, 30))
+    X = rng.standard_normal((8000, 30))
     y = (X @ rng.standard_normal((30, 3))).argmax(axis=1)
     TorchSoftmaxClassifier(solver=LBFGS.name, C=0.1).fit(X, y)
     plain = [names for names in stacks if "step" in names and not {"second_order", "newton_on_samples"} & set(names)]

@@ -516,7 +516,7 @@ def test_a_class_without_weight_is_not_in_the_sample():
 
 def test_warm_starts_callbacks_and_verbosity(capsys):
     pytest.importorskip("rich")
-    X, y, _ = data(2)
+    X, y, _ = data(2, n=15_000)
     stream = Blocks(X, y)
     model = TorchLogisticRegression(warm_start=True, verbose=1).fit(stream)
     assert "lbfgs   1/100" in capsys.readouterr().out
@@ -711,7 +711,7 @@ def test_a_device_that_never_has_enough(monkeypatch):
 
 
 def test_the_host_without_memory_says_what_was_asked_for(monkeypatch):
-    X, y, _ = data(2)
+    X, y, _ = data(2, n=15_000)
     model = TorchLogisticRegression().fit(X, y)
     before = dict(vars(model))
     run_out(monkeypatch, "take", ON_THE_HOST, n_times=10**9)

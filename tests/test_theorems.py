@@ -234,7 +234,7 @@ def test_a_kronecker_factor_inverts_the_hessian_of_rows_that_are_alike(l2):
 
 
 def test_lbfgs_in_numpy_goes_on_from_what_was_packed():
-    problem = random_objective(Multinomial(3), n=200, l2=0.1)
+    problem = random_objective(Multinomial(3), n=4000, l2=0.1)
     solver = TABLE["lbfgs"]().specialised(problem, torch.zeros(1, 5, 3, dtype=F64))
     assert isinstance(solver, LBFGSNumPy)
     state = solver.init(problem, torch.zeros(1, 5, 3, dtype=F64))
@@ -250,8 +250,8 @@ def test_lbfgs_in_numpy_goes_on_from_what_was_packed():
 @pytest.mark.parametrize("C", [1.0, 1e4])
 def test_lbfgs_in_numpy_hands_over_to_newton_once_it_has_cost_as_much(C, monkeypatch):
     rng = np.random.default_rng(0)
-    X = np.exp(rng.normal(size=(300, 6)) * 2)  # rows so unlike that no mean of them says much
-    y = (X @ rng.normal(size=(6, 4)) + 5 * rng.gumbel(size=(300, 4))).argmax(axis=1)
+    X = np.exp(rng.normal(size=(2000, 6)) * 2)  # rows so unlike that no mean of them says much
+    y = (X @ rng.normal(size=(6, 4)) + 5 * rng.gumbel(size=(2000, 4))).argmax(axis=1)
     begun = []
     init = NewtonNumPy.init
     monkeypatch.setattr(NewtonNumPy, "init", lambda *arguments: begun.append(1) or init(*arguments))

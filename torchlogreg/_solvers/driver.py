@@ -236,9 +236,9 @@ def _together(parts):
     (_, first), *others = parts
     if not others:
         return first
-    order = torch.tensor([b for index, _ in parts for b in index]).argsort()
     W, value, gradient = (torch.cat([ends.point[i] for _, ends in parts]) for i in range(3))
-    point = select(order.to(W.device), Point(W, value, gradient))
+    order = torch.tensor([b for index, _ in parts for b in index], device=W.device).argsort()
+    point = select(order, Point(W, value, gradient))
     columns = ([value for _, ends in parts for value in ends[i]] for i in range(2, 6))
     return _Ends(point.W, point, *([column[b] for b in order.tolist()] for column in columns))
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from torchlogreg._objective.objective import Objective, Point
-from torchlogreg._solvers import tuning
+from torchlogreg._solvers import newton_numpy, tuning
 from torchlogreg._solvers.base import Solver
 from torchlogreg._solvers.line_search import is_stalled
 from torchlogreg._solvers.preconditioners.base import is_blind
@@ -29,13 +29,16 @@ from torchlogreg._solvers.small_objective import (
 from torchlogreg._solvers.starts import is_far, nearer
 from torchlogreg._solvers.stopping import Optimality
 
+UNKNOWN_GAP = torch.from_numpy(np.array([np.inf]))
 RENEWALS = {10, 30, 100}  # iterations after which the preconditioner is made again, where the model is now
 
 
 def is_small(objective, W):
-    """Whether `objective` is one model's of several logits, in memory on the host, and small."""
+    """Whether `objective` is one model's of several logits, in memory on the host, and small, but not tiny."""
     n, d = objective.design.shape
-    return is_at_hand(objective, W) and W.shape[2] > 1 and n * d * W.shape[2] <= tuning.NUMPY_LBFGS_NUMBERS
+    n_logits = W.shape[2]
+    is_tiny = newton_numpy.size(n, d, n_logits) <= tuning.AUTO_NEWTON_NUMBERS  # the Hessian costs nothing there
+    return is_at_hand(objective, W) and n_logits > 1 and not is_tiny and n * d * n_logits <= tuning.NUMPY_LBFGS_NUMBERS
 
 
 class KroneckerFactor(NamedTuple):
@@ -51,11 +54,16 @@ class KroneckerFactor(NamedTuple):
 
     @classmethod
     def of(cls, M: np.ndarray, S: np.ndarray, l2: np.ndarray, n_features: int) -> KroneckerFactor:
-        """The factor for M (K, K), S (d, d) and l2 (d, 1); the softmax's flat direction is lifted where l2 is zero."""
+        """The factor for M (K, K), S (d, d) and l2 (d, 1).
+
+        The direction in which the softmax is flat is lifted where l2 is zero, and elsewhere by what rounding of the
+        gradient would otherwise make steps of.
+        """
         eigenvalues, basis = np.linalg.eigh(M)
         eigenvalues[0] = 0.0
         matrices = eigenvalues.clip(min=0.0)[:, None, None] * S + np.diag(l2[:, 0])
-        matrices[0] += np.diag(np.where(l2[:, 0] == 0, eigenvalues[-1] * S.diagonal(), 0.0))
+        lift = np.where(l2[:, 0] == 0, 1.0, 16 * M.shape[0] * len(S) * EPSILON)
+        matrices[0] += np.diag(lift * eigenvalues[-1] * S.diagonal())
         scale, factors, shift = factored(matrices)
         inverses = np.linalg.inv(factors)
         inverses = scale[:, :, None] * (inverses.transpose(0, 2, 1) @ inverses) * scale[:, None, :]
@@ -117,8 +125,8 @@ class LBFGSNumPy(Solver):
         """See `Solver`."""
         at = self._small.first_order(W[0].numpy(force=True).astype(np.float64))
         if is_far(objective, at.value):
-            return LBFGSNumPyState(at.point, torch.tensor([torch.inf]), at)
-        return self._directed(objective, self._renewed(LBFGSNumPyState(at.point, torch.tensor([torch.inf]), at)))
+            return LBFGSNumPyState(at.point, UNKNOWN_GAP, at)
+        return self._directed(objective, self._renewed(LBFGSNumPyState(at.point, UNKNOWN_GAP, at)))
 
     def step(self, objective, state):
         """See `Solver`."""
@@ -159,7 +167,7 @@ class LBFGSNumPy(Solver):
         if M is None:
             return self.init(objective, W)
         at, pairs = self._small.first_order(W[0].numpy()), tuple(Pair(*pair.numpy()) for pair in pairs)
-        state = LBFGSNumPyState(at.point, torch.tensor([torch.inf]), at, pairs, iteration=iteration)
+        state = LBFGSNumPyState(at.point, UNKNOWN_GAP, at, pairs, iteration=iteration)
         state = self._directed(objective, self._preconditioned(state, M.numpy()))
         return state._replace(n_backtracks=n_backtracks)
 
@@ -191,8 +199,8 @@ class LBFGSNumPy(Solver):
         return state._replace(
             point=at.point,
             direction=direction,
-            gap=torch.tensor([gap + hides], dtype=torch.float64),
-            blind=torch.tensor([is_over or bool(is_blind(gap, hides))]),
+            gap=torch.from_numpy(np.array([gap + hides])),
+            blind=torch.from_numpy(np.array([is_over or bool(is_blind(gap, hides))])),
         )
 
 

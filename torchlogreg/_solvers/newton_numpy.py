@@ -124,7 +124,7 @@ class NewtonNumPy(Solver):
 
 
 def _state(at, gap, n_backtracks, factor=None, direction=None):
-    return NewtonNumPyState(at.point, torch.tensor([gap], dtype=torch.float64), at, n_backtracks, factor, direction)
+    return NewtonNumPyState(at.point, torch.from_numpy(np.array([gap])), at, n_backtracks, factor, direction)
 
 
 def _root(objective, W):
