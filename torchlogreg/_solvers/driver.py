@@ -83,24 +83,20 @@ def minimise(
     finisher = solver.finisher(objective)
     wide = is_wide(objective.design) and not solver.stochastic
     saved = observer.resume()
-    ends: Any = None
-
-    def begun(objective: Objective, solver: Solver) -> tuple[Reparametrisation, Any]:
-        space = RowSpace(objective) if wide else Identity(objective)
-        if saved is not None and saved[0] != "first":
-            return space, None
-        return space, fit.run(_Stage("first", solver, space, finisher is not None), W, saved)
-
+    first = _Stage("first", solver, Identity(objective), blind_ends=finisher is not None)
+    ends: _Ends | None = None
     try:
-        space, ends = begun(objective, solver)
+        space = RowSpace(objective) if wide else Identity(objective)
+        if saved is None or saved[0] == "first":
+            ends, saved = fit.run(first._replace(space=space), W, saved), None
     except OutOfRange:
         if objective.design.is_exact or solver.stochastic:
             observer.forget()
             raise
-        objective, solver, saved = objective.in_float64(), solver.in_float64(), None
+        objective, solver = objective.in_float64(), solver.in_float64()
         observer.restart()
-        space, ends = begun(objective, solver)
-    saved = saved if ends is None else None
+        space = RowSpace(objective) if wide else Identity(objective)
+        ends, saved = fit.run(first._replace(solver=solver, space=space), W), None
     exact = objective.exact()
     stages = []
     if not solver.stochastic and (not objective.design.is_exact or (wide and not solver.whole_hessian)):
@@ -112,8 +108,9 @@ def minimise(
     for stage in stages:
         if ends is not None:
             ends = fit.go_on(stage, ends)
-        elif saved[0] == stage.name:
+        elif saved is not None and saved[0] == stage.name:
             ends = fit.run(stage, W, saved)
+    assert ends is not None  # an interrupted fit stood in one of the stages
     check_squares(exact, ends.point)
     if End.OVERFLOW in ends.ended or not bool(torch.isfinite(ends.point.value).all()):
         observer.forget()  # other parameters, which the message advises, are those of another fit
