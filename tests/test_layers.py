@@ -10,7 +10,7 @@ import torchlogreg
 PACKAGE = Path(torchlogreg.__file__).parent
 # From top to bottom. Rooms of one line do not know each other.
 LAYERS = [
-    {"__init__", "_cv", "_search"},
+    {"__init__", "_conversion", "_cv", "_search"},
     {"callbacks"},
     {"_displays", "datasets"},
     {"_model_selection"},

@@ -26,7 +26,7 @@ from torchlogreg import (
 )
 from torchlogreg._runtime import thread_counts
 from torchlogreg._runtime.out_of_memory import divisor
-from torchlogreg._runtime.threads import fit_arithmetic, in_threads, n_readers
+from torchlogreg._runtime.threads import fit_arithmetic, in_threads, n_workers
 
 SETTINGS = {"max_iter": 20, "random_state": 0}
 
@@ -264,9 +264,9 @@ def test_readers_see_the_settings_of_the_fit_and_divide_no_further():
     token = divisor.set(8)
     try:
         with fit_arithmetic(torch.zeros(100, 100)):
-            assert n_readers() == 2
-            assert in_threads(lambda part: (part, divisor.get(), n_readers()), "ab") == [("a", 8, 1), ("b", 8, 1)]
-            assert n_readers() == 2
+            assert n_workers() == 2
+            assert in_threads(lambda part: (part, divisor.get(), n_workers()), "ab") == [("a", 8, 1), ("b", 8, 1)]
+            assert n_workers() == 2
     finally:
         divisor.reset(token)
 

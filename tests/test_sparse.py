@@ -121,7 +121,7 @@ def test_blocks_and_threads_change_nothing(K, monkeypatch):
     expected = objective_of(dense, loss).value_and_gradient(W)
     monkeypatch.setattr(SparseDesign, "_rows_in", lambda self, n_numbers, n_columns: 64)
     monkeypatch.setattr("torchlogreg._data.tuning.CPU_BLOCK_NUMBERS", 500)
-    monkeypatch.setattr("torchlogreg._objective.objective.n_readers", lambda: 3)
+    monkeypatch.setattr("torchlogreg._objective.objective.n_workers", lambda: 3)
     problem = objective_of(ours, loss)
     parts = problem.design.parts(3)
     assert len(parts) == 3

@@ -33,7 +33,7 @@ from torchlogreg._data.tuning import CPU_BLOCK_NUMBERS, MAX_PARTIAL_SUM_NUMBERS,
 from torchlogreg._objective.losses import Multinomial
 from torchlogreg._objective.objective import Objective
 from torchlogreg._objective.penalties import Ridge
-from torchlogreg._runtime.threads import fit_arithmetic, n_readers
+from torchlogreg._runtime.threads import fit_arithmetic, n_workers
 from torchlogreg._solvers import newton_numpy
 from torchlogreg._solvers.driver import Settings, minimise
 from torchlogreg._solvers.lbfgs_numpy import KroneckerFactor, LBFGSNumPy
@@ -110,7 +110,7 @@ def test_inner_products_are_made_of_tiles(order, dtype):
     expected = rows.X.to(F64) @ rows.X.to(F64).T
     torch.testing.assert_close(rows.inner_products(), expected, rtol=1e-12, atol=1e-10)
     with fit_arithmetic(rows.X):
-        assert n_readers() == 2
+        assert n_workers() == 2
         found = rows.inner_products()
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-10)
     assert torch.equal(found, found.T)

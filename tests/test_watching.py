@@ -289,7 +289,7 @@ WRONG = {
     "no labels": ({"y_val": None}, r"Validation data needs both.*: y_val must be given"),
     "no rows": ({"X_val": None}, r"Validation data needs both.*: X_val must be given"),
     "weights alone": ({"X_val": None, "y_val": None, "sample_weight_val": 1.0}, "X_val and y_val must be given"),
-    "fewer labels": ({"y_val": [1]}, "inconsistent lengths: X_val has 89 rows, y_val 1 labels"),
+    "fewer labels": ({"y_val": [1]}, "X_val has 89 rows and y_val 1 labels: pass one label for each row"),
     "fewer features": ({"X_val": np.ones((89, 3))}, "X has 3 features, but TorchSoftmaxClassifier is expecting 13"),
     "NaN": ({"X_val": np.full((89, 13), np.nan)}, "Input X contains NaN"),
     "an unknown label": (

@@ -15,14 +15,20 @@ from torchlogreg._export.safetensors import SKOPS_TRUSTED_TYPES
 from torchlogreg._model_selection.grid_search import TorchGridSearchCV
 from torchlogreg._model_selection.logistic_cv import TorchLogisticRegressionCV, TorchSoftmaxClassifierCV
 
-for _estimator in (
+for _class in (
+    CoefficientDisplay,
+    CoefficientPathDisplay,
+    LogisticModule,
+    LossCurveDisplay,
+    ProbabilityCurveDisplay,
+    ScorePathDisplay,
     TorchGridSearchCV,
     TorchLogisticRegression,
     TorchLogisticRegressionCV,
     TorchSoftmaxClassifier,
     TorchSoftmaxClassifierCV,
 ):
-    _estimator.__module__ = "torchlogreg"  # the path that pickles hold, whatever file a class moves to
+    _class.__module__ = "torchlogreg"  # the path that pickles hold, whatever file a class moves to
 __version__ = _version("torchlogreg")
 __all__ = [
     "SKOPS_TRUSTED_TYPES",

@@ -57,9 +57,6 @@ class CSRTensor:
     def dtype(self) -> torch.dtype:
         return torch.float32 if self.csr.dtype == np.float32 else torch.float64
 
-    def is_floating_point(self) -> bool:
-        return True
-
     def square(self) -> "CSRTensor":
         """The squares of the numbers; indices are shared."""
         csr = self.csr

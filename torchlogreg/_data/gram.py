@@ -16,7 +16,7 @@ from torchlogreg._data import tuning
 from torchlogreg._data.blocking import even_slices, slices_of_size
 from torchlogreg._data.device import Placement
 from torchlogreg._data.products import matrix_product
-from torchlogreg._runtime.threads import in_threads, n_readers
+from torchlogreg._runtime.threads import in_threads, n_workers
 
 ColumnProducts = tuple[torch.Tensor, torch.Tensor]  # (n, d (d + 1) / 2) products, and the place (d d,) of each pair
 
@@ -51,9 +51,9 @@ def gram_of_copies(X: torch.Tensor, factor: torch.Tensor, intercept: bool, block
         return torch.stack([_gram_of_one_model(X[rows], f, intercept, block_numbers) for f in factor[rows].unbind(1)])
 
     size = (n_copies * (X.shape[1] + intercept)) ** 2
-    if n_models * n_readers() * size <= tuning.MAX_PARTIAL_SUM_NUMBERS:
+    if n_models * n_workers() * size <= tuning.MAX_PARTIAL_SUM_NUMBERS:
         return _sum_in_threads(product, len(X), n_models * size)
-    groups = factor.tensor_split(min(n_models, n_readers()), dim=1)  # each thread has whole sums of its own models
+    groups = factor.tensor_split(min(n_models, n_workers()), dim=1)  # each thread has whole sums of its own models
     return torch.cat(in_threads(lambda group: product(slice(None), group), groups))
 
 
@@ -110,7 +110,7 @@ def _sum_in_threads(function: Callable[[slice], torch.Tensor], n: int, size: int
     A row takes `size` multiplications.
     """
     worthwhile = n * size // tuning.MIN_PRODUCTS_PER_THREAD
-    n_parts = max(1, min(n_readers(), worthwhile, tuning.MAX_PARTIAL_SUM_NUMBERS // size))
+    n_parts = max(1, min(n_workers(), worthwhile, tuning.MAX_PARTIAL_SUM_NUMBERS // size))
     return reduce(add, in_threads(function, even_slices(n, n_parts)))
 
 
@@ -124,7 +124,7 @@ def inner_products(X: torch.Tensor, block_numbers: int, accumulation: Placement)
     """X X' (n, n), accumulated in float64 from panels of columns, tile by tile in threads."""
     n, p = X.shape
     size = p if X.dtype == accumulation.dtype else max(n, block_numbers // n)
-    n_threads = min(n_readers(), max(1, n * n * p // tuning.MIN_PRODUCTS_PER_THREAD))
+    n_threads = min(n_workers(), max(1, n * n * p // tuning.MIN_PRODUCTS_PER_THREAD))
     tiles = list(combinations_with_replacement(even_slices(n, 2 * n_threads if n_threads > 1 else 1), 2))
     out = torch.zeros(n, n, dtype=accumulation.dtype, device=accumulation.device)
     for panel in X.split(size, dim=1):

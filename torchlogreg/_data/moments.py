@@ -6,7 +6,7 @@ from operator import add
 import torch
 
 from torchlogreg._data.in_memory import InMemoryDesign
-from torchlogreg._runtime.threads import in_threads, n_readers
+from torchlogreg._runtime.threads import in_threads, n_workers
 
 
 def second_moments(design: InMemoryDesign) -> torch.Tensor:
@@ -16,7 +16,7 @@ def second_moments(design: InMemoryDesign) -> torch.Tensor:
         largest = (block.gram_diagonal(block.sample_weights.amax(dim=1, keepdim=True)) for block in part.blocks())
         return reduce(add, largest)
 
-    return reduce(add, in_threads(of_part, design.parts(n_readers())))[0]
+    return reduce(add, in_threads(of_part, design.parts(n_workers())))[0]
 
 
 def scatter(design: InMemoryDesign) -> torch.Tensor:
@@ -38,7 +38,7 @@ def row_norms(design: InMemoryDesign, moments: torch.Tensor) -> torch.Tensor:
     def of_part(part):
         return torch.cat([block.squared_norms(scale) for block in part.blocks()])
 
-    return torch.cat(in_threads(of_part, design.parts(n_readers()))).to(design.sample_weights)
+    return torch.cat(in_threads(of_part, design.parts(n_workers()))).to(design.sample_weights)
 
 
 def effective_row_count(design: InMemoryDesign) -> torch.Tensor:

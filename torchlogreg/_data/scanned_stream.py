@@ -147,7 +147,7 @@ class ScannedStream:
         index = np.minimum(np.searchsorted(self.classes, block.classes), len(self.classes) - 1)
         unknown = self.classes[index] != block.classes
         if unknown.any():
-            raise _changed(f"the label {block.classes[unknown][0]!r}, which it had not before")
+            raise _changed(f"the label {block.classes[unknown][:1].tolist()[0]!r}, which it had not before")
         codes, weight = index[block.codes], block.weight
         if weight is not None or not (self.factor == 1).all():
             weight = self.factor[codes] * (1.0 if weight is None else weight)

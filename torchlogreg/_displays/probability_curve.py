@@ -175,9 +175,12 @@ class ProbabilityCurveDisplay:
         if len(classes) != 2:
             raise ValueError(f"ProbabilityCurveDisplay draws two classes, and the estimator has {len(classes)}.")
         x = values[:, 0]
-        margin = 0.1 * (np.ptp(x) or 1.0)
-        points = np.linspace(x.min() - margin, x.max() + margin, 300) if grid is None else grid
-        column = np.asarray(points, dtype=np.float64)[:, None]
+        if grid is None:
+            margin = 0.1 * (np.ptp(x) or 1.0)
+            points = np.linspace(x.min() - margin, x.max() + margin, 300)
+        else:
+            points = np.asarray(grid, dtype=np.float64)
+        column = points[:, None]
         # The column has the container and, with it, the name that the estimator knows.
         column = type(X)({X.columns[0]: column[:, 0]}) if hasattr(X, "columns") else column
         proba = estimator.predict_proba(column)[:, 1]
@@ -241,6 +244,8 @@ class ProbabilityCurveDisplay:
             )
         if not ((proba >= 0) & (proba <= 1)).all():
             raise ValueError("proba must lie between 0 and 1.")
+        if (self.x is None) != (self.y is None):
+            raise ValueError("A point needs both x and y: pass both of them, or neither.")
         ax = axes_for(self, ax)
         from matplotlib.cbook import normalize_kwargs
         from matplotlib.collections import PathCollection

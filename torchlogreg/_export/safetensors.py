@@ -36,6 +36,11 @@ SKOPS_TRUSTED_TYPES = [
     "torchlogreg.TorchLogisticRegressionCV",
     "torchlogreg.TorchSoftmaxClassifier",
     "torchlogreg.TorchSoftmaxClassifierCV",
+    # of files from version 0.1.0.dev0
+    "torchlogreg._cv.TorchLogisticRegressionCV",
+    "torchlogreg._cv.TorchSoftmaxClassifierCV",
+    "torchlogreg._estimators.TorchLogisticRegression",
+    "torchlogreg._estimators.TorchSoftmaxClassifier",
 ]
 
 

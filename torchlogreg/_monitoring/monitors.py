@@ -60,7 +60,7 @@ def validation_data(estimator, data: TrainingData, X, y, sample_weight) -> Valid
         error.add_note("This is about the validation data, X_val and y_val.")
         raise
     if len(labels) != n:
-        raise ValueError(f"inconsistent lengths: X_val has {n} rows, y_val {len(labels)} labels")
+        raise ValueError(f"X_val has {n} rows and y_val {len(labels)} labels: pass one label for each row.")
     present, index = encoded(labels)
     codes = codes_among(data.classes, present, "y_val")[index]
     weight = checked_weights(sample_weight, n, name="sample_weight_val")

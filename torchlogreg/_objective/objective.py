@@ -18,7 +18,7 @@ from torchlogreg._data import kernels
 from torchlogreg._data.sample_weights import EVERY_MODEL
 from torchlogreg._objective import tuning
 from torchlogreg._objective.penalties import Ridge
-from torchlogreg._runtime.threads import in_threads, n_readers
+from torchlogreg._runtime.threads import in_threads, n_workers
 
 
 class Point(NamedTuple):
@@ -52,12 +52,12 @@ def in_range(moments):
     return moments
 
 
-def normalised(rows):
+def normalised(design):
     """The rows with weights that sum to one, and the factors (V,) of S, which itself may overflow."""
-    largest = rows.largest_weight()
-    rows = rows.divided(largest)
-    total = rows.total_weight()
-    return rows.divided(total), (rows.to_accumulation(largest), rows.to_accumulation(total))
+    largest = design.largest_weight()
+    design = design.divided(largest)
+    total = design.total_weight()
+    return design.divided(total), (design.to_accumulation(largest), design.to_accumulation(total))
 
 
 class PassCounter:
@@ -74,42 +74,42 @@ class PassCounter:
 class Objective:
     """A loss over rows plus a penalty, both divided by S. `passes` counts the passes, those over samples included."""
 
-    def __init__(self, rows, loss, penalty, passes):
-        self.design, self.loss, self.penalty, self.passes = rows, loss, penalty, passes
+    def __init__(self, design, loss, penalty, passes):
+        self.design, self.loss, self.penalty, self.passes = design, loss, penalty, passes
 
     @classmethod
-    def of(cls, rows, loss, penalty):
-        """The problem for raw weights and strengths."""
-        rows, factors = normalised(rows)
+    def of(cls, design, loss, penalty):
+        """The objective for raw weights and strengths."""
+        design, factors = normalised(design)
         penalty = penalty.divided(
-            [factor if rows.weight_index is None else factor[rows.weight_index] for factor in factors]
+            [factor if design.weight_index is None else factor[design.weight_index] for factor in factors]
         )
-        return cls(rows, loss, penalty, PassCounter(rows.shape[0], rows.n_passes_before))
+        return cls(design, loss, penalty, PassCounter(design.shape[0], design.n_passes_before))
 
     def select(self, index):
-        """The problem of the models at `index` alone."""
+        """The objective of the models at `index` alone."""
         return Objective(self.design.select(index), self.loss, self.penalty.select(index), self.passes)
 
     def of_columns(self, columns):
-        """The problem of the columns at an index alone, the intercept's as last, over dense rows."""
+        """The objective of the columns at an index alone, the intercept's as last, over dense rows."""
         p = self.design.n_features
-        rows = self.design.dense(columns[columns < p])
-        return Objective(rows, self.loss, Ridge(self.penalty.l2[:, columns]), self.passes)
+        design = self.design.dense(columns[columns < p])
+        return Objective(design, self.loss, Ridge(self.penalty.l2[:, columns]), self.passes)
 
     def exact(self):
-        """The same problem, with every product in float64."""
+        """The same objective, with every product in float64."""
         if self.design.is_exact:
             return self
         return Objective(self.design.exact(), self.loss, self.penalty, self.passes)
 
     def in_float64(self):
-        """The same problem with X itself in float64, so that samples of its rows are, too."""
+        """The same objective with X itself in float64, so that samples of its rows are, too."""
         return Objective(self.design.in_float64(), self.loss, self.penalty, self.passes)
 
     def upcast(self):
-        """The same problem, with X in a dtype that is multiplied as it is."""
-        rows = self.design.upcast()
-        return self if rows is self.design else Objective(rows, self.loss, self.penalty, self.passes)
+        """The same objective, with X in a dtype that is multiplied as it is."""
+        design = self.design.upcast()
+        return self if design is self.design else Objective(design, self.loss, self.penalty, self.passes)
 
     def between(self, start, end, t):
         """The objective at start + t (end - start), t (B,), from the logits of the two points: no pass over X."""
@@ -187,7 +187,7 @@ class Objective:
 
         out: Any = 0.0
         for chunk in self.design.chunks():
-            out = out + sum(in_threads(look_at, chunk.parts(n_readers(), n_models * n_logits)))
+            out = out + sum(in_threads(look_at, chunk.parts(n_workers(), n_models * n_logits)))
         out = out.view(n_models, n_logits, d) + self.penalty.l2.mT
         return out.reshape(n_models, n_logits * d, 1, 1)
 
@@ -247,8 +247,8 @@ class Objective:
         total: list[Any] = [0.0, 0.0, 0.0]
         for chunk in self.design.chunks():
             # Every part makes Hessians of its own; where those are large, sums over one part have threads instead.
-            together = n_readers() * n_hessian > tuning.PARTIAL_HESSIANS_SHARE * chunk.n_numbers
-            parts = chunk.parts(1 if together else n_readers(), n_columns)
+            together = n_workers() * n_hessian > tuning.PARTIAL_HESSIANS_SHARE * chunk.n_numbers
+            parts = chunk.parts(1 if together else n_workers(), n_columns)
             starts = accumulate((part.shape[0] for part in parts), initial=0)
             pairs = [*zip(parts, starts, strict=False)]
             sums = [look_at(pairs[0])] if len(pairs) == 1 else in_threads(look_at, pairs)

@@ -1,4 +1,4 @@
-"""The same problem in fewer coefficients: in the span of the rows, or without the columns that are empty."""
+"""The same objective in fewer coefficients: in the span of the rows, or without the columns that are empty."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from torchlogreg._objective.penalties import Ridge
 from torchlogreg._runtime.linalg import scaled_cholesky
 
 
-def is_wide(rows):
+def is_wide(design):
     """Whether rows are better seen by their inner products."""
     return (
-        rows.in_memory
-        and is_wide_table(*rows.shape)
-        and rows.shape[0] ** 2 <= tuning.ROW_SPACE_NUMBERS_PER_NUMBER * rows.n_numbers
+        design.in_memory
+        and is_wide_table(*design.shape)
+        and design.shape[0] ** 2 <= tuning.ROW_SPACE_NUMBERS_PER_NUMBER * design.n_numbers
     )
 
 
@@ -77,7 +77,7 @@ class RowSpace(Reparametrisation):
     """A wide objective (`original`), and the same one in the span of its rows (`objective`).
 
     With X X' = L L' and w = X' a, the logits are X w = L u for u = L' a, and ||w|| = ||u||. What a w has outside that
-    span raises the penalty and changes no logit, so the optimum has nothing there, and the problem is the same with
+    span raises the penalty and changes no logit, so the optimum has nothing there, and the objective is the same with
     L (n, n) in place of X (Hastie and Tibshirani 2004, doi:10.1093/biostatistics/kxh010). X takes two passes: for X X',
     and for w with its gradient.
     """

@@ -5,13 +5,13 @@ import torch
 from torchlogreg._data import moments
 from torchlogreg._objective.objective import Objective
 from torchlogreg._objective.penalties import Ridge
-from torchlogreg._runtime.threads import in_threads, n_readers
+from torchlogreg._runtime.threads import in_threads, n_workers
 
 
 def sampled(objective, index, factor=1.0):
-    """The problem estimated on the rows at `index`, with their weights times `factor` scaled to a sum of one.
+    """The objective estimated on the rows at `index`, with their weights times `factor` scaled to a sum of one.
 
-    It is the whole problem if those rows weigh nothing in one of the models.
+    It is the whole objective if those rows weigh nothing in one of the models.
     """
     rows = objective.design.take(index)
     rows = rows.reweighted(rows.sample_weights * factor)
@@ -47,7 +47,7 @@ def _row_curvatures(objective, W):
             out.append((rows.weight * own).sum(dim=1))
         return torch.cat(out)
 
-    parts = objective.design.parts(n_readers(), W.shape[0] * W.shape[2])
+    parts = objective.design.parts(n_workers(), W.shape[0] * W.shape[2])
     return torch.cat(in_threads(curvatures, parts)).to(objective.design.sample_weights)
 
 
@@ -66,7 +66,7 @@ def scatter(objective):
 
 
 def shrunk(objective, floor):
-    """The problem with penalties of at least `floor` (B, d)."""
+    """The objective with penalties of at least `floor` (B, d)."""
     return Objective(
         objective.design, objective.loss, Ridge(torch.maximum(objective.penalty.l2, floor[..., None])), objective.passes
     )

@@ -1,4 +1,4 @@
-"""Whether classes are separated, so that a problem without penalty has no minimum.
+"""Whether classes are separated, so that an objective without penalty has no minimum.
 
 It has none if some direction V (d, K) lowers the loss of some row for ever and raises that of no row (Albert and
 Anderson 1984, doi:10.1093/biomet/71.1.1): the margins x_i (V_y - V_k), for the class y of each row and all other
@@ -22,7 +22,7 @@ from torchlogreg._objective.reparametrisation import is_wide
 
 
 def is_separated(objective, W):
-    """Whether the problem of one model has no minimum, for want of a penalty; W (1, d, K) is where a fit has ended."""
+    """Whether the objective of one model has no minimum, for want of a penalty; W (1, d, K) is where a fit has ended."""
     p, l2 = objective.design.n_features, objective.penalty.l2[0, :, 0].numpy(force=True)
     if l2[:p].any():
         return False
@@ -160,7 +160,7 @@ class Table(NamedTuple):
 
 
 def _in_span(objective, W, intercept):
-    """The Table of a wide problem, in coordinates of the span of its rows."""
+    """The Table of a wide objective, in coordinates of the span of its rows."""
     rows = objective.design.in_float64()
     weighs = (rows.weight[:, 0] > 0).numpy(force=True)
     objective.passes.n_visited += len(weighs)

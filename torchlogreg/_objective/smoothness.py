@@ -8,14 +8,14 @@ def loss_bounds(objective):
     return objective.loss.smoothness * largest_moment(objective), objective.loss.smoothness * row_moments(objective)[1]
 
 
-def largest_moment(objective, n_reads=12):
+def largest_moment(objective, n_passes=12):
     """The largest eigenvalue of the weighted second moments, by power iteration."""
     rows = objective.design
     generator = torch.Generator("cpu").manual_seed(0)
     v = torch.randn(1, rows.shape[1], 1, generator=generator, dtype=torch.float64, device="cpu")
     v = v.to(rows.accumulation.device)
     top = v.new_zeros(())
-    for _ in range(n_reads):
+    for _ in range(n_passes):
         v = v / v.norm().clamp(min=torch.finfo(v.dtype).tiny)
         v = torch.zeros_like(v) + sum(
             b.rmatvec((b.weight * b.matvec(v)[..., 0])[..., None]) for b in objective.blocks()

@@ -54,7 +54,7 @@ def _functions_of_this_thread():
 class OneBlasThread:
     """NumPy's and scipy's products on one thread for as long as any fit runs.
 
-    Their threads spin for 25 ms after every product, on the cores of those that read the rows. Where the number
+    Their threads spin for 25 ms after every product, on the cores of those that pass over the rows. Where the number
     belongs to the process, the first fit to enter notes what it was and the last one to leave restores it, unless
     somebody else has set it meanwhile. Where it belongs to a thread, every thread sets its own.
     """

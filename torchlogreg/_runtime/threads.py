@@ -1,7 +1,7 @@
-"""Threads that read rows beside the caller's, the settings under which they and the caller's compute, and his own.
+"""Threads that pass over rows beside the caller's, the settings under which they and the caller's compute, and his own.
 
 torch has threads of its own, which it keeps for the thread that divides work among them. They are not used but in
-`in_pool`: they spin between two operations, on the cores of those that read the rows, and in a forked process, where
+`in_pool`: they spin between two operations, on the cores of those that pass over the rows, and in a forked process, where
 they do not exist, the next operation would wait for them for ever.
 """
 
@@ -76,15 +76,15 @@ class _Call:
     Those start when needed and end with the call: threads that outlived it would be dead in a forked process.
     """
 
-    def __init__(self, n_readers, n_threads, context):
-        self.n_readers, self.n_threads, self.context = n_readers, n_threads, context
+    def __init__(self, n_workers, n_threads, context):
+        self.n_workers, self.n_threads, self.context = n_workers, n_threads, context
         self._readers, self._pool = [], None
 
     def alone(self):
         """The same where no work is divided: in a part of it."""
         return _Call(1, self.n_threads, self.context)
 
-    def readers(self, n):
+    def workers(self, n):
         """`n` threads beside the caller's."""
         while len(self._readers) < n:
             self._readers.append(_Worker())
@@ -94,7 +94,7 @@ class _Call:
     def pool(self):
         """The thread that torch's own threads belong to."""
         if self._pool is None:
-            self._pool = _Worker(self.n_readers)
+            self._pool = _Worker(self.n_workers)
         return self._pool
 
     def end(self):
@@ -161,22 +161,22 @@ def under_caller_settings(iterable):
         yield item.pop()  # and is not held here while it is worked on
 
 
-def n_readers():
-    """How many threads may read rows at a time: as many as the caller allows torch."""
+def n_workers():
+    """How many threads may work at a time: as many as the caller allows torch."""
     call = _call.get()
-    return 1 if call is None else call.n_readers
+    return 1 if call is None else call.n_workers
 
 
 def in_threads(function, parts):
     """[function(part) for part in parts], each in a thread of its own whose arithmetic is on that thread alone.
 
-    Two threads that each read their rows block by block keep both cores at it from one block to the next, where two
+    Two threads that each pass over their rows block by block keep both cores at it from one block to the next, where two
     threads within every operation wait for each other: 12 ms instead of 22 for 500k x 54 float64 on two Zen 4 cores,
     26 ms instead of 54 for MNIST in float32.
     """
-    if len(parts) == 1 or n_readers() == 1:
+    if len(parts) == 1 or n_workers() == 1:
         return [function(part) for part in parts]
-    context, others = _of_part(), _call.get().readers(len(parts) - 1)
+    context, others = _of_part(), _call.get().workers(len(parts) - 1)
     rest = [
         other.submit(context.copy().run, _quietly, function, part)
         for other, part in zip(others, parts[1:], strict=True)
@@ -189,9 +189,9 @@ def in_threads(function, parts):
 
 
 def mapped(function, items, device):
-    """function(item) for each item, in their order; on the host as many at a time as there are readers."""
+    """function(item) for each item, in their order; on the host as many at a time as there are workers."""
     items = iter(items)
-    while some := list(islice(items, n_readers() if device.type == "cpu" else 1)):
+    while some := list(islice(items, n_workers() if device.type == "cpu" else 1)):
         with one_blas_thread() if len(some) > 1 else nullcontext():
             done = in_threads(function, some)
         yield from done
@@ -199,7 +199,7 @@ def mapped(function, items, device):
 
 def in_pool(function, *args):
     """function(*args), divided by torch among threads of its own, which belong to a thread of ours."""
-    if n_readers() == 1:
+    if n_workers() == 1:
         return function(*args)
     return _call.get().pool.submit(_of_part().run, _quietly, function, *args).result()
 

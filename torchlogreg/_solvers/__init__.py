@@ -49,5 +49,5 @@ def solver_class(name, design, n_logits):
         return SOLVERS[name]
     n, d = design.shape
     if is_wide(design):
-        d = n + 1  # the problem that is solved
+        d = n + 1  # in the coordinates that it is solved in
     return NewtonCholesky if newton_numpy.size(n, d, n_logits) <= tuning.AUTO_NEWTON_NUMBERS else LBFGS

@@ -1,9 +1,6 @@
 """What second-order information costs, in passes over X.
 
 That is for choosing a solver, a sample, and when to renew a preconditioner.
-
-Measured on two Zen 4 cores in float64; only ratios matter. A pass runs at the speed of memory, sums of outer products
-at that of arithmetic once there are many unknowns.
 """
 
 import math

@@ -98,14 +98,7 @@ def minimise(
         space = RowSpace(objective) if wide else Identity(objective)
         ends, saved = fit.run(first._replace(solver=solver, space=space), W), None
     exact = objective.exact()
-    stages = []
-    if not solver.stochastic and (not objective.design.is_exact or (wide and not solver.whole_hessian)):
-        unfinished = partial(_unfinished, tol=settings.tol)
-        stages.append(_Stage("exact", solver, Identity(exact), finisher is not None, unfinished))
-    if finisher is not None:
-        in_doubt = partial(_in_doubt, exact, tol=settings.tol)
-        stages.append(_Stage("last", finisher, space if wide else Identity(exact), blind_ends=False, needed=in_doubt))
-    for stage in stages:
+    for stage in _later_stages(objective, exact, solver, finisher, space, settings.tol):
         if ends is not None:
             ends = fit.go_on(stage, ends)
         elif saved is not None and saved[0] == stage.name:
@@ -138,6 +131,19 @@ def minimise(
         ]
     device = point.W.device
     return Result(point, torch.tensor(ends.n_iter, device=device), torch.tensor(converged, device=device))
+
+
+def _later_stages(objective, exact, solver, finisher, space, tol):
+    """What may follow the first stage, that was in `space`."""
+    stages = []
+    in_row_space = isinstance(space, RowSpace)
+    if not solver.stochastic and (not objective.design.is_exact or (in_row_space and not solver.whole_hessian)):
+        unfinished = partial(_unfinished, tol=tol)
+        stages.append(_Stage("exact", solver, Identity(exact), finisher is not None, unfinished))
+    if finisher is not None:
+        in_doubt = partial(_in_doubt, exact, tol=tol)
+        stages.append(_Stage("last", finisher, space if in_row_space else Identity(exact), False, in_doubt))
+    return stages
 
 
 class _Fit(NamedTuple):

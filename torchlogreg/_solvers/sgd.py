@@ -17,7 +17,7 @@ from torchlogreg._solvers.stopping import Settled
 class SGDState(NamedTuple):
     """Where an epoch has led."""
 
-    point: Point  # W class-major beside the rows, and as value the mean over the epoch's batches
+    point: Point  # W class-major (see `class_major`), and as value the mean over the epoch's batches
     velocity: torch.Tensor  # (1, d, K)
     random: torch.Tensor  # state of the generator of the order of the rows
     rate: Any = None  # ConstantRate or AutomaticRate; None before the first epoch

@@ -12,7 +12,7 @@ from torchlogreg._solvers.newton import NewtonCholesky, NewtonState
 
 
 def sample_rows(objective, size, generator, *, evenly=False):
-    """The problem on `size` random rows that have a weight; on all rows if there are no more.
+    """The objective on `size` random rows that have a weight; on all rows if there are no more.
 
     Never strided: sorted or periodic rows would make a biased sample. Where a column rests on a few rows, as that of a
     rare category does, a sample knows little of its curvature: then the rows are drawn by leverage, unless `evenly`.
@@ -27,7 +27,7 @@ def sample_rows(objective, size, generator, *, evenly=False):
 
 
 def sample_where_curved(objective, W, size, generator):
-    """The problem on `size` rows, the likelier the more they curve the objective at W; on all if there are no more.
+    """The objective on `size` rows, the likelier the more they curve the objective at W; on all if there are no more.
 
     Where most rows are classified beyond doubt, few have nearly all of the curvature. At zero all are alike.
     """
@@ -62,7 +62,7 @@ def _mean_squares(rows, moments):
 
 
 def _importance_sample(objective, leverages, size, generator):
-    """The problem on `size` rows, drawn half evenly and half by leverage (n,), with weights that make up for it.
+    """The objective on `size` rows, drawn half evenly and half by leverage (n,), with weights that make up for it.
 
     Leverage scores (Drineas et al. 2012, jmlr.org/papers/v13/drineas12a.html) as if no two columns were correlated.
     None if the squares of the numbers overflow, or vanish.

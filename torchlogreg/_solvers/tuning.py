@@ -43,7 +43,7 @@ NESTED_HESSIANS = 1.5  # Hessians of the whole sample that Newton's method on ne
 GATHER_PASSES = 5.0  # passes over rows in order that a random row costs
 SMALLEST_SAMPLE_ROWS = 2000
 ROWS_PER_UNKNOWN = (5, 10, 20, 50, 100, 200, 500, 1000)  # that a sample's size is chosen from
-# A number of a sparse X takes as long to read as so many of a dense one, and its sparse products with the others of its
+# A number of a sparse X takes as long as so many of a dense one, and its sparse products with the others of its
 # row as long as so many passes.
 SPARSE_NUMBER_COST, SPARSE_PRODUCT_PASSES = 3.0, 3.0
 

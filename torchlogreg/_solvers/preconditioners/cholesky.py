@@ -13,7 +13,7 @@ from torchlogreg._solvers import tuning
 from torchlogreg._solvers.preconditioners.base import Preconditioner
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class CholeskyPreconditioner(Preconditioner):
     """Block-diagonal approximation of the Hessian, factored: M blocks of size m, M m = K d."""
 

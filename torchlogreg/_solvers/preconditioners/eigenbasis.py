@@ -17,7 +17,7 @@ from torchlogreg._data import tuning as data_tuning
 from torchlogreg._data.dense import DenseDesign
 from torchlogreg._objective.objective import Objective, in_range
 from torchlogreg._objective.penalties import Ridge
-from torchlogreg._runtime.threads import in_threads, n_readers
+from torchlogreg._runtime.threads import in_threads, n_workers
 from torchlogreg._solvers import tuning
 from torchlogreg._solvers.preconditioners.base import Preconditioner
 from torchlogreg._solvers.preconditioners.cholesky import CholeskyPreconditioner
@@ -29,7 +29,7 @@ def n_leading(m, n, p, n_logits):
     return max(1, min(p, tuning.COUPLED_UNKNOWNS // n_logits - 1, math.isqrt(int(18 * n * p * n_logits / (pairs * m)))))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class EigenbasisPreconditioner(Preconditioner):
     """The preconditioners of G models on one basis; r of its p eigenvectors are leading."""
 
@@ -124,7 +124,7 @@ def eigenbasis_preconditioner(sample, W, r, before=None, eta=None):
         basis = torch.linalg.eigh(in_range(DenseDesign(X, rows.y, curvature, intercept=False).gram(curvature)[0]))[1]
     else:
         basis = before.basis
-    n_parts = max(1, min(n_readers(), X.numel() * p // data_tuning.MIN_PRODUCTS_PER_THREAD))
+    n_parts = max(1, min(n_workers(), X.numel() * p // data_tuning.MIN_PRODUCTS_PER_THREAD))
     X = torch.cat(in_threads(partial(torch.matmul, other=basis.to(X)), X.tensor_split(n_parts)))
     leading, rest = X[:, p - r :], X[:, : p - r].square()
     inside = DenseDesign(

@@ -29,7 +29,7 @@ def is_affordable(design, n_logits: int) -> bool:
     n, d = design.shape
     filled = max(1.0, design.n_numbers / n)
     if is_wide(design):
-        d, filled = n + 1, math.inf  # the problem that is solved
+        d, filled = n + 1, math.inf  # in the coordinates that it is solved in
     return (n_logits * d) ** 2 <= tuning.PRECONDITIONER_NUMBERS and cost_model.hessian(
         n, n, d, n_logits, filled
     ) <= tuning.LONG_FIT_HESSIAN_PASSES

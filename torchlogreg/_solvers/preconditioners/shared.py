@@ -29,7 +29,7 @@ class Centre(NamedTuple):
         return self.objective.select(present), total / group.bincount()[:, None, None], group
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class SharedPreconditioner(Preconditioner):
     """The preconditioners of G groups, of which each model uses one."""
 
