@@ -22,7 +22,7 @@ from torchlogreg._objective.reparametrisation import is_wide
 
 
 def is_separated(objective, W):
-    """Whether the objective of one model has no minimum, for want of a penalty; W (1, d, K) is where a fit has ended."""
+    """Whether the objective of one model has no minimum, for want of a penalty; W (1, d, K) is where a fit ended."""
     p, l2 = objective.design.n_features, objective.penalty.l2[0, :, 0].numpy(force=True)
     if l2[:p].any():
         return False
