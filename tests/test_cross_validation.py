@@ -858,6 +858,27 @@ def test_a_row_of_zeros_is_a_tie_in_a_batch_too():
     assert_same_search(*searches)
 
 
+@pytest.mark.parametrize("solver", ["auto", "lbfgs"])
+def test_what_a_candidate_needs_does_not_depend_on_its_neighbours(solver):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 5))
+    y = (X[:, 0] + rng.logistic(size=200) > 1.5).astype(int)
+    options = {"cv": 2, "class_weight": "balanced", "max_iter": 6, "solver": solver}
+    alone = TorchLogisticRegressionCV(Cs=[1e4], **options).fit(X, y)
+    # The folds of the first start at a centre that is worse for them than zero.
+    beside = TorchLogisticRegressionCV(Cs=[1e-4, 1e4], **options).fit(X, y)
+    np.testing.assert_array_equal(beside.n_iter_[0, :, 1], alone.n_iter_[0, :, 0])
+
+
+def test_a_batch_of_one_goes_on_from_where_it_was():
+    X, y = make_classification(2000, 20, random_state=0)
+    X = X.astype(np.float32)  # which float64 products finish
+    options = {"cv": ShuffleSplit(1, random_state=0), "solver": "lbfgs", "tol": 1e-7}
+    one = TorchLogisticRegressionCV(Cs=[1.0], **options).fit(X, y)
+    two = TorchLogisticRegressionCV(Cs=[1.0, 1.001], **options).fit(X, y)
+    assert one.n_iter_[0, 0, 0] <= two.n_iter_[0, 0, 0]
+
+
 def test_no_intercept_with_large_weights():
     X, y = data(2, n=150)
     grid = {"fit_intercept": [True, False]}
