@@ -102,13 +102,6 @@ CASES = [
     Case(data, "MIN_BLOCKS_PER_THREAD", N * P // 2 // 1000 + 1, LBFGS, {(data, "CPU_BLOCK_NUMBERS"): 1000}, 2),
     Case(data, "MIN_PRODUCTS_PER_THREAD", N * D**2 // 2 + 1, NEWTON, TOGETHER, 2),
     Case(data, "MAX_PARTIAL_SUM_NUMBERS", 2 * D**2, NEWTON, TOGETHER | {(data, "MIN_PRODUCTS_PER_THREAD"): 1}, 2),
-    Case(data, "MAX_COLUMN_PRODUCT_NUMBERS", N * D**2, PATHS),
-    Case(
-        data,
-        "MIN_WEIGHTS_PER_COLUMN",
-        4 / D * ABOVE,
-        paths(TorchLogisticRegressionCV, BINARY, solver="newton-cholesky"),
-    ),
     Case(data, "MAX_SPARSE_GRAM_DENSITY", 0.05 * ABOVE, WORDS_NEWTON, NO_NUMPY | NOTHING_SMALL),
     Case(data, "MAX_INNER_PRODUCT_ROWS", 40, fit(TorchLogisticRegression, WIDE, solver="lbfgs")),
     Case(data, "MAX_SMALL_NUMBERS", N_TEXT * P_TEXT, WORDS),

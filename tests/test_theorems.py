@@ -56,7 +56,7 @@ def test_pull_is_the_adjoint_of_predict(n, intercept, order):
 
 
 @pytest.mark.parametrize("intercept", [True, False])
-@pytest.mark.parametrize("n_weights", [1, 4, 40])  # by copies of one, copies of several, and products of columns
+@pytest.mark.parametrize("n_weights", [1, 4, 40])  # by copies of one, and of several
 @pytest.mark.usefixtures("two_threads")
 def test_gram_is_the_weighted_second_moment(n_weights, intercept):
     n = 2 * MIN_PRODUCTS_PER_THREAD // 30**2 // n_weights if n_weights < 40 else 8000  # enough for two threads
@@ -64,10 +64,9 @@ def test_gram_is_the_weighted_second_moment(n_weights, intercept):
     weight = torch.rand(n, n_weights, generator=generator(3), dtype=F64)
     X = torch.cat([rows.X, torch.ones(n, 1, dtype=F64)], dim=1) if intercept else rows.X
     expected = torch.einsum("nm,ni,nj->mij", weight, X, X)
-    assert rows._column_products_pay(n_weights) == (n_weights == 40)
     with fit_arithmetic(rows.X):
         torch.testing.assert_close(rows.gram(weight), expected, rtol=1e-11, atol=1e-11)
-        again = rows.select(slice(None)).whole.gram(weight)  # with the products that are there
+        again = rows.select(slice(None)).whole.gram(weight)
     torch.testing.assert_close(again, expected, rtol=1e-11, atol=1e-11)
     diagonal = expected.diagonal(dim1=1, dim2=2).contiguous()
     torch.testing.assert_close(rows.gram_diagonal(weight), diagonal, rtol=1e-11, atol=1e-11)
@@ -85,20 +84,6 @@ def test_gram_of_copies_is_the_second_moment_of_kronecker_products(n_copies, n_m
         assert (2 * n_models * (n_copies * 31) ** 2 > MAX_PARTIAL_SUM_NUMBERS) == (n_copies == 40 and n_models == 3)
         found = rows.gram_of_copies(factor)
     torch.testing.assert_close(found, copies.mT @ copies, rtol=1e-11, atol=1e-10)
-
-
-def test_a_block_of_many_keeps_no_products_of_columns():
-    rows = random_design(3 * CPU_BLOCK_NUMBERS // 40, 40)
-    assert len(rows.blocks()) > 1
-    first = rows.blocks()[0].view(slice(4000))
-    alone = DenseDesign(first.X, first.y, first.sample_weights, intercept=True)
-    weight = torch.rand(4000, 50, generator=generator(3), dtype=F64)
-    assert alone._column_products_pay(50)
-    for part in (first, *rows.blocks(), *rows.parts(2)):
-        assert not part._column_products_pay(50)
-    torch.testing.assert_close(first.gram(weight), alone.gram(weight), rtol=1e-11, atol=1e-11)
-    assert first.cache is None
-    assert "column products" in alone.cache
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])

@@ -101,8 +101,6 @@ class DenseDesign(InMemoryDesign):
     # --- Second moments.
 
     def gram(self, weight: torch.Tensor) -> torch.Tensor:
-        if weight.shape[1] > 1 and self._column_products_pay(weight.shape[1]):
-            return self.to_accumulation(dense_gram.gram_of_column_products(self._column_products(), weight))
         return self.to_accumulation(dense_gram.gram(self.X, weight, self.intercept, self._block_numbers))
 
     def gram_of_copies(self, factor: torch.Tensor) -> torch.Tensor:
@@ -131,21 +129,6 @@ class DenseDesign(InMemoryDesign):
         for x, w in zip(self.X.split(size), weights.split(size, dim=1), strict=True):
             out += w @ (x != row).to(w)
         return out
-
-    def _column_products_pay(self, n_columns: int) -> bool:
-        """Whether products of pairs of columns, which serve any weights, are cached or soon repay their cost.
-
-        A block of many would cache more of them than X has numbers.
-        """
-        if self.cache is None:
-            return False
-        return "column products" in self.cache or dense_gram.column_products_pay(*self.shape, n_columns)
-
-    def _column_products(self) -> dense_gram.ColumnProducts:
-        cache = {} if self.cache is None else self.cache
-        if "column products" not in cache:
-            cache["column products"] = dense_gram.column_products(self.X, self.intercept)
-        return cache["column products"]
 
     @property
     def _block_numbers(self) -> int:

@@ -37,10 +37,6 @@ MOST_MODELS_SHARE = 0.9
 
 # --- Second moments.
 
-# Numbers in twice the products of pairs of columns, up to which those products may be cached: 64 MB in float64.
-MAX_COLUMN_PRODUCT_NUMBERS = 2**23
-# Weight columns for each column of X, from which the products of pairs of columns repay their cost.
-MIN_WEIGHTS_PER_COLUMN = 1 / 4
 # Density of a sparse X below which sparse products give second moments sooner than dense pieces of X do.
 MAX_SPARSE_GRAM_DENSITY = 1 / 12
 # Rows up to which X X' and its Cholesky factor repay their arithmetic where X has more columns than rows.

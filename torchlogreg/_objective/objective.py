@@ -124,13 +124,9 @@ class Objective:
         point = self.value_and_gradient(W, with_hessian=True)
         return point._replace(hessian=self._completed(point.hessian, W.shape[2]))
 
-    def hessian_at(self, eta, index, kind):
-        """The Hessian (B, 1, K d, K d) where the rows, in one block, have the logits eta (n, B, K).
-
-        The sum over the rows is made for the models at `index` only; model b takes number kind[b] of those sums.
-        """
-        data = self._data_hessian(self.design.select(index), eta[:, index])
-        return self._completed(data[kind], eta.shape[2])
+    def hessian_at(self, eta):
+        """The Hessian (B, 1, K d, K d) where the rows, in one block, have the logits eta (n, B, K)."""
+        return self._completed(self._data_hessian(self.design, eta), eta.shape[2])
 
     def root(self, W):
         """A triangular R (K d, K d) with R' R the Hessian of one model at W (1, d, K), classes outermost; one pass.

@@ -70,7 +70,6 @@ SHARED_SAMPLE_FACTOR = 4  # sample of models around a centre, against a single o
 LONG_FIT_HESSIAN_PASSES = 50  # passes of a long fit, which the whole Hessian may cost
 COUPLED_UNKNOWNS = 640  # coefficients in the coupled block of the preconditioner in an eigenbasis
 EIGENBASIS_ROUNDING = 1e-12  # of the largest second moment
-EQUAL_CURVATURE = 0.03  # relative change of curvature over which models may share a sum over the rows
 ROWS_PER_FREQUENT_COLUMN = 20  # rows of the sample for the frequent columns of one logit
 
 # When a new one.

@@ -80,19 +80,6 @@ class EigenbasisPreconditioner(Preconditioner):
         return torch.cat([out, coupled_block[:, p - n_rest :] - self.mean @ out[:, None]], dim=1)
 
 
-def group_by_curvature(curvature):
-    """Kinds of models with nearly the same weighted curvature (n, B, K): the index of one each, and the kinds (B,)."""
-    flat = curvature.permute(1, 2, 0).flatten(1)
-    index, kind = [], []
-    for b, own in enumerate(flat):
-        change = [float((own - flat[a]).abs().sum() / flat[a].sum()) for a in index]
-        known = bool(change) and min(change) <= tuning.EQUAL_CURVATURE
-        kind.append(change.index(min(change)) if known else len(index))
-        if not known:
-            index.append(b)
-    return torch.tensor(index, device=flat.device), torch.tensor(kind, device=flat.device)
-
-
 def _times(matrix, W):
     """matrix (p, p) times each of W (B, p, K), as one product."""
     B, p, K = W.shape
@@ -113,7 +100,6 @@ def eigenbasis_preconditioner(sample, W, r, before=None, eta=None):
         eta = rows.matvec(W)  # (m, B, K)
         sample.passes.n_visited += rows.shape[0]
     own = rows.weight[..., None] * loss.logit_curvature(eta)
-    index, kind = group_by_curvature(own)
     curvature = own.sum(dim=-1).mean(dim=1, keepdim=True)  # (m, 1)
     if intercept and not l2[:, p:].any():  # a change of the mean would pull at intercepts that are held at zero
         mean = rows.rmatvec((curvature / curvature.sum().clamp(min=1e-300))[..., None])[0, :p, 0]
@@ -134,15 +120,12 @@ def eigenbasis_preconditioner(sample, W, r, before=None, eta=None):
     floor = tuning.EIGENBASIS_ROUNDING * float((curvature * leading.square()).sum(dim=0).max())
     lifted = l2[:, :1].expand(-1, r, -1).clamp(min=floor)
     penalty = Ridge(torch.cat([lifted, l2[:, p:]], dim=1))
-    coupled_block = CholeskyPreconditioner.of(
-        Objective(inside, loss, penalty, sample.passes).hessian_at(eta, index, kind)
-    )
-    few, eta = rows.select(index), eta[:, index]
-    classes = torch.linalg.eigh(rows.to_accumulation(loss.summed_curvature(eta, few.weight)))[1]  # (A, K, K)
-    along = few.weight[..., None] * loss.curvature_along(eta, classes.to(few.weight))  # (m, A, K)
+    coupled_block = CholeskyPreconditioner.of(Objective(inside, loss, penalty, sample.passes).hessian_at(eta))
+    classes = torch.linalg.eigh(rows.to_accumulation(loss.summed_curvature(eta, rows.weight)))[1]  # (B, K, K)
+    along = rows.weight[..., None] * loss.curvature_along(eta, classes.to(rows.weight))  # (m, B, K)
     diagonal = rows.to_accumulation(rest.T @ along.flatten(1).to(X)).view(p - r, *along.shape[1:]).transpose(0, 1)
-    diagonal = diagonal[kind] + l2[:, : p - r]
+    diagonal = diagonal + l2[:, : p - r]
     smallest = torch.finfo(diagonal.dtype).eps * max(1.0, float(diagonal.max())) if p > r else 0.0
     return EigenbasisPreconditioner(
-        mean, basis, coupled_block, classes[kind], diagonal.clamp(min=smallest), lifted - l2[:, :1]
+        mean, basis, coupled_block, classes, diagonal.clamp(min=smallest), lifted - l2[:, :1]
     )

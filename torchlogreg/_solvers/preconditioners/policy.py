@@ -1,4 +1,8 @@
-"""Which preconditioner L-BFGS starts from, and which one it gets at a renewal."""
+"""Which preconditioner L-BFGS starts from, and which one it gets at a renewal.
+
+That models of nearly the same curvature share a sum over the rows was tried: grids of bench_cv take 0.92 to 1.06 of the
+time without it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,6 @@ from torchlogreg._solvers.preconditioners.cholesky import CholeskyPreconditioner
 from torchlogreg._solvers.preconditioners.eigenbasis import (
     EigenbasisPreconditioner,
     eigenbasis_preconditioner,
-    group_by_curvature,
     n_leading,
 )
 from torchlogreg._solvers.preconditioners.frequent_columns import FrequentColumnsPreconditioner, frequent_columns
@@ -180,9 +183,8 @@ class PreconditionerPolicy:
 
 
 def _hessians(sample, W, eta=None):
-    """Hessians (B, 1, d, d) of models of one logit. Those with nearly the same curvatures share a sum over the rows."""
+    """Hessians (B, 1, d, d) of models of one logit."""
     if eta is None:
         eta = sample.design.matvec(W)
         sample.passes.n_visited += sample.design.shape[0]
-    curvature = sample.design.weight[..., None] * sample.loss.logit_curvature(eta)
-    return sample.hessian_at(eta, *group_by_curvature(curvature))
+    return sample.hessian_at(eta)
