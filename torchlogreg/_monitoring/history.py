@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from torchlogreg._objective.objective import Objective, Point
-from torchlogreg._solvers.base import Solver
+from torchlogreg._solvers.base import Solver, State
 from torchlogreg._solvers.observer import Observer
 from torchlogreg._solvers.stopping import End, Improvement
 
@@ -142,13 +142,13 @@ class FitHistory(Observer):
             "improvement": tuple(self.improvement),
         }
 
-    def end(self, objective: Objective, point: Point, coefficients: Callable) -> End | None:
+    def end(self, objective: Objective, state: State, coefficients: Callable) -> End | None:
         """See `Observer`."""
-        iterate = Iterate(objective, point, coefficients, self.leave)
-        self.values.append(point.value.tolist())
+        iterate = Iterate(objective, state.point, coefficients, self.leave)
+        self.values.append(state.reading.value)
         entry = {"objective": self.values[-1][0]}
-        if point.gradient is not None:
-            entry["gradient_norm"] = float(torch.linalg.vector_norm(point.gradient, torch.inf))
+        if state.point.gradient is not None:
+            entry["gradient_norm"] = max(state.reading.norm)
         for name, monitor in self.monitors.items():
             entry[f"{name}_loss"], entry[f"{name}_accuracy"] = monitor(iterate)
         entry["seconds"] = perf_counter() - self.began

@@ -4,6 +4,7 @@ from torchlogreg._data.design import Access
 from torchlogreg._objective.objective import Point
 from torchlogreg._objective.reparametrisation import is_wide
 from torchlogreg._solvers import newton_numpy, tuning
+from torchlogreg._solvers.base import Reading
 from torchlogreg._solvers.lbfgs import LBFGS, LBFGSState
 from torchlogreg._solvers.lbfgs_memory import LBFGSMemory
 from torchlogreg._solvers.learning_rates import AutomaticRate, ConstantRate
@@ -18,6 +19,7 @@ from torchlogreg._solvers.stopping import Improvement
 # What a packed state may hold beside plain values and tensors.
 STATES = (
     Point,
+    Reading,
     LBFGSState,
     LBFGSMemory,
     Refresh,

@@ -2,14 +2,50 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import torch
 from sklearn.utils import check_random_state
 
 from torchlogreg._objective.objective import Objective, Point
+
+
+class Reading(NamedTuple):
+    """What the host has to know of B models after an iteration."""
+
+    value: list[float]  # NaN where it is not known
+    norm: list[float]  # max|gradient|
+    gap: list[float]  # estimate of (value - optimum) / optimum
+    stuck: list[bool]  # whether no step helps at this precision
+    blind: list[bool]  # whether the gap holds more than the preconditioner can see
+
+    @classmethod
+    def of(
+        cls,
+        point: Point,
+        gap: torch.Tensor | None = None,
+        stuck: torch.Tensor | None = None,
+        blind: torch.Tensor | None = None,
+    ) -> Reading:
+        """In one transfer from the device, for each of them waits until it has caught up with the host; (B,) each."""
+        B = len(point.W)
+        norm = None if point.gradient is None else point.gradient_norm
+        columns = point.value, norm, gap, stuck, blind
+        dtype = (point.W if point.value is None else point.value).dtype
+        known = [column.to(dtype) for column in columns if column is not None]
+        numbers = iter(torch.stack(known).tolist() if known else [])
+        values, norms, gaps, *flags = (None if column is None else next(numbers) for column in columns)
+        unknown = [math.nan] * B
+        stuck_, blind_ = ([bool(flag) for flag in column or [0.0] * B] for column in flags)
+        return cls(values or unknown, norms or unknown, gaps or [math.inf] * B, stuck_, blind_)
+
+    def select(self, index: list[int]) -> Reading:
+        """Of the models at `index` alone."""
+        columns: Any = ([column[b] for b in index] for column in self)
+        return Reading(*columns)
 
 
 class State(Protocol):
@@ -25,16 +61,9 @@ class State(Protocol):
         ...
 
     @property
-    def gap(self) -> Any:
-        """Estimate of (value - optimum) / optimum, (B,)."""
-
-    @property
-    def stuck(self) -> torch.Tensor | None:
-        """Which models no step helps at this precision, (B,); all of them if the last step changed nothing."""
-
-    @property
-    def blind(self) -> torch.Tensor | None:
-        """Which models have a gap that holds more than their preconditioner can see, (B,)."""
+    def reading(self) -> Reading:
+        """What the host has to know of it."""
+        ...
 
     @property
     def settled(self) -> bool:

@@ -198,7 +198,8 @@ class _Fit(NamedTuple):
 def _iterate(stage, state, fit, n_before):
     """Step until every model has left; its `point` is in the coordinates of the stage."""
     objective, solver, observer, settings = stage.space.objective, stage.solver, fit.observer, fit.settings
-    limits = _Limits(solver.stopping(settings.tol), settings.max_iter, settings.floor, stage.blind_ends)
+    floor = None if settings.floor is None else settings.floor.tolist()
+    limits = _Limits(solver.stopping(settings.tol), settings.max_iter, floor, stage.blind_ends)
     active, n_iter, asked, parts = list(range(len(n_before))), 0, None, []
     while True:
         totals = [n_before[b] + n_iter for b in active]
@@ -207,7 +208,7 @@ def _iterate(stage, state, fit, n_before):
         if leaving:
             index = torch.tensor(leaving, device=state.point.W.device)
             point = state.point if len(leaving) == len(active) else select(index, Point(*state.point[:3]))
-            gap = [torch.inf] * len(leaving) if state.gap is None else state.gap[index].tolist()
+            gap = [state.reading.gap[i] for i in leaving]
             why, when = [ended[i] for i in leaving], [totals[i] for i in leaving]
             left = _Ends(point.W, point, when, why, gap, [limits.rule.gap] * len(leaving))
             parts.append(([active[i] for i in leaving], left))
@@ -217,12 +218,13 @@ def _iterate(stage, state, fit, n_before):
                 return _together(parts)
             staying = [i for i, end in enumerate(ended) if not end]
             active, index = [active[i] for i in staying], torch.tensor(staying, device=index.device)
-            objective, limits = objective.select(index), limits._replace(floor=select(index, limits.floor))
+            floor = None if limits.floor is None else [limits.floor[i] for i in staying]
+            objective, limits = objective.select(index), limits._replace(floor=floor)
             solver, state = solver.for_models(index), solver.select(state, index)
         observer.begin(partial(_packed, stage.name, solver, state))
         state = solver.step(objective, state)
         n_iter += 1
-        asked = observer.end(objective, state.point, stage.space.leave)
+        asked = observer.end(objective, state, stage.space.leave)
 
 
 class _Limits(NamedTuple):
@@ -230,7 +232,7 @@ class _Limits(NamedTuple):
 
     rule: Rule
     max_iter: int
-    floor: torch.Tensor | None
+    floor: list[float] | None
     blind_ends: bool
 
 
@@ -254,24 +256,21 @@ def _verdicts(state, limits, n_iter, asked, *, has_stepped):
     """Why each of the models ends, or None for those that go on."""
     if asked is End.CALLBACK:
         return [End.CALLBACK] * len(n_iter)
-    met, values = limits.rule.met(state), None
-    if state.point.value is not None:
-        values = state.point.value.tolist()
-    nothing = [False] * len(met)
-    stuck = nothing if state.stuck is None else state.stuck.tolist()
-    blind = state.blind.tolist() if limits.blind_ends and state.blind is not None else nothing
-    low = nothing if limits.floor is None else (state.point.value < limits.floor).tolist()
+    met, (values, _, _, stuck, blind) = limits.rule.met(state), state.reading
+    low = [False] * len(met)
+    if limits.floor is not None:
+        low = [value < floor for value, floor in zip(values, limits.floor, strict=True)]
     out: list[End | None] = []
     for i, n in enumerate(n_iter):
         if stuck[i] and not met[i]:
             out.append(End.PRECISION)
-        elif values is not None and has_stepped and not abs(values[i]) < torch.inf:
+        elif has_stepped and not abs(values[i]) < torch.inf:
             out.append(End.OVERFLOW)
         elif met[i]:
             out.append(End.CONVERGED)
         elif low[i]:
             out.append(End.FLOOR)
-        elif blind[i]:
+        elif limits.blind_ends and blind[i]:
             out.append(End.BLIND)
         elif asked is not None:
             out.append(asked)

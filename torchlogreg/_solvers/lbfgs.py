@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -9,12 +10,12 @@ import torch
 
 from torchlogreg._objective.objective import Point
 from torchlogreg._solvers import tuning
-from torchlogreg._solvers.base import SelectableSolver, drawn_seed
+from torchlogreg._solvers.base import Reading, SelectableSolver, drawn_seed
 from torchlogreg._solvers.lbfgs_memory import LBFGSMemory
 from torchlogreg._solvers.lbfgs_numpy import LBFGSNumPy, is_small
 from torchlogreg._solvers.line_search import Descent, dot, line_search_step, select, trial_point, where_accepted
 from torchlogreg._solvers.newton import NewtonCholesky
-from torchlogreg._solvers.preconditioners.base import Preconditioner, hidden, is_blind
+from torchlogreg._solvers.preconditioners.base import Preconditioner, hidden, is_blind, is_raised
 from torchlogreg._solvers.preconditioners.cholesky import CholeskyPreconditioner
 from torchlogreg._solvers.preconditioners.policy import PreconditionerPolicy, is_affordable
 from torchlogreg._solvers.preconditioners.refresh import Refresh
@@ -27,6 +28,7 @@ class LBFGSState(NamedTuple):
     """Where L-BFGS is, and the step that it will try."""
 
     point: Point
+    reading: Reading
     memory: LBFGSMemory
     random: torch.Tensor  # state of the generator that draws samples
     refresh: Refresh
@@ -36,9 +38,8 @@ class LBFGSState(NamedTuple):
     restarted: torch.Tensor  # (B,) whether no step helped, and the pairs were given up for that
     iteration: int = 0
     direction: torch.Tensor | None = None  # (B, d, K)
-    gap: torch.Tensor | None = None
-    stuck: torch.Tensor | None = None
-    blind: torch.Tensor | None = None
+    decrement: float = math.inf  # largest gap of the models, without what is hidden
+    raised: bool = False  # whether the preconditioner's diagonal is, by more than a trifle
     settled: bool = False
 
 
@@ -73,8 +74,10 @@ class LBFGS(SelectableSolver):
     def init(self, objective, W):
         """See `Solver`."""
         zeros = torch.zeros_like(W[:, 0, 0])
+        point = Point(W, None, None)
         start = LBFGSState(
-            Point(W, None, None),
+            point,
+            Reading.of(point),
             LBFGSMemory.empty(
                 len(W), W[0].numel(), self._affordable_pairs(objective, W), objective.design.accumulation
             ),
@@ -90,7 +93,7 @@ class LBFGS(SelectableSolver):
         point = objective.value_and_gradient(W)
         far = is_far(objective, point.value)
         if far.all():
-            return start._replace(point=point, gap=torch.full_like(zeros, torch.inf))
+            return start._replace(point=point, reading=Reading.of(point))
         if far.any():  # the others need not wait
             return self._begin(objective, start._replace(point=Point(nearer(objective, point), None, None)), None)
         return self._begin(objective, start, point)
@@ -103,27 +106,29 @@ class LBFGS(SelectableSolver):
         policy = PreconditionerPolicy(objective, state.point.W.shape[2], self.centre)
         # 1. trial point; a model that refuses it stays where it is and tries a shorter step next
         descent = Descent(state.point, state.preconditioner, state.direction)
-        refresh = state.refresh.seen(descent.gap)
-        pays = policy.hessian_pays(refresh, len(state.gap))
+        refresh = state.refresh.seen(state.decrement)
+        pays = policy.hessian_pays(refresh, len(state.gamma))
         evaluate = objective.second_order if pays else objective.value_and_gradient
         trial = evaluate(trial_point(descent, state.n_backtracks))
         search = line_search_step(objective, descent, trial, state.n_backtracks)
-        stuck = search.exhausted & (state.restarted | (not objective.design.is_exact))
-        if stuck.all():
-            return state._replace(stuck=stuck)
+        stuck = None
+        if search.any_exhausted:
+            stuck = search.exhausted & (state.restarted | (not objective.design.is_exact))
+            if stuck.all():
+                return state._replace(reading=state.reading._replace(stuck=stuck.tolist()))
         # 2. new pair, of weight zero for models that did not move
         accepted, n_backtracks = search.accepted, search.n_backtracks
         point, memory, gamma = state.point, state.memory, state.gamma
         s, y = trial.W - point.W, trial.gradient - point.gradient
         curvature = dot(s, y)
         usable = accepted & (curvature > tuning.LEAST_CURVATURE * dot(s, s).sqrt() * dot(y, y).sqrt())
-        if accepted.any():
+        if search.n_accepted:
             memory = memory.appended(s, y, usable)
-        point = where_accepted(accepted, trial, point)
-        if accepted.any():  # a Hessian at the trial point is as good as any other for models that refused it
+        point = where_accepted(search, trial, point)
+        if search.n_accepted:  # a Hessian at the trial point is as good as any other for models that refused it
             point = point._replace(hessian=trial.hessian)
         # 3. renewed preconditioner; where no step helps, at once and without the pairs, which may be what misleads
-        lost = bool((search.exhausted & ~stuck).any())  # but those that are stuck leave
+        lost = stuck is not None and bool((search.exhausted & ~stuck).any())  # but those that are stuck leave
         if lost:
             point = policy.with_hessian(point)
         afresh = lost or point.hessian is not None
@@ -131,15 +136,16 @@ class LBFGS(SelectableSolver):
             refresh=refresh,
             iteration=state.iteration + 1,
             restarted=search.exhausted | (state.restarted & ~accepted),
-            stuck=stuck,
         )
-        state = self._renewed(policy, state, point, afresh)
+        before, state = state.preconditioner, self._renewed(policy, state, point, afresh)
+        if state.preconditioner is not before:
+            state = state._replace(raised=is_raised(objective, state.preconditioner, state.point))
         # 4. gamma scales the preconditioner to the newest pair
         if afresh:
             memory, gamma, n_backtracks = memory.cleared(), torch.ones_like(gamma), torch.zeros_like(n_backtracks)
-        elif usable.any():
+        elif search.n_accepted:
             gamma = torch.where(usable, curvature / dot(y, state.preconditioner.solve(y)), gamma)
-        return self._directed(objective, state._replace(memory=memory, gamma=gamma, n_backtracks=n_backtracks))
+        return self._directed(objective, state._replace(memory=memory, gamma=gamma, n_backtracks=n_backtracks), stuck)
 
     def for_models(self, index):
         """See `Solver`."""
@@ -147,10 +153,11 @@ class LBFGS(SelectableSolver):
 
     def select(self, state, index):
         """See `Solver`."""
-        names = "point", "gamma", "n_backtracks", "restarted", "direction", "gap", "stuck", "blind"
+        names = "point", "gamma", "n_backtracks", "restarted", "direction"
         selected = {name: select(index, getattr(state, name)) for name in names}
         preconditioner = state.preconditioner and state.preconditioner.select(index)
-        return state._replace(memory=state.memory.select(index), preconditioner=preconditioner, **selected)
+        memory, reading = state.memory.select(index), state.reading.select(index.tolist())
+        return state._replace(memory=memory, preconditioner=preconditioner, reading=reading, **selected)
 
     def pack(self, state):
         """The state without its logits."""
@@ -189,32 +196,44 @@ class LBFGS(SelectableSolver):
         )
         return self._directed(
             objective,
-            state._replace(point=point, preconditioner=preconditioner, refresh=refresh, random=generator.get_state()),
+            state._replace(
+                point=point,
+                preconditioner=preconditioner,
+                refresh=refresh,
+                random=generator.get_state(),
+                raised=is_raised(objective, preconditioner, point),
+            ),
         )
 
     def _renewed(self, policy, state, point, afresh):
         """The state at `point`, with another preconditioner where one is due or there is a reason to start `afresh`."""
-        if point.hessian is not None:
-            preconditioner = CholeskyPreconditioner.of(point.hessian)
-            refresh = state.refresh.with_hessian()
-            return state._replace(point=point._replace(hessian=None), preconditioner=preconditioner, refresh=refresh)
-        is_due = state.iteration >= state.refresh.due
-        if not (is_due or afresh):
-            return state._replace(point=point)
         generator = _generator(state.random)
-        preconditioner = policy.at(point, state.preconditioner, generator)
-        refresh = state.refresh.postponed(state.iteration) if is_due else state.refresh
-        return state._replace(point=point, preconditioner=preconditioner, refresh=refresh, random=generator.get_state())
+        is_due = state.iteration >= state.refresh.due
+        if point.hessian is not None:
+            preconditioner, refresh = CholeskyPreconditioner.of(point.hessian), state.refresh.with_hessian()
+        elif is_due or afresh:
+            preconditioner = policy.at(point, state.preconditioner, generator)
+            refresh = state.refresh.postponed(state.iteration) if is_due else state.refresh
+        else:
+            return state._replace(point=point)
+        return state._replace(
+            point=point._replace(hessian=None),
+            preconditioner=preconditioner,
+            refresh=refresh,
+            random=generator.get_state(),
+        )
 
-    def _directed(self, objective, state):
+    def _directed(self, objective, state, stuck=None):
         """The state with the direction H g, H by the two-loop recursion, and the gap that it promises."""
         point, preconditioner = state.point, state.preconditioner
         direction = -objective.centred(state.memory.solve(point.gradient, state.gamma, preconditioner))
         gap = Descent(point, preconditioner, direction).gap
-        hides = torch.zeros_like(gap)
-        if bool((gap <= tuning.SURE_GAP).any()):
-            hides = hidden(objective, preconditioner, point)
-        return state._replace(direction=direction, gap=gap + hides, blind=is_blind(gap, hides))
+        reading = Reading.of(point, gap, stuck)
+        state = state._replace(direction=direction, reading=reading, decrement=max(reading.gap))
+        if not state.raised or min(reading.gap) > tuning.SURE_GAP:
+            return state
+        hides = hidden(objective, preconditioner, point)
+        return state._replace(reading=Reading.of(point, gap + hides, stuck, is_blind(gap, hides)))
 
     def _affordable_pairs(self, objective, W):
         """As many pairs as fit in an eighth of the bytes of X, but ten, and what is small anyway."""

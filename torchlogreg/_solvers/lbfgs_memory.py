@@ -79,9 +79,11 @@ class LBFGSMemory(NamedTuple):
         if k == 0:
             return scale * preconditioner.solve(gradient)
         steps, changes = self.steps[:, :k], self.changes[:, :k]
-        order = torch.tensor(self.order, device=steps.device)
-        slots = order.argsort()
-        upper = self.products[:, order][:, :, order]
+        order = slots = slice(None)
+        if self.order != tuple(range(k)):  # a full memory, in which the newest pair took the slot of the oldest
+            order = torch.tensor(self.order, device=steps.device)
+            slots = order.argsort()
+        upper = self.products[:, :k, :k][:, order][:, :, order]
         g = gradient.flatten(1)  # (B, N)
         alpha = torch.linalg.solve_triangular(upper, _times(steps, g)[:, order, None], upper=True)
         r = scale * preconditioner.solve((g - _times(changes.mT, alpha[:, slots, 0])).view(gradient.shape))

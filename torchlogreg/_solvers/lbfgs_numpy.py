@@ -13,7 +13,7 @@ import torch
 
 from torchlogreg._objective.objective import Objective, Point
 from torchlogreg._solvers import newton_numpy, tuning
-from torchlogreg._solvers.base import Solver
+from torchlogreg._solvers.base import Reading, Solver
 from torchlogreg._solvers.line_search import is_stalled
 from torchlogreg._solvers.preconditioners.base import is_blind
 from torchlogreg._solvers.small_objective import (
@@ -29,7 +29,6 @@ from torchlogreg._solvers.small_objective import (
 from torchlogreg._solvers.starts import is_far, nearer
 from torchlogreg._solvers.stopping import Optimality
 
-UNKNOWN_GAP = torch.from_numpy(np.array([np.inf]))
 RENEWALS = {10, 30, 100}  # iterations after which the preconditioner is made again, where the model is now
 
 
@@ -91,7 +90,7 @@ class LBFGSNumPyState(NamedTuple):
     """Where L-BFGS is, and the step that it will try."""
 
     point: Point
-    gap: torch.Tensor  # (1,)
+    reading: Reading
     at: Evaluation
     pairs: tuple[Pair, ...] = ()  # oldest first
     M: np.ndarray | None = None  # (K, K) of the preconditioner; None at a start that is worse than zero
@@ -99,8 +98,6 @@ class LBFGSNumPyState(NamedTuple):
     direction: np.ndarray | None = None  # (d, K)
     n_backtracks: int = 0
     iteration: int = 0
-    stuck: torch.Tensor | None = None
-    blind: torch.Tensor | None = None
     settled: bool = False
 
 
@@ -125,8 +122,8 @@ class LBFGSNumPy(Solver):
         """See `Solver`."""
         at = self._small.first_order(W[0].numpy(force=True).astype(np.float64))
         if is_far(objective, at.value):
-            return LBFGSNumPyState(at.point, UNKNOWN_GAP, at)
-        return self._directed(objective, self._renewed(LBFGSNumPyState(at.point, UNKNOWN_GAP, at)))
+            return LBFGSNumPyState(at.point, at.reading(), at)
+        return self._directed(objective, self._renewed(LBFGSNumPyState(at.point, at.reading(), at)))
 
     def step(self, objective, state):
         """See `Solver`."""
@@ -149,7 +146,7 @@ class LBFGSNumPy(Solver):
             return state._replace(n_backtracks=state.n_backtracks + 1)
         if state.pairs:  # which may be what misleads
             return self._directed(objective, state._replace(pairs=(), n_backtracks=0))
-        return state._replace(stuck=torch.ones_like(state.gap, dtype=torch.bool))
+        return state._replace(reading=state.reading._replace(stuck=[True]))
 
     def select(self, state, index):  # noqa: ARG002
         """See `Solver`; there is one model."""
@@ -167,7 +164,7 @@ class LBFGSNumPy(Solver):
         if M is None:
             return self.init(objective, W)
         at, pairs = self._small.first_order(W[0].numpy()), tuple(Pair(*pair.numpy()) for pair in pairs)
-        state = LBFGSNumPyState(at.point, UNKNOWN_GAP, at, pairs, iteration=iteration)
+        state = LBFGSNumPyState(at.point, at.reading(), at, pairs, iteration=iteration)
         state = self._directed(objective, self._preconditioned(state, M.numpy()))
         return state._replace(n_backtracks=n_backtracks)
 
@@ -196,12 +193,8 @@ class LBFGSNumPy(Solver):
         if gap <= tuning.SURE_GAP:
             hides = preconditioner.hides(objective, at.gradient, at.value)
         is_over = self._has_finisher and state.iteration >= self._patience
-        return state._replace(
-            point=at.point,
-            direction=direction,
-            gap=torch.from_numpy(np.array([gap + hides])),
-            blind=torch.from_numpy(np.array([is_over or bool(is_blind(gap, hides))])),
-        )
+        blind = is_over or bool(is_blind(gap, hides))
+        return state._replace(point=at.point, direction=direction, reading=at.reading(gap + hides, blind=blind))
 
 
 def _is_usable(s, y):

@@ -45,6 +45,8 @@ class LineSearchResult(NamedTuple):
     accepted: torch.Tensor  # (B,)
     exhausted: torch.Tensor  # (B,) whether going on is useless at this precision
     n_backtracks: torch.Tensor  # (B,) how often each model has to halve its next step
+    n_accepted: int  # how many models accepted, known to the host
+    any_exhausted: bool
 
 
 def trial_point(descent: Descent, n_backtracks: torch.Tensor) -> torch.Tensor:
@@ -75,16 +77,19 @@ def line_search_step(
         )
     accepted = trial.value <= point.value + tuning.ARMIJO * change
     level = (trial.value - point.value).abs() <= noise
+    flags, are_level = torch.stack([accepted, level]).tolist()
     exhausted = torch.zeros_like(accepted)
-    if level.any():
+    if any(are_level):
         before, after = (dot(g, preconditioner.solve(g)) for g in (point.gradient, trial.gradient))
         accepted = torch.where(level, after < before, accepted)
-        exhausted = level & (not objective.design.is_exact)
-    if accepted.all():
-        return LineSearchResult(accepted, exhausted, torch.zeros_like(n_backtracks))
+        exhausted, flags = level & (not objective.design.is_exact), accepted.tolist()
+    any_exhausted, n_accepted = any(are_level) and not objective.design.is_exact, sum(flags)
+    if all(flags):
+        return LineSearchResult(accepted, exhausted, torch.zeros_like(n_backtracks), n_accepted, any_exhausted)
     exhausted = exhausted | (~accepted & is_stalled(n_backtracks, change, rounding))
     halved = n_backtracks + _halvings(objective, point, trial, accepted | level, change, n_backtracks)
-    return LineSearchResult(accepted, exhausted, torch.where(accepted, 0.0, halved))
+    n_backtracks = torch.where(accepted, 0.0, halved)
+    return LineSearchResult(accepted, exhausted, n_backtracks, n_accepted, bool(exhausted.any()))
 
 
 def _halvings(objective, point, trial, settled, change, n_backtracks):
@@ -121,12 +126,12 @@ def select(index: torch.Tensor, thing: Any) -> Any:
     return type(thing)(*(select(index, part) for part in thing))
 
 
-def where_accepted(accepted: torch.Tensor, new: Any, old: Any) -> Any:
+def where_accepted(search: LineSearchResult, new: Any, old: Any) -> Any:
     """`new` for the models that accepted it, `old` for the others; works on tensors (B, ...) and tuples of them."""
-    if accepted.all():
+    if search.n_accepted == len(search.accepted):
         return new
     if new is None or old is None:
         return None
     if isinstance(new, tuple):
-        return type(new)(*(where_accepted(accepted, n, o) for n, o in zip(new, old, strict=True)))
-    return torch.where(accepted.view(-1, *[1] * (new.ndim - 1)), new, old)
+        return type(new)(*(where_accepted(search, n, o) for n, o in zip(new, old, strict=True)))
+    return torch.where(search.accepted.view(-1, *[1] * (new.ndim - 1)), new, old)

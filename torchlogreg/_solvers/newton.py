@@ -9,10 +9,10 @@ import torch
 
 from torchlogreg._objective.objective import Point
 from torchlogreg._solvers import tuning
-from torchlogreg._solvers.base import SelectableSolver
+from torchlogreg._solvers.base import Reading, SelectableSolver
 from torchlogreg._solvers.line_search import Descent, line_search_step, select, trial_point, where_accepted
 from torchlogreg._solvers.newton_numpy import NewtonNumPy, is_small
-from torchlogreg._solvers.preconditioners.base import hidden, is_blind
+from torchlogreg._solvers.preconditioners.base import hidden, is_blind, is_raised
 from torchlogreg._solvers.preconditioners.cholesky import CholeskyPreconditioner
 from torchlogreg._solvers.starts import is_far, nearer
 from torchlogreg._solvers.stopping import Optimality
@@ -22,12 +22,10 @@ class NewtonState(NamedTuple):
     """Where Newton's method is, and the step that it will try."""
 
     point: Point  # with its Hessian
+    reading: Reading
     n_backtracks: torch.Tensor  # (B,) how often that step is halved
     preconditioner: Any = None  # CholeskyPreconditioner; None at a start that is worse than zero
     direction: Any = None  # (B, d, K)
-    gap: Any = None
-    stuck: torch.Tensor | None = None
-    blind: torch.Tensor | None = None
     settled: bool = False
 
 
@@ -54,7 +52,7 @@ class NewtonCholesky(SelectableSolver):
         point = objective.second_order(W)
         n_backtracks, far = torch.zeros_like(point.value), is_far(objective, point.value)
         if not self.rough and far.all():
-            return NewtonState(point, n_backtracks, gap=torch.full_like(point.value, torch.inf))
+            return NewtonState(point, Reading.of(point), n_backtracks)
         if not self.rough and far.any():  # the others need not wait
             point = objective.second_order(nearer(objective, point))
         return self._at(objective, point, n_backtracks)
@@ -66,18 +64,18 @@ class NewtonCholesky(SelectableSolver):
         descent = Descent(state.point, state.preconditioner, state.direction)
         trial = objective.second_order(trial_point(descent, state.n_backtracks))
         search = line_search_step(objective, descent, trial, state.n_backtracks)
-        if search.exhausted.all():
-            return state._replace(stuck=search.exhausted)
-        point = where_accepted(search.accepted, trial, state.point)
-        return self._at(objective, point, search.n_backtracks, search.exhausted)
+        stuck = search.exhausted if search.any_exhausted else None
+        if stuck is not None and stuck.all():
+            return state._replace(reading=state.reading._replace(stuck=stuck.tolist()))
+        point = where_accepted(search, trial, state.point)
+        return self._at(objective, point, search.n_backtracks, stuck)
 
     def select(self, state, index):
         """See `Solver`."""
         preconditioner = state.preconditioner and state.preconditioner.select(index)
-        names = "point", "n_backtracks", "direction", "gap", "stuck", "blind"
-        return state._replace(
-            preconditioner=preconditioner, **{name: select(index, getattr(state, name)) for name in names}
-        )
+        selected = {name: select(index, getattr(state, name)) for name in ("point", "n_backtracks", "direction")}
+        reading = state.reading.select(index.tolist())
+        return state._replace(preconditioner=preconditioner, reading=reading, **selected)
 
     def pack(self, state):
         """The iterate alone: its Hessian may be large."""
@@ -101,14 +99,14 @@ class NewtonCholesky(SelectableSolver):
         """The state at a point with its Hessian."""
         preconditioner = CholeskyPreconditioner.of(point.hessian)
         descent = Descent(point, preconditioner, -preconditioner.solve(point.gradient))
-        gap = descent.gap
-        if not self.rough and bool((gap <= tuning.SURE_GAP).any()):
-            descent, hides = _seen_through(objective, descent, gap)
-            gap = descent.gap + hides
-        return NewtonState(point, n_backtracks, descent.preconditioner, descent.direction, gap, stuck)
+        reading = Reading.of(point, descent.gap, stuck)
+        if not self.rough and min(reading.gap) <= tuning.SURE_GAP and is_raised(objective, preconditioner, point):
+            descent, hides = _seen_through(objective, descent)
+            reading = Reading.of(point, descent.gap + hides, stuck)
+        return NewtonState(point, reading, n_backtracks, descent.preconditioner, descent.direction)
 
 
-def _seen_through(objective, descent, gap):
+def _seen_through(objective, descent):
     """`descent`, with a factor of twice the digits where that hides more of the gap than it sees; what is hidden, (B,).
 
     Where columns nearly depend on one another, the sums of their products are singular to rounding, and the factor is
@@ -116,7 +114,7 @@ def _seen_through(objective, descent, gap):
     """
     point, preconditioner, _ = descent
     hides = hidden(objective, preconditioner, point)
-    blind = torch.nonzero(is_blind(gap, hides)).flatten()
+    blind = torch.nonzero(is_blind(descent.gap, hides)).flatten()
     n, d = objective.design.shape
     n_logits = point.W.shape[2]
     if len(blind) and n * n_logits * (n_logits * d) ** 2 <= tuning.ROOT_PRODUCTS:

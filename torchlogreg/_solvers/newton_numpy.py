@@ -15,7 +15,7 @@ import torch
 from torchlogreg._objective.objective import Objective, Point
 from torchlogreg._runtime.linalg import root_cholesky
 from torchlogreg._solvers import tuning
-from torchlogreg._solvers.base import Solver
+from torchlogreg._solvers.base import Reading, Solver
 from torchlogreg._solvers.line_search import is_stalled
 from torchlogreg._solvers.preconditioners.base import is_blind
 from torchlogreg._solvers.small_objective import (
@@ -46,13 +46,11 @@ class NewtonNumPyState(NamedTuple):
     """Where Newton's method is, and the step that it will try."""
 
     point: Point
-    gap: torch.Tensor  # (1,)
+    reading: Reading
     at: Evaluation
     n_backtracks: int = 0
     factor: Factor | None = None  # None at a start that is worse than zero
     direction: np.ndarray | None = None  # (d, K)
-    stuck: torch.Tensor | None = None
-    blind: torch.Tensor | None = None
     settled: bool = False
 
 
@@ -89,7 +87,7 @@ class NewtonNumPy(Solver):
         if accepted:
             return self._at(objective, trial)
         if is_stalled(state.n_backtracks, step * slope, EPSILON):
-            return state._replace(stuck=torch.ones_like(state.gap, dtype=torch.bool))
+            return state._replace(reading=state.reading._replace(stuck=[True]))
         return state._replace(n_backtracks=state.n_backtracks + 1)
 
     def select(self, state, index):  # noqa: ARG002
@@ -124,7 +122,7 @@ class NewtonNumPy(Solver):
 
 
 def _state(at, gap, n_backtracks, factor=None, direction=None):
-    return NewtonNumPyState(at.point, torch.from_numpy(np.array([gap])), at, n_backtracks, factor, direction)
+    return NewtonNumPyState(at.point, at.reading(gap), at, n_backtracks, factor, direction)
 
 
 def _root(objective, W):

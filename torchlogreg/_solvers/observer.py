@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from torchlogreg._objective.objective import Objective, Point
+from torchlogreg._objective.objective import Objective
+from torchlogreg._solvers.base import State
 from torchlogreg._solvers.stopping import End
 
 
@@ -43,9 +44,9 @@ class Observer(ABC):
 
     @abstractmethod
     def end(
-        self, objective: Objective, point: Point, coefficients: Callable[[torch.Tensor], torch.Tensor]
+        self, objective: Objective, state: State, coefficients: Callable[[torch.Tensor], torch.Tensor]
     ) -> End | None:
-        """An iteration has led to a point of `objective`, whose W `coefficients` takes to those of the fit.
+        """An iteration has led to a state of `objective`, whose W `coefficients` takes to those of the fit.
 
         Returns why the fit is to end, if it is.
         """
@@ -83,7 +84,7 @@ class Unobserved(Observer):
     def begin(self, state: Callable[[], tuple[str, Any]]) -> None:
         """Note nothing."""
 
-    def end(self, objective: Objective, point: Point, coefficients: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def end(self, objective: Objective, state: State, coefficients: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Note nothing."""
 
     def left(self, n_models: int) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from torchlogreg._objective.objective import Point
 from torchlogreg._solvers import tuning
-from torchlogreg._solvers.base import SelectableSolver, drawn_seed
+from torchlogreg._solvers.base import Reading, SelectableSolver, drawn_seed
 from torchlogreg._solvers.learning_rates import AutomaticRate, ConstantRate
 from torchlogreg._solvers.stopping import Settled
 
@@ -20,10 +20,8 @@ class SGDState(NamedTuple):
     point: Point  # W class-major (see `class_major`), and as value the mean over the epoch's batches
     velocity: torch.Tensor  # (1, d, K)
     random: torch.Tensor  # state of the generator of the order of the rows
+    reading: Reading
     rate: Any = None  # ConstantRate or AutomaticRate; None before the first epoch
-    gap: torch.Tensor | None = None
-    stuck: torch.Tensor | None = None
-    blind: torch.Tensor | None = None
 
     @property
     def settled(self):
@@ -71,7 +69,8 @@ class SGD(SelectableSolver):
         """See `Solver`."""
         W = class_major(W, objective.design)
         random = torch.Generator(objective.design.compute.device).manual_seed(self.seed).get_state()
-        return SGDState(Point(W, None, None), torch.zeros_like(W), random)
+        point = Point(W, None, None)
+        return SGDState(point, torch.zeros_like(W), random, Reading.of(point))
 
     def step(self, objective, state):
         """See `Solver`."""
@@ -85,7 +84,8 @@ class SGD(SelectableSolver):
         if not is_sound:
             W, velocity = state.point.W, torch.zeros_like(velocity)
             value = torch.full_like(value, rate.ceiling)
-        return SGDState(Point(W, value, None), velocity, generator.get_state(), rate)
+        point = Point(W, value, None)
+        return SGDState(point, velocity, generator.get_state(), Reading.of(point), rate)
 
     def select(self, state, index):  # noqa: ARG002
         """See `Solver`; there is one model."""

@@ -11,6 +11,7 @@ from scipy.linalg.lapack import dpotrs  # pyright: ignore[reportAttributeAccessI
 
 from torchlogreg._objective.objective import Objective, OutOfRange, Point
 from torchlogreg._solvers import tuning
+from torchlogreg._solvers.base import Reading
 
 EPSILON, SMALLEST_FLOAT = np.finfo(np.float64).eps, np.finfo(np.float64).tiny
 NONE = np.empty(0, dtype=np.intp)
@@ -35,6 +36,11 @@ class Evaluation(NamedTuple):
         """The same as tensors (1, ...), without the Hessian."""
         W, value, gradient, eta = (np.asarray(array)[None] for array in (self.W, self.value, self.gradient, self.eta.T))
         return Point(*map(torch.from_numpy, (W, value, gradient, eta)))
+
+    def reading(self, gap: float = np.inf, *, blind: bool = False) -> Reading:
+        """What the driver has to know of it."""
+        norm = float(np.abs(self.gradient).max())
+        return Reading([float(self.value)], [norm], [float(gap)], [False], [blind])
 
 
 class SmallObjective:

@@ -37,10 +37,10 @@ class Optimality(NamedTuple):
 
     def met(self, state: State) -> list[bool]:
         """Which of the B models may stop."""
-        norms, gaps, values = (t.tolist() for t in (state.point.gradient_norm, state.gap, state.point.value))
+        values, norms, gaps, *_ = state.reading
         return [
             norm <= self.tol and (gap <= self.gap or value <= tuning.ZERO_VALUE)
-            for norm, gap, value in zip(norms, gaps, values, strict=True)
+            for value, norm, gap in zip(values, norms, gaps, strict=True)
         ]
 
 

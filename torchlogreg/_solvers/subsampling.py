@@ -97,10 +97,10 @@ def newton_on_samples(objective, W, size, generator) -> NewtonState:
         sample = shrunk(sampled(pool, slice(m)), variances / m)
         state = newton.init(sample, W)
         for _ in range(tuning.MOST_SAMPLE_STEPS - 1):
-            if bool((state.gap <= min(0.25, tuning.NEAR_GAP * n_unknowns / m)).all()):
+            if max(state.reading.gap) <= min(0.25, tuning.NEAR_GAP * n_unknowns / m):
                 break
             state = newton.step(sample, state)
-            if state.stuck is not None and bool(state.stuck.all()):
+            if all(state.reading.stuck):
                 break
         W = state.point.W + state.direction
     return state

@@ -40,6 +40,12 @@ def is_blind(gap: Any, hides: Any) -> Any:
     return (gap <= tuning.SURE_GAP) & (hides > gap) & (hides > tuning.NEGLIGIBLE_GAP)
 
 
+def is_raised(objective: Objective, preconditioner: Preconditioner, point: Point) -> bool:
+    """Whether a diagonal was raised by more than a trifle beside the penalty, in one of the models."""
+    l2 = objective.penalty.l2[:, : objective.design.n_features].expand(len(point.W), -1, -1)
+    return not bool((preconditioner.most_raised() <= tuning.NEGLIGIBLE_RAISE * l2.amin(dim=(1, 2))).all())
+
+
 def hidden(objective: Objective, preconditioner: Preconditioner, point: Point) -> torch.Tensor:
     """What raised diagonals may hide of the relative gap, (B,); infinite where nothing bounds it.
 
@@ -50,8 +56,6 @@ def hidden(objective: Objective, preconditioner: Preconditioner, point: Point) -
     """
     p = objective.design.n_features
     l2 = objective.penalty.l2[:, :p].expand(len(point.W), -1, -1)
-    if bool((preconditioner.most_raised() <= tuning.NEGLIGIBLE_RAISE * l2.amin(dim=(1, 2))).all()):
-        return torch.zeros_like(point.value)
     x = preconditioner.solve(point.gradient)
     r, rounding = preconditioner.raised(x)
     weak = torch.where((r * preconditioner.solve(r)).sum(dim=(1, 2)) <= rounding, 0.0, math.inf)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import torch
-
 from torchlogreg._solvers import tuning
 
 
@@ -27,9 +25,9 @@ class Refresh(NamedTuple):
         """The next renewal is at twice the iteration of this one."""
         return self._replace(due=2 * iteration)
 
-    def seen(self, gap: torch.Tensor) -> Refresh:
-        """With one more gap (B,)."""
-        return self._replace(gaps=(*self.gaps, math.log(max(float(gap.max()), 1e-300))))
+    def seen(self, gap: float) -> Refresh:
+        """With one more gap, the largest of the models'."""
+        return self._replace(gaps=(*self.gaps, math.log(max(gap, 1e-300))))
 
     def hessian_pays(self, n_models: int, cost: float) -> bool:
         """Whether the passes still to come at the present pace cost more than the Hessian of all rows.
