@@ -21,6 +21,10 @@ class Placement(NamedTuple):
         """
         return cls(torch.device("cpu") if device.type == "mps" else device, torch.float64)
 
+    def take(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor here; moved before it is cast, because a device may lack the dtype."""
+        return tensor.to(self.device).to(self.dtype)
+
 
 def widest_dtype(device: torch.device) -> torch.dtype:
     """The widest floating dtype that `device` computes in."""

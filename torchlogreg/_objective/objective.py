@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from torchlogreg._data import kernels
+from torchlogreg._data.device import widest_dtype
 from torchlogreg._data.sample_weights import EVERY_MODEL
 from torchlogreg._objective import tuning
 from torchlogreg._objective.penalties import Ridge
@@ -130,7 +131,7 @@ class Objective:
         The sum over the rows is made for the models at `index` only; model b takes number kind[b] of those sums.
         """
         data = self._data_hessian(self.design.select(index), eta[:, index])
-        return self._completed(data[kind], eta.shape[2])
+        return self._completed(data[kind.to(data.device)], eta.shape[2])
 
     def root(self, W):
         """A triangular R (K d, K d) with R' R the Hessian of one model at W (1, d, K), classes outermost; one pass.
@@ -220,7 +221,8 @@ class Objective:
                 eta = None if logits is None else logits[0, 0, start : start + rows.shape[0]].numpy()
                 value, gradient = kernels.one_logit_pass(rows, W, kernel, eta)
                 return gradient.new_tensor([value]), gradient, 0.0
-            value = rows.sample_weights.new_zeros(len(W) if group is None else len(group))
+            place = rows.compute.device  # of the blocks, which `exact` moves
+            value = torch.zeros(len(W) if group is None else len(group), dtype=widest_dtype(place), device=place)
             hessian: Any = W.new_zeros(len(W), *2 * [W.shape[1] * W.shape[2]]) if with_hessian else 0.0
 
             def visit(block, eta, models):

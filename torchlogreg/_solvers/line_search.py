@@ -129,4 +129,4 @@ def where_accepted(accepted: torch.Tensor, new: Any, old: Any) -> Any:
         return None
     if isinstance(new, tuple):
         return type(new)(*(where_accepted(accepted, n, o) for n, o in zip(new, old, strict=True)))
-    return torch.where(accepted.view(-1, *[1] * (new.ndim - 1)), new, old)
+    return torch.where(accepted.to(new.device).view(-1, *[1] * (new.ndim - 1)), new, old)

@@ -80,8 +80,11 @@ class EigenbasisPreconditioner(Preconditioner):
         return torch.cat([out, coupled_block[:, p - n_rest :] - self.mean @ out[:, None]], dim=1)
 
 
-def group_by_curvature(curvature):
-    """Kinds of models with nearly the same weighted curvature (n, B, K): the index of one each, and the kinds (B,)."""
+def group_by_curvature(curvature, device):
+    """Kinds of models with nearly the same weighted curvature (n, B, K): the index of one each, and the kinds (B,).
+
+    Both are on `device`.
+    """
     flat = curvature.permute(1, 2, 0).flatten(1)
     index, kind = [], []
     for b, own in enumerate(flat):
@@ -90,7 +93,7 @@ def group_by_curvature(curvature):
         kind.append(change.index(min(change)) if known else len(index))
         if not known:
             index.append(b)
-    return torch.tensor(index, device=flat.device), torch.tensor(kind, device=flat.device)
+    return torch.tensor(index, device=device), torch.tensor(kind, device=device)
 
 
 def _times(matrix, W):
@@ -113,7 +116,7 @@ def eigenbasis_preconditioner(sample, W, r, before=None, eta=None):
         eta = rows.matvec(W)  # (m, B, K)
         sample.passes.n_visited += rows.shape[0]
     own = rows.weight[..., None] * loss.logit_curvature(eta)
-    index, kind = group_by_curvature(own)
+    index, kind = group_by_curvature(own, rows.accumulation.device)
     curvature = own.sum(dim=-1).mean(dim=1, keepdim=True)  # (m, 1)
     if intercept and not l2[:, p:].any():  # a change of the mean would pull at intercepts that are held at zero
         mean = rows.rmatvec((curvature / curvature.sum().clamp(min=1e-300))[..., None])[0, :p, 0]

@@ -185,4 +185,4 @@ def _hessians(sample, W, eta=None):
         eta = sample.design.matvec(W)
         sample.passes.n_visited += sample.design.shape[0]
     curvature = sample.design.weight[..., None] * sample.loss.logit_curvature(eta)
-    return sample.hessian_at(eta, *group_by_curvature(curvature))
+    return sample.hessian_at(eta, *group_by_curvature(curvature, sample.design.accumulation.device))
