@@ -131,7 +131,7 @@ class Design(ABC):
 
     def to_accumulation(self, tensor: torch.Tensor) -> torch.Tensor:
         """`tensor` on the device and in the dtype of the coefficients."""
-        return tensor.to(self.accumulation.device).to(self.accumulation.dtype)
+        return self.accumulation.take(tensor)
 
 
 def is_wide_table(n: int, d: int) -> bool:

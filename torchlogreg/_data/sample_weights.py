@@ -30,7 +30,7 @@ def models_with_weight(columns: torch.Tensor, weight_index: torch.Tensor | None)
     if weight_index is None:
         return EVERY_MODEL
     weighs = columns.any(dim=0)[weight_index]
-    none_or_most = not weighs.any() or float(weighs.double().mean()) > tuning.MOST_MODELS_SHARE
+    none_or_most = not weighs.any() or float(weighs.float().mean()) > tuning.MOST_MODELS_SHARE
     return EVERY_MODEL if none_or_most else torch.nonzero(weighs).flatten()
 
 

@@ -10,6 +10,7 @@ import torch
 from sklearn.base import BaseEstimator
 
 from torchlogreg._data.array_api import Space, numpy_of
+from torchlogreg._data.device import Placement
 from torchlogreg._estimators.predictor import LinearPredictor, LogitClassifier, Response
 from torchlogreg._monitoring.monitors import summable
 from torchlogreg._objective.losses import Loss, loss_of
@@ -48,14 +49,13 @@ def neg_log_loss(loss: Loss, eta: torch.Tensor, codes: np.ndarray, weight: Any) 
     index = torch.from_numpy(codes).to(eta.device)[:, None, None].expand(-1, eta.shape[1], 1)
     own = log_proba.gather(2, index)[..., 0]
     eps = torch.finfo(own.dtype).eps
-    own = own.clamp(min=np.log(eps), max=np.log1p(-eps)).double()
-    return _averaged(own, weight)
+    return _averaged(own.clamp(min=np.log(eps), max=np.log1p(-eps)), weight)
 
 
 @package_settings()
 def accuracy(loss: Loss, eta: torch.Tensor, codes: np.ndarray, weight: Any) -> np.ndarray:
     """`sklearn.metrics.accuracy_score` for each of Q models: (Q,)."""
-    return _averaged((loss.choice(eta) == torch.from_numpy(codes).to(eta.device)[:, None]).double(), weight)
+    return _averaged(loss.choice(eta) == torch.from_numpy(codes).to(eta.device)[:, None], weight)
 
 
 # Scores that are computed from the logits of all models at once, in a fraction of the time of scikit-learn's.
@@ -70,7 +70,8 @@ def score_by_name(scoring: Any, params: dict[str, Any]) -> LogitScore | None:
 
 
 def _averaged(values: torch.Tensor, weight: Any) -> np.ndarray:
-    """Means of (m, Q) over the rows."""
+    """Means of (m, Q) over the rows, in float64."""
+    values = Placement.beside(values.device).take(values)
     if weight is None:
         return values.mean(dim=0).numpy(force=True)
     weight = torch.from_numpy(np.array(numpy_of(weight), dtype=np.float64)).to(values)

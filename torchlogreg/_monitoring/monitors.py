@@ -141,7 +141,7 @@ class Training:
                 own = own[start : start + len(eta)]
             elif self.class_weight is not None:
                 own = (weight / self.class_weight[objective.loss.codes(rows.y).cpu()]).nan_to_num(0.0)
-            yield eta, rows.y, weight, own
+            yield eta, rows.y.to(eta.device), weight, own
             start += len(eta)
 
 
@@ -167,7 +167,7 @@ class Validation:
         self.sample_weight = None if sample_weight is None else summable(sample_weight)
 
     def __call__(self, iterate: Iterate) -> tuple[float, float]:
-        return _means(self.loss, self._pieces(iterate.of_features.to(self.dtype)))
+        return _means(self.loss, self._pieces(iterate.of_features.cpu().to(self.dtype)))
 
     def fingerprint(self) -> int:
         """A checksum of the rows, their labels and their weights."""

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from torchlogreg._data import kernels
+from torchlogreg._data.device import widest_dtype
 from torchlogreg._data.sample_weights import EVERY_MODEL
 from torchlogreg._objective import tuning
 from torchlogreg._objective.penalties import Ridge
@@ -158,8 +159,19 @@ class Objective:
             return blocks[:, 0]
         hessian = rows.gram_of_copies(rows.weight.sqrt()[..., None] * b).neg_()
         d = rows.shape[1]
-        hessian.view(n_models, n_logits, d, n_logits, d).diagonal(dim1=1, dim2=3).add_(blocks.permute(0, 2, 3, 1))
-        return hessian
+        by_logit = hessian.view(n_models, n_logits, d, n_logits, d)
+        by_logit.diagonal(dim1=1, dim2=3).add_(blocks.permute(0, 2, 3, 1))
+        return self._centred_sums(self._centred_sums(by_logit, 1), 3).reshape(hessian.shape)
+
+    def _centred_sums(self, sums, dim):
+        """Sums over the rows, without their mean over the logits along `dim`, which is zero but for rounding.
+
+        A constant on all logits changes no probability. Sums in float32 leave some gradient and curvature along it, and
+        steps that follow them drift where the penalty is weak: nothing else holds them back (see `_pin`).
+        """
+        if sums.shape[dim] == 1 or widest_dtype(self.design.device) == self.design.accumulation.dtype:
+            return sums
+        return sums - sums.mean(dim=dim, keepdim=True)
 
     def _completed(self, hessian, n_logits):
         """The Hessian (B, 1, K d, K d) with what the penalty adds."""
@@ -216,7 +228,8 @@ class Objective:
                 eta = None if logits is None else logits[0, 0, start : start + rows.shape[0]].numpy()
                 value, gradient = kernels.one_logit_pass(rows, W, kernel, eta)
                 return gradient.new_tensor([value]), gradient, 0.0
-            value = rows.sample_weights.new_zeros(len(W) if group is None else len(group))
+            place = rows.compute.device  # of the blocks, which `exact` moves
+            value = torch.zeros(len(W) if group is None else len(group), dtype=widest_dtype(place), device=place)
             hessian: Any = W.new_zeros(len(W), *2 * [W.shape[1] * W.shape[2]]) if with_hessian else 0.0
 
             def visit(block, eta, models):
@@ -250,6 +263,7 @@ class Objective:
             sums = [look_at(pairs[0])] if len(pairs) == 1 else in_threads(look_at, pairs)
             total = list(map(sum, zip(total, *sums, strict=True)))
         value, gradient, hessian = total
+        gradient = self._centred_sums(gradient, 2)
         W = W if group is None else W[group]
         point = Point(W, self.penalty.value(W) + value, self.penalty.gradient(W) + gradient, logits)
         return point._replace(hessian=hessian) if with_hessian else point

@@ -134,4 +134,4 @@ def where_accepted(search: LineSearchResult, new: Any, old: Any) -> Any:
         return None
     if isinstance(new, tuple):
         return type(new)(*(where_accepted(search, n, o) for n, o in zip(new, old, strict=True)))
-    return torch.where(search.accepted.view(-1, *[1] * (new.ndim - 1)), new, old)
+    return torch.where(search.accepted.to(new.device).view(-1, *[1] * (new.ndim - 1)), new, old)

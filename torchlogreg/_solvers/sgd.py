@@ -179,5 +179,6 @@ def _fused_steps(solver, objective, rows, order, size, W, velocity, rate):
                 flat.sub_(gradient.add_(momentum, alpha=solver.momentum), alpha=rate)
             else:
                 flat.sub_(momentum, alpha=rate)
-        total = total + torch.cat(losses).double().sum() + 0.5 * torch.stack(penalties).double().sum()
+        accumulated = rows.to_accumulation
+        total = total + accumulated(torch.cat(losses)).sum() + 0.5 * accumulated(torch.stack(penalties)).sum()
     return total
