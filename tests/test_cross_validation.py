@@ -695,7 +695,7 @@ def test_hessians_of_a_batch_are_made_only_where_there_is_room_for_all(room, mon
     assert (policy.with_hessian(point).hessian is not None) == (room == 3)
     slow, pays = policy_module.Refresh(), []
     for _ in range(100):
-        slow = slow.seen(torch.ones(3, dtype=torch.float64))
+        slow = slow.seen(1.0)
         pays.append(policy.hessian_pays(slow, 3))
     assert any(pays) == (room == 3)
 
