@@ -43,3 +43,23 @@ def no_windows():
     yield
     plt.close("all")
     plt.switch_backend(before)
+
+
+PRETEND = os.environ.get("TORCHLOGREG_PRETEND", "")
+
+
+def pytest_configure(config):
+    """TORCHLOGREG_PRETEND=cuda (mps, xpu) sends all that goes to the host by default to a pretend accelerator."""
+    if PRETEND in ("", "everywhere"):  # the latter asks `test_pretend.py` for every case on every device
+        return
+    import pretend
+
+    from torchlogreg._data import tuning
+
+    if reason := pretend.why_not():
+        pytest.exit(f"TORCHLOGREG_PRETEND={PRETEND}: {reason}", returncode=2)
+    config.add_cleanup(lambda: print(f"\n{pretend.machine.n_operations} operations on the pretend {PRETEND}"))
+    tuning.MIN_ACCELERATOR_WORK = 0
+    context = pretend.devices(PRETEND)
+    context.__enter__()
+    config.add_cleanup(lambda: context.__exit__(None, None, None))

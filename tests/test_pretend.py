@@ -45,7 +45,10 @@ from torchlogreg import (
 from torchlogreg._data import tuning
 from torchlogreg.callbacks import Checkpoint, EarlyStopping, LiveBoundary
 
+PRETEND = os.environ.get("TORCHLOGREG_PRETEND", "")
+EVERYWHERE = PRETEND == "everywhere"
 pytestmark = [
+    pytest.mark.skipif(not EVERYWHERE and PRETEND != "", reason="all tests run on a pretend device"),
     pytest.mark.skipif(bool(pretend.why_not()), reason=pretend.why_not()),
     pytest.mark.usefixtures("one_thread", "no_windows"),
 ]
@@ -778,7 +781,6 @@ def default_device(at, what):
 # --- The comparison.
 
 SINGLE = {"mps"}  # without float64
-EVERYWHERE = os.environ.get("TORCHLOGREG_PRETEND") == "everywhere"
 
 
 def places_of(number, name):
