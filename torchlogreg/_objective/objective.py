@@ -169,7 +169,8 @@ class Objective:
         A constant on all logits changes no probability. Sums in float32 leave some gradient and curvature along it, and
         steps that follow them drift where the penalty is weak: nothing else holds them back (see `_pin`).
         """
-        if sums.shape[dim] == 1 or widest_dtype(self.design.device) == self.design.accumulation.dtype:
+        in_float64 = self.design.is_exact and widest_dtype(self.design.device) == torch.float64
+        if sums.shape[dim] == 1 or in_float64:
             return sums
         return sums - sums.mean(dim=dim, keepdim=True)
 
