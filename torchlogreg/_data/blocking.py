@@ -22,6 +22,14 @@ def rows_per_block(numbers: int, row_numbers: int) -> int:
     return max(tuning.MIN_BLOCK_ROWS, numbers // row_numbers)
 
 
+def most_rows_per_block(n: int) -> int:
+    """How many of n rows a block has at most: all of them, or the more blocks the shorter the memory of the device is.
+
+    Without this the first attempts after memory ran out would change nothing for an X that is one block anyway.
+    """
+    return max(tuning.MIN_BLOCK_ROWS, n // divisor.get())
+
+
 def slices_of_size(n: int, size: int) -> Iterator[slice]:
     """Consecutive slices of `size` of n rows; the last one may be shorter."""
     return (slice(start, start + size) for start in range(0, n, size))

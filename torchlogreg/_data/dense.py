@@ -7,7 +7,7 @@ import torch
 
 from torchlogreg._data import gram as dense_gram
 from torchlogreg._data import tuning
-from torchlogreg._data.blocking import block_numbers, even_slices, rows_per_block
+from torchlogreg._data.blocking import block_numbers, even_slices, most_rows_per_block, rows_per_block
 from torchlogreg._data.checksum import checksum
 from torchlogreg._data.device import widest_dtype
 from torchlogreg._data.in_memory import InMemoryDesign
@@ -33,6 +33,7 @@ class DenseDesign(InMemoryDesign):
 
     def blocks(self, n_columns: int = 1) -> "Iterable[DenseDesign]":
         size = rows_per_block(self._block_numbers, self._row_numbers(n_columns))
+        size = min(size, most_rows_per_block(len(self.X)))
         return (self.whole,) if len(self.X) <= size else self.blocks_of_size(size)
 
     def parts(self, n_parts: int, n_columns: int = 1) -> tuple[Self, ...]:

@@ -32,6 +32,8 @@ def available_devices() -> list[str]:
     names = ["cpu"]
     if torch.cuda.is_available():
         names += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    if torch.xpu.is_available():
+        names += ["xpu", *(f"xpu:{i}" for i in range(torch.xpu.device_count()))]
     if torch.backends.mps.is_available():
         names += ["mps", "mps:0"]  # the latter is what a tensor there has as its device
     return names
@@ -43,8 +45,9 @@ def resolve_device(device: str | torch.device, X, work: int) -> torch.device:
     if name == "auto":
         if X.device.type != "cpu" or work < tuning.MIN_ACCELERATOR_WORK:
             return X.device
-        if torch.cuda.is_available():
-            return torch.device("cuda")
+        for kind in ("cuda", "xpu"):
+            if getattr(torch, kind).is_available():
+                return torch.device(kind)
         # Without float64 an MPS device is a fair choice for single precision only.
         return torch.device("mps" if X.dtype == torch.float32 and torch.backends.mps.is_available() else "cpu")
     names = available_devices()

@@ -152,7 +152,7 @@ class ScannedStream:
         if weight is not None or not (self.factor == 1).all():
             weight = self.factor[codes] * (1.0 if weight is None else weight)
         X = block.X.to(self.dtype, copy=copies)
-        if self.device.type == "cuda" and X.device.type == "cpu":
+        if self.device.type in ("cuda", "xpu") and X.device.type == "cpu":
             X = X.pin_memory()
         return EncodedBlock(X, codes, weight)
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_is_fitted
 
+from torchlogreg._data.array_api import numpy_of
 from torchlogreg._displays.shared import axes_for, next_colour
 from torchlogreg._solvers import is_stochastic
 
@@ -157,7 +158,7 @@ class LossCurveDisplay:
         ImportError
             If matplotlib is not installed.
         """
-        curve = np.asarray(self.loss_curve, dtype=np.float64)
+        curve = np.asarray(numpy_of(self.loss_curve), dtype=np.float64)
         if curve.ndim != 1:
             raise ValueError(f"loss_curve must have the shape (n_iter,), got {curve.shape}.")
         height = np.where(np.isfinite(curve) & (curve > self.minimum), curve, np.nan) - self.minimum

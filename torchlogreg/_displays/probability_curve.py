@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
+from sklearn import config_context
 from sklearn.utils.validation import check_is_fitted
 
+from torchlogreg._data.array_api import numpy_of
+from torchlogreg._data.validation import plain
 from torchlogreg._displays.shared import axes_for, next_colour
 
 if TYPE_CHECKING:
@@ -164,8 +167,9 @@ class ProbabilityCurveDisplay:
         2.5
         """
         check_is_fitted(estimator)
-        classes = estimator.classes_
-        values = np.asarray(X, dtype=np.float64)
+        model: Any = plain(estimator)
+        classes = model.classes_
+        values = np.asarray(numpy_of(X), dtype=np.float64)
         if estimator.n_features_in_ != 1 or values.ndim != 2 or values.shape[1] != 1:
             raise ValueError(
                 "ProbabilityCurveDisplay draws one feature, and X of shape (n_samples, 1); the estimator has "
@@ -183,10 +187,11 @@ class ProbabilityCurveDisplay:
         column = points[:, None]
         # The column has the container and, with it, the name that the estimator knows.
         column = type(X)({X.columns[0]: column[:, 0]}) if hasattr(X, "columns") else column
-        proba = estimator.predict_proba(column)[:, 1]
+        with config_context(array_api_dispatch=False):  # the model has NumPy's arrays, whatever it was fitted to
+            proba = model.predict_proba(column)[:, 1]
         is_second = None
         if y is not None:
-            y = np.asarray(y)
+            y = np.asarray(numpy_of(y))
             if not np.isin(y, classes).all():
                 raise ValueError(f"y holds labels that are not among the classes {classes.tolist()}.")
             is_second = (y == classes[1]).astype(np.float64)

@@ -96,9 +96,9 @@ _TEMPLATE = """{summary}
         ``'sgd'``), the passes over the data so far, the validation accuracy, and the seconds since the fit began.
 
     device : str or torch.device, default='auto'
-        Where to compute: ``'cpu'``, ``'cuda'``, ``'cuda:1'``, ``'mps'``. With ``'auto'`` a tensor stays on its device;
-        other data is moved to an accelerator if there is one and the computation is large enough to be worth the copy.
-        Sparse X stays on the CPU.
+        Where to compute: ``'cpu'``, ``'cuda'``, ``'cuda:1'``, ``'xpu'``, ``'mps'``. With ``'auto'`` a tensor stays on
+        its device; other data is moved to an accelerator if there is one and the computation is large enough to be
+        worth the copy. Sparse X stays on the CPU.
 
     Attributes
     ----------

@@ -21,7 +21,7 @@ from torchlogreg._objective.losses import Loss, loss_of
 from torchlogreg._objective.objective import Objective
 from torchlogreg._objective.penalties import Ridge, strengths
 from torchlogreg._objective.smoothness import largest_moment, row_moments
-from torchlogreg._runtime.out_of_memory import translated
+from torchlogreg._runtime.out_of_memory import attempts, translated
 from torchlogreg._runtime.threads import fit_arithmetic, package_settings
 from torchlogreg._solvers.learning_rates import stable_rate
 from torchlogreg._solvers.sgd import SGD, class_major
@@ -96,29 +96,38 @@ def partial_fit_attributes(estimator: Any, X, y, classes, sample_weight) -> dict
     before = PartialFitState.restored(estimator._seen) if hasattr(estimator, "_seen") else None
     with package_settings(), torch.inference_mode(False), torch.no_grad(), translated(device=True):
         data = block_data(estimator, X, y, classes, sample_weight)
-    arithmetic = fit_arithmetic(data.X)
-    with torch.inference_mode(False), torch.no_grad(), translated(device=True), explained(data.X), arithmetic:
-        loss = loss_of(len(data.classes))
-        design = design_of(data, loss, intercept=estimator.fit_intercept)
-        n_iter = 1 + (0 if before is None else int(np.max(numpy_of(estimator.n_iter_))))
-        solver = SGD.from_params(vars(estimator))
-        solver = replace(solver, seed=solver.seed + n_iter)  # another order in every call
-        W = design.to_accumulation(start_coefficients(estimator, data, loss, continued=True))
-        l2 = strengths(estimator.C, estimator.l1_ratio).l2
-        step = partial_fit_step(solver, design, loss, l2, W, PartialFitState.after(data, before))
-        attributes = model_attributes(step.W, data, estimator.fit_intercept)
+    n_iter = 1 + (0 if before is None else int(np.max(numpy_of(estimator.n_iter_))))
+    with torch.inference_mode(False), torch.no_grad(), explained(data.X):
+        for attempt in attempts():
+            with attempt, fit_arithmetic(data.X):
+                step, device = _first_or_next_step(estimator, data, before, n_iter)
+                attributes = model_attributes(step.W, data, estimator.fit_intercept)
     curve = np.append([] if before is None else numpy_of(estimator.loss_curve_), step.value)
     if estimator.verbose:
         print(f"partial_fit {n_iter:>4}  objective {step.value:.8g}  learning rate {step.rate:.3g}")
     return {
         **attributes,
-        "solver_": solver.name,
-        "device_": str(design.device),
+        "solver_": SGD.name,
+        "device_": device,
         "n_iter_": data.space.array(np.array([n_iter], dtype=np.int32)),
         "converged_": False,
         "loss_curve_": data.space.array(curve),
         "_seen": step.seen._asdict(),
     }
+
+
+def _first_or_next_step(
+    estimator: Any, data: TrainingData, before: PartialFitState | None, n_iter: int
+) -> tuple[PartialFitStep, str]:
+    """The epoch over a block of a model that has made n_iter - 1 of them, and the device that it ran on."""
+    loss = loss_of(len(data.classes))
+    design = design_of(data, loss, intercept=estimator.fit_intercept)
+    solver = SGD.from_params(vars(estimator))
+    solver = replace(solver, seed=solver.seed + n_iter)  # another order in every call
+    W = design.to_accumulation(start_coefficients(estimator, data, loss, continued=True))
+    l2 = strengths(estimator.C, estimator.l1_ratio).l2
+    step = partial_fit_step(solver, design, loss, l2, W, PartialFitState.after(data, before))
+    return step, str(design.device)
 
 
 class PartialFitStep(NamedTuple):

@@ -253,6 +253,7 @@ def _converted(cls: Any, model: Any) -> Any:
     check_is_fitted(model)
     if sparse.issparse(model.coef_):
         raise ValueError("coef_ is sparse: call densify() of the LogisticRegression first.")
+    model = plain(model)  # one that was fitted under array API dispatch has tensors
     # A model that an older scikit-learn pickled may have more than two classes and no softmax, or two and one.
     multi_class = vars(model).get("multi_class", "auto")
     if len(model.classes_) > 2 and (model.solver == "liblinear" or multi_class == "ovr"):

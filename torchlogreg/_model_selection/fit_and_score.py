@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
-from torchlogreg._data.array_api import Space
+from torchlogreg._data.array_api import Space, numpy_of
 from torchlogreg._data.finite import explained
 from torchlogreg._data.prediction import prediction_design
 from torchlogreg._data.targets import class_weighted, class_weights
@@ -22,7 +22,7 @@ from torchlogreg._model_selection.paths import Candidates
 from torchlogreg._monitoring.callback_context import FitCall
 from torchlogreg._objective.losses import Loss, loss_of
 from torchlogreg._objective.penalties import strengths
-from torchlogreg._runtime.out_of_memory import translated
+from torchlogreg._runtime.out_of_memory import attempts, translated
 from torchlogreg._runtime.threads import caller_settings, fit_arithmetic, mapped, package_settings, plain_arithmetic
 from torchlogreg._runtime.warn import warn
 from torchlogreg._solvers import access_of
@@ -81,9 +81,11 @@ class Fitted(NamedTuple):
             return self._logits(W, prediction_design(self.model(0), X, self.data.X.dtype))
 
     def _logits(self, W: torch.Tensor, design: Any) -> torch.Tensor:
-        with torch.inference_mode(), plain_arithmetic(design.X):
-            blocks = design.blocks(W.shape[0] * W.shape[2])
-            return torch.cat([*mapped(lambda block: block.matvec(W), blocks, design.compute.device)])
+        for attempt in attempts():
+            with attempt, torch.inference_mode(), plain_arithmetic(design.X):
+                blocks = design.blocks(W.shape[0] * W.shape[2])
+                return torch.cat([*mapped(lambda block: block.matvec(W), blocks, design.compute.device)])
+        raise AssertionError
 
     def model(self, q: int, fold: int | None = None) -> Any:
         """Candidate q as a fitted estimator.
@@ -108,8 +110,10 @@ class Fitted(NamedTuple):
 
     def refit(self, q: int) -> Results:
         """The Results of candidate q on all rows, after the folds."""
-        with torch.inference_mode(False), torch.no_grad(), fit_arithmetic(self.data.X):
-            return self.fits.on_all(slice(q, q + 1), self.fits.near_optimum(q, self.on_all, self.folds))
+        for attempt in attempts():
+            with attempt, torch.inference_mode(False), torch.no_grad(), fit_arithmetic(self.data.X):
+                return self.fits.on_all(slice(q, q + 1), self.fits.near_optimum(q, self.on_all, self.folds))
+        raise AssertionError
 
     def n_unconverged(self) -> int:
         """How many models did not converge: those on the folds if there are any."""
@@ -131,7 +135,7 @@ def unweighted_data(estimator: Any, X, y, sample_weight) -> TrainingData:
     """The checked data, without class weights, which depend on the fold."""
     estimator = copy.copy(estimator)
     estimator.class_weight = None
-    with package_settings():
+    with package_settings(), translated(device=True):
         return training_data(estimator, X, y, sample_weight, access_of(estimator.solver))
 
 
@@ -140,7 +144,7 @@ def as_splits(splits: Iterable, n: int) -> list[tuple[np.ndarray, np.ndarray]]:
     rows = np.arange(n)
 
     def indices(index):
-        index = np.asarray(index)
+        index = np.asarray(numpy_of(index))
         return rows[index if index.size else index.astype(np.intp)]
 
     return [(indices(train), indices(test)) for train, test in splits]
@@ -158,32 +162,49 @@ def fit_all(
     `on_leave` is told how many models are done each time that some are.
     """
     start = time.perf_counter()
-    loss = loss_of(len(data.classes))
     common = estimator.get_params(deep=False)
-    settings = [{**common, **candidate} for candidate in candidates]
-    with (
-        torch.inference_mode(False),
-        torch.no_grad(),
-        translated(device=True),
-        explained(data.X),
-        fit_arithmetic(data.X),
-    ):
-        design = design_of(data, loss, intercept=any(s["fit_intercept"] for s in settings))
-        accumulation = design.accumulation
-        kinds, weighting = _distinct([s["class_weight"] for s in settings])
-        weights = _weights(data, kinds, trains)
-        values = Candidates(
-            l2=torch.tensor(
-                [strengths(s["C"], 0.0).l2 for s in settings], dtype=accumulation.dtype, device=accumulation.device
-            ),
-            has_intercept=torch.tensor([bool(s["fit_intercept"]) for s in settings], device=accumulation.device),
-            weighting=torch.tensor(weighting, device=accumulation.device),
-        )
-        method = Method(common, storage_rounding(data), on_leave)
-        fits = BatchedFits(design, loss, weights, values, method)
-        on_all = fits.on_all(loosely=bool(trains))
-        on_folds = fits.on_folds(on_all) if trains else None
+    settings, told = [{**common, **candidate} for candidate in candidates], _Told(on_leave)
+    with torch.inference_mode(False), torch.no_grad(), explained(data.X):
+        for attempt in attempts():
+            with attempt, fit_arithmetic(data.X):
+                told.n_models = 0
+                fits = _batched_fits(data, settings, trains, Method(common, storage_rounding(data), told))
+                on_all = fits.on_all(loosely=bool(trains))
+                on_folds = fits.on_folds(on_all) if trains else None
     return Fitted(estimator, data, candidates, fits, on_all, on_folds, time.perf_counter() - start)
+
+
+class _Told:
+    """Tells of models that are done, of each of them once, however often memory ran out and all began again."""
+
+    def __init__(self, on_leave: Callable[[int], None] | None):
+        self.on_leave, self.n_models, self.n_told = on_leave, 0, 0
+
+    def __call__(self, k: int) -> None:
+        self.n_models += k
+        n_new = self.n_models - self.n_told
+        if n_new > 0:
+            self.n_told = self.n_models
+            if self.on_leave is not None:
+                self.on_leave(n_new)
+
+
+def _batched_fits(
+    data: TrainingData, settings: list[dict[str, Any]], trains: Sequence[np.ndarray], method: Method
+) -> BatchedFits:
+    """The models of these settings, on all rows and on the folds, before they are solved."""
+    loss = loss_of(len(data.classes))
+    design = design_of(data, loss, intercept=any(s["fit_intercept"] for s in settings))
+    accumulation = design.accumulation
+    kinds, weighting = _distinct([s["class_weight"] for s in settings])
+    values = Candidates(
+        l2=torch.tensor(
+            [strengths(s["C"], 0.0).l2 for s in settings], dtype=accumulation.dtype, device=accumulation.device
+        ),
+        has_intercept=torch.tensor([bool(s["fit_intercept"]) for s in settings], device=accumulation.device),
+        weighting=torch.tensor(weighting, device=accumulation.device),
+    )
+    return BatchedFits(design, loss, _weights(data, kinds, trains), values, method)
 
 
 def _weights(data: TrainingData, kinds: list, trains: Sequence[np.ndarray]) -> Weights:

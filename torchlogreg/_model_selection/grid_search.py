@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn import config_context
+from sklearn import config_context, get_config
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, ParameterGrid, check_cv
 from sklearn.pipeline import Pipeline
@@ -103,6 +103,8 @@ class TorchGridSearchCV(GridSearchCV):
         _refuse_streams(self.estimator, X, y)
         if y is not None and isinstance(_last(self.estimator), LinearClassifier):
             known(y)  # scikit-learn, which would look at them next, says of missing labels that '<' is not supported
+            if not get_config()["array_api_dispatch"]:  # without it scikit-learn knows arrays of the host alone
+                y, params = numpy_of(y), {name: numpy_of(value) for name, value in params.items()}
         search, evaluations, cv = None, None, self.cv
         with suppress(_NotBatched, ValueError, TypeError):  # scikit-learn reports what is invalid
             search = _Search(self, X, y, params)
@@ -257,6 +259,7 @@ class _Search:
     """The candidates of a search, evaluated as batches on each fold."""
 
     def __init__(self, search: TorchGridSearchCV, X, y, params: dict[str, Any]):
+        params = {name: numpy_of(value) for name, value in params.items()}  # as splitters and scorers know them
         self.search, self.params = search, params
         self.n_unconverged = self.n_fitted = 0
         # 1. which candidates go together

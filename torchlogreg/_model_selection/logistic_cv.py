@@ -140,6 +140,7 @@ class _LinearClassifierCV(LinearPredictor):
             If some of the models did not meet `tol`; the message says how many, and what to do.
         """
         raise_for_params(params, self, "fit")
+        params = {name: numpy_of(value) for name, value in params.items()}  # what splitters and scorers know
         Cs = self._checked_grid()
         plain = self._single(**{name: getattr(self, name) for name in ("solver", *PLAIN)})
         data = unweighted_data(plain, X, y, sample_weight)
@@ -225,6 +226,7 @@ class _LinearClassifierCV(LinearPredictor):
             Higher is better.
         """
         raise_for_params(params, self, "score")
+        params = {name: numpy_of(value) for name, value in params.items()}
         if sample_weight is not None:
             params["sample_weight"] = numpy_of(sample_weight)
         if routing_enabled():
@@ -271,7 +273,7 @@ class _LinearClassifierCV(LinearPredictor):
             raise NotImplementedError(f"l1_ratios={self.l1_ratios} is not supported yet: use (0.0,), the L2 penalty.")
         if isinstance(self.Cs, Integral):
             return np.logspace(-4, 4, self.Cs)
-        Cs = np.asarray(self.Cs, dtype=np.float64)
+        Cs = np.asarray(numpy_of(self.Cs), dtype=np.float64)
         if Cs.ndim != 1 or not len(Cs) or not (Cs > 0).all():
             raise ValueError(f"Cs must be a number of values or hold positive numbers; got {self.Cs!r}.")
         return Cs

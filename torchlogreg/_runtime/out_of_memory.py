@@ -26,8 +26,9 @@ def attempts():
         if not attempt.failed:
             return
         gc.collect()  # the error's frames held what the attempt had allocated
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
+        for kind in (torch.cuda, torch.xpu):
+            if kind.is_initialized():
+                kind.empty_cache()
 
 
 class _Attempt:
