@@ -3,6 +3,7 @@
 import sys
 import time
 import traceback
+from functools import cache
 from pathlib import Path
 from statistics import median
 
@@ -23,7 +24,7 @@ from torchlogreg.datasets import fetch_mnist
 SPREAD = 2.0  # standard deviation of the logits that labels are drawn from
 DRAWN = 2**26  # logits that are drawn together
 SHORT = 3.0  # seconds of a fit up to which it is repeated
-REPEATS = 3
+REPEATS = {False: 3, True: 1}  # of a fit
 LAST = 5.0  # seconds that the last of the tests' cases may take
 
 # (rows, features, classes), at full size and as a toy.
@@ -31,9 +32,12 @@ PASS = {False: (1_000_000, 100, 2), True: (3_000, 10, 2)}
 TABLE = {False: (5_000_000, 100, 2), True: (3_000, 10, 2)}
 PROBE = {False: (1_280_000, 768, 1000), True: (900, 12, 15)}
 GRID = {False: (500_000, 100, 2), True: (300, 5, 2)}
-MEMORY = {False: (500_000, 100, 2), True: (2_000, 10, 2)}
+MEMORY = {False: (500_000, 100, 2), True: (300, 10, 2)}
 COPIED = {False: 2**30, True: 2**16}  # bytes
-PARITY = {"binary": (400, 6, 2), "softmax": (500, 8, 4), "large": (9_000, 10, 3), "wide": (60, 200, 3)}
+PARITY = {
+    False: {"binary": (400, 6, 2), "softmax": (500, 8, 4), "large": (9_000, 10, 3), "wide": (60, 200, 3)},
+    True: {"binary": (100, 4, 2), "wide": (30, 70, 3)},
+}
 
 SOLVERS = "auto", "lbfgs", "newton-cholesky", "sgd"
 DTYPES = torch.float64, torch.float32, torch.float16, torch.bfloat16
@@ -58,11 +62,12 @@ def planted(sizes, dtype, device):
     return X, y
 
 
+@cache
 def mnist(toy):
     """Training images (float32, in [0, 1]) and labels; scikit-learn's small digits as a toy."""
     if toy:
         X, y = load_digits(return_X_y=True)
-        return X[:400].astype(np.float32) / 16, y[:400].astype(np.int64)
+        return X[:150].astype(np.float32) / 16, y[:150].astype(np.int64)
     images = fetch_mnist()
     return images.X_train, images.y_train
 
@@ -170,7 +175,7 @@ def one_pass(X, y, n_classes):
     design = DenseDesign(X, y, ones, intercept=True)
     penalty = Ridge.of(1.0, X.shape[1], intercept=True, accumulation=accumulated)
     with fit_arithmetic(X):
-        objective = Objective.of(design, loss, penalty).upcast()
+        objective = Objective.of(design, loss, penalty)
         W = torch.zeros(1, design.shape[1], loss.n_logits, dtype=accumulated.dtype, device=accumulated.device)
         return seconds_of(X.device, lambda: objective.value_and_gradient(W))
 
@@ -179,7 +184,7 @@ def one_pass(X, y, n_classes):
 
 
 def parity(run):
-    for dtype in dtypes(run.device):
+    for dtype in dtypes(run.device)[:: 2 if run.toy else 1]:
         for solver in SOLVERS:
             run.step(f"{solver} {dtype}".replace("torch.", ""), 4, agreement, solver, dtype)
 
@@ -191,7 +196,7 @@ def agreement(run, solver, dtype):
     if solver == "sgd":
         options |= {"tol": 0, "max_iter": 3}
     largest, objectives = {}, {}
-    for name, sizes in PARITY.items():
+    for name, sizes in PARITY[run.toy].items():
         X, y = planted(sizes, dtype, "cpu")
         model = estimator(sizes[2], solver=solver, C=0.1, **options)
         expected = model.set_params(device="cpu").fit(X, y).predict_proba(X)
@@ -271,8 +276,9 @@ def fit_grid(run):
     return {"resident": fitted(run, search, X, y, repeats=1), "C": float(np.ravel(search.C_)[0])}
 
 
-def fitted(run, model, X, y, repeats=REPEATS):
+def fitted(run, model, X, y, repeats=None):
     """Seconds of a fit, the best of some if it is short, with the memory beyond X and what it says of itself."""
+    repeats = repeats or REPEATS[run.toy]
     with peak_memory(run.device) as peak:
         seconds, spent = np.inf, 0.0
         while repeats and spent <= SHORT:
@@ -324,7 +330,7 @@ def compare_cases(run):
     import test_pretend
 
     wrong, n_run = {}, 0
-    for number, name in enumerate(list(test_pretend.CASES)[:: 60 if run.toy else 1]):
+    for number, name in enumerate(list(test_pretend.CASES)[:: 100 if run.toy else 1]):
         if run.stop - time.monotonic() < LAST:
             break
         n_run += 1

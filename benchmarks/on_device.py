@@ -75,7 +75,8 @@ class Run:
             except Exception:  # whatever it is, the other steps have their own answers
                 outcome["error"] = traceback.format_exc()
         self.write({"step": name, "seconds": time.monotonic() - start, **outcome})
-        gc.collect()  # an error's frames hold tensors
+        if not self.toy:
+            gc.collect()  # models and the frames of errors hold tensors of the device
         module = of_device(self.device)
         if module is not None and self.left() > 0:
             module.empty_cache()
