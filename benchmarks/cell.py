@@ -3,8 +3,7 @@
 from statistics import median
 
 import numpy as np
-import torch
-from measure import peak_memory, threads, timed
+from measure import peak_memory, synchronize, threads, timed
 
 TARGETS = (1e-2, 1e-4, 1e-6, 1e-8)  # relative gaps
 RUNS = 5  # timed runs that a median is of
@@ -34,8 +33,7 @@ class Cell:
         self.points, self.limit = {}, None
         self.searched = self.repeated = 0.0  # seconds spent so far
         self.data = contestant.prepare(X, y)
-        if device != "cpu":
-            torch.cuda.synchronize()
+        synchronize(device)
 
     def explore(self):
         """Warm up, choose the number of threads, and climb the ladder."""

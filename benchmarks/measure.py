@@ -202,15 +202,32 @@ def threads(number):
         torch.set_num_threads(THREADS)
 
 
+def of_device(device):
+    """Return torch's module for devices of this kind, such as torch.cuda; None for the CPU."""
+    kind = torch.device(device).type
+    return None if kind == "cpu" else getattr(torch, kind)
+
+
+def synchronize(device):
+    """Wait for the device to be done with what it was given."""
+    module = of_device(device)
+    if module is not None:
+        module.synchronize()
+
+
 @contextmanager
 def peak_memory(device):
     """Yield a list that receives the largest number of bytes held beyond those at the start; nothing if unknown."""
     peak = []
-    if device != "cpu":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+    module = of_device(device)
+    if module is not None:
+        known = hasattr(module, "max_memory_allocated")  # MPS keeps no such number
+        if known:
+            module.reset_peak_memory_stats()
+            before = module.memory_allocated()
         yield peak
-        peak.append(torch.cuda.max_memory_allocated() - before)
+        if known:
+            peak.append(module.max_memory_allocated() - before)
         return
     known = reset_high_water_mark()
     before = status("VmRSS") if known else 0
@@ -243,8 +260,10 @@ def machine(device, packages):
         "System": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "Packages": ", ".join(f"{name} {installed(name)}" for name in packages if installed(name)),
     }
-    if device == "cuda":
-        description["Device"] = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
+    module = of_device(device)
+    if module is not None:
+        name = getattr(module, "get_device_name", lambda: platform.processor())()  # Apple's GPU has the name of its CPU
+        description["Device"] = f"{name}, CUDA {torch.version.cuda}" if module is torch.cuda else name
     return description
 
 

@@ -1,0 +1,104 @@
+"""The command for the first real accelerator runs to its end: at toy size, on the CPU and on a pretend device."""
+
+import json
+import sys
+from pathlib import Path
+
+import pretend
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+NO_BACKWARD = "Cannot access accelerator device when none is available."
+
+pytestmark = [
+    pytest.mark.skipif(not BENCHMARKS.exists(), reason="the benchmarks are not installed"),
+    pytest.mark.usefixtures("one_thread", "no_windows"),
+]
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path):
+    """Run it and return its exit status and its lines."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    modules = set(sys.modules)
+    import on_device
+
+    def run(*arguments):
+        status = on_device.main([*arguments, "--out", str(tmp_path)])
+        (path,) = tmp_path.iterdir()
+        return status, [json.loads(line) for line in path.read_text().splitlines()]
+
+    yield run
+    for name in set(sys.modules) - modules:  # names such as `datasets` are not for other tests
+        if str(BENCHMARKS) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def figures_of_memory(monkeypatch):
+    """What the pretend device does not have."""
+    for name in ("reset_peak_memory_stats", "memory_allocated", "max_memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda: 2**20)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Pretend 1000")
+
+
+def check(lines, parts):
+    assert [line for line in lines if "result" not in line] == []
+    assert list(dict.fromkeys(line["part"] for line in lines)) == ["card", *parts]
+
+
+@pytest.mark.skipif(bool(pretend.why_not()), reason=pretend.why_not())
+def test_parts_run_on_a_pretend_device(command, figures_of_memory, capsys):
+    parts = ["parity", "times", "peers", "epoch", "memory"]
+    with pretend.devices("cuda"):
+        _, lines = command("--device", "cuda", "--toy", "--parts", ",".join(parts))
+    # torch's own optimisers get as far as the first backward pass, for which its engine wants a real device.
+    backward = [line for line in lines if "torch LBFGS" in line["step"] or "lessons" in line["step"]]
+    assert all(line["error"].strip().endswith(NO_BACKWARD) for line in backward)
+    check([line for line in lines if line not in backward], parts)
+    printed = capsys.readouterr().out
+    assert "Device: Pretend 1000" in printed
+    constants = ["context_s", "copy_from_host_bytes_per_s", "pass_host_bytes_per_s", "pass_device_bytes_per_s"]
+    assert all(f"  {name} = " in printed for name in constants)
+
+
+def test_parts_run_on_the_cpu(command):
+    parts = ["peers", "epoch", "cases"]
+    status, lines = command("--device", "cpu", "--toy", "--parts", ",".join(parts))
+    check(lines, parts)
+    assert status == 0
+
+
+def test_a_step_that_fails_is_written_down_and_the_next_one_runs(command, monkeypatch, capsys):
+    import on_device
+
+    def raises(run):
+        raise ZeroDivisionError("as it happens")
+
+    def differs(run):
+        return {"agrees": False}
+
+    def lasts(run):
+        while True:
+            pass
+
+    def parts(run):
+        run.step("raises", 0, raises)
+        run.step("differs", 0, differs)
+        run.step("large", 1e6, differs)
+        monkeypatch.setattr(run, "toy", False)
+        monkeypatch.setattr(on_device, "PATIENCE", 1e-3)
+        run.step("lasts", 1, lasts)
+        run.step("large", 1e6, differs)
+        run.step("works", 0, lambda run: {"answer": 42.00001, "nothing": float("inf")})
+
+    monkeypatch.setattr(on_device, "card", lambda run: None)
+    monkeypatch.setattr(on_device, "PARTS", {"parts": parts})
+    status, lines = command("--device", "cpu", "--toy", "--seconds", "100")
+    assert (status, lines.pop(0)["step"]) == (1, "machine")
+    assert "ZeroDivisionError: as it happens" in lines[0]["error"]
+    assert "stopped" in lines[3]["skipped"]
+    assert "needs about 1000000 s" in lines[4]["skipped"]
+    assert lines[5]["result"] == {"answer": 42.0, "nothing": None}
+    assert "3 failed" in capsys.readouterr().out
