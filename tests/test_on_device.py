@@ -21,6 +21,7 @@ pytestmark = [
 def command(monkeypatch, tmp_path):
     """Run it and return its exit status and its lines."""
     monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.setenv("MPLBACKEND", "Agg")  # or it would set it for good
     modules = set(sys.modules)
     import on_device
 
