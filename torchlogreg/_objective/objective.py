@@ -131,7 +131,7 @@ class Objective:
         The sum over the rows is made for the models at `index` only; model b takes number kind[b] of those sums.
         """
         data = self._data_hessian(self.design.select(index), eta[:, index])
-        return self._completed(data[kind.to(data.device)], eta.shape[2])
+        return self._completed(data[kind], eta.shape[2])
 
     def root(self, W):
         """A triangular R (K d, K d) with R' R the Hessian of one model at W (1, d, K), classes outermost; one pass.
