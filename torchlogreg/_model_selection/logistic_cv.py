@@ -138,6 +138,8 @@ class _LinearClassifierCV(LinearPredictor):
         -----
         ConvergenceWarning
             If some of the models did not meet `tol`; the message says how many, and what to do.
+        RuntimeWarning
+            If the memory of an accelerator ran out and the fits continued with smaller blocks.
         """
         raise_for_params(params, self, "fit")
         params = {name: numpy_of(value) for name, value in params.items()}  # what splitters and scorers know
