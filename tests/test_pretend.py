@@ -52,7 +52,6 @@ from torchlogreg._data.streamed import StreamedDesign
 from torchlogreg._estimators import fitting
 from torchlogreg._model_selection import fit_and_score, scoring
 from torchlogreg._monitoring.monitors import Validation
-from torchlogreg._solvers.preconditioners import policy
 from torchlogreg._solvers.sgd import class_major
 from torchlogreg.callbacks import Checkpoint, EarlyStopping, LiveBoundary
 
@@ -860,7 +859,6 @@ def test_as_on_the_cpu(name, kind, as_tensors):
 
 # Of each: a function, what is taken out, what takes its place, and a case on a device that needs it. Many transfers are
 # made twice, because blocks are moved where they are used: those would not be missed.
-LARGE = "cross_validation_of TorchLogisticRegression lbfgs large"
 FIT, SGD = "fit lbfgs float64 TorchSoftmaxClassifier", "sgd float64 TorchSoftmaxClassifier auto"
 MUTATIONS = [
     (training_data.design_of, "codes.to(X.device)", "codes", SGD, "cuda tensors"),
@@ -868,7 +866,6 @@ MUTATIONS = [
     (StreamedDesign._design, "X.to(self.device, non_blocking=True)", "X", "stream_from arrays", "cuda arrays"),
     (StreamedDesign._design, "weight.to(X.device, dtype)", "weight.to(dtype)", "stream_from sgd", "cuda arrays"),
     (DenseDesign.whole.fget, "self.y.to(X.device)", "self.y", FIT, "mps tensors"),
-    (policy._hessians, "sample.design.accumulation.device", "eta.device", LARGE, "mps tensors"),
     (class_major, "device=rows.compute.device, ", "", SGD, "mps tensors"),
     (Validation._pieces, "self.codes[at].to(eta.device)", "self.codes[at]", "validation lbfgs None", "cuda tensors"),
     (fitting.fitted_attributes, "numpy(force=True)", "numpy()", FIT, "cuda tensors"),
@@ -884,7 +881,9 @@ MUTATIONS = [
 ]
 
 
-@pytest.mark.parametrize(("function", "old", "new", "name", "place"), MUTATIONS, ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize(
+    ("function", "old", "new", "name", "place"), MUTATIONS, ids=[f"{m[0].__name__} {m[1]}" for m in MUTATIONS]
+)
 def test_a_transfer_that_is_missing_is_noticed(function, old, new, name, place, monkeypatch):
     source = textwrap.dedent(inspect.getsource(function))
     assert old in source
