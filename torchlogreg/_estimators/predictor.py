@@ -20,7 +20,7 @@ from torchlogreg._data.validation import dense_coefficients
 from torchlogreg._estimators.keywords import Suggesting
 from torchlogreg._export.mixin import Portable
 from torchlogreg._objective.losses import Loss, loss_of
-from torchlogreg._runtime.out_of_memory import attempts
+from torchlogreg._runtime.out_of_memory import with_room
 from torchlogreg._runtime.sklearn_private import SparseCoefMixin, check_same_namespace
 from torchlogreg._runtime.threads import mapped, package_settings, plain_arithmetic
 
@@ -149,10 +149,7 @@ class LinearPredictor(Portable, Suggesting, LogitClassifier, CallbackSupportMixi
 
         # A tensor that is an answer may meet autograd later.
         with package_settings(), torch.inference_mode(False), torch.no_grad():
-            for attempt in attempts():
-                with attempt:
-                    return work()
-            raise AssertionError
+            return with_room(work)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -22,7 +22,7 @@ from torchlogreg._model_selection.paths import Candidates
 from torchlogreg._monitoring.callback_context import FitCall
 from torchlogreg._objective.losses import Loss, loss_of
 from torchlogreg._objective.penalties import strengths
-from torchlogreg._runtime.out_of_memory import attempts, translated
+from torchlogreg._runtime.out_of_memory import attempts, translated, with_room
 from torchlogreg._runtime.threads import caller_settings, fit_arithmetic, mapped, package_settings, plain_arithmetic
 from torchlogreg._runtime.warn import warn
 from torchlogreg._solvers import access_of
@@ -81,11 +81,12 @@ class Fitted(NamedTuple):
             return self._logits(W, prediction_design(self.model(0), X, self.data.X.dtype))
 
     def _logits(self, W: torch.Tensor, design: Any) -> torch.Tensor:
-        for attempt in attempts():
-            with attempt, torch.inference_mode(), plain_arithmetic(design.X):
-                blocks = design.blocks(W.shape[0] * W.shape[2])
-                return torch.cat([*mapped(lambda block: block.matvec(W), blocks, design.compute.device)])
-        raise AssertionError
+        def work():
+            blocks = design.blocks(W.shape[0] * W.shape[2])
+            return torch.cat([*mapped(lambda block: block.matvec(W), blocks, design.compute.device)])
+
+        with torch.inference_mode(), plain_arithmetic(design.X):
+            return with_room(work)
 
     def model(self, q: int, fold: int | None = None) -> Any:
         """Candidate q as a fitted estimator.
@@ -110,10 +111,12 @@ class Fitted(NamedTuple):
 
     def refit(self, q: int) -> Results:
         """The Results of candidate q on all rows, after the folds."""
-        for attempt in attempts():
-            with attempt, torch.inference_mode(False), torch.no_grad(), fit_arithmetic(self.data.X):
-                return self.fits.on_all(slice(q, q + 1), self.fits.near_optimum(q, self.on_all, self.folds))
-        raise AssertionError
+
+        def work():
+            return self.fits.on_all(slice(q, q + 1), self.fits.near_optimum(q, self.on_all, self.folds))
+
+        with torch.inference_mode(False), torch.no_grad(), fit_arithmetic(self.data.X):
+            return with_room(work)
 
     def n_unconverged(self) -> int:
         """How many models did not converge: those on the folds if there are any."""

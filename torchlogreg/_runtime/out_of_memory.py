@@ -31,6 +31,14 @@ def attempts():
                 kind.empty_cache()
 
 
+def with_room(work):
+    """The result of work(), which is called again with ever smaller blocks while a device has no memory for it."""
+    for attempt in attempts():
+        with attempt:
+            return work()
+    raise AssertionError  # the last attempt raises
+
+
 class _Attempt:
     def __init__(self, number):
         self.number, self.failed = number, False

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.special import softmax
 
 from torchlogreg._objective.objective import Objective, Point
 from torchlogreg._solvers import newton_numpy, tuning
@@ -24,6 +25,7 @@ from torchlogreg._solvers.small_objective import (
     SmallObjective,
     factored,
     hidden,
+    is_accepted,
     is_at_hand,
 )
 from torchlogreg._solvers.starts import is_far, nearer
@@ -133,11 +135,7 @@ class LBFGSNumPy(Solver):
         state = state._replace(iteration=state.iteration + 1)
         change = step * np.vdot(at.gradient, direction)
         trial = self._small.first_order(at.W + step * direction)
-        accepted = trial.value <= at.value + tuning.ARMIJO * change
-        if abs(trial.value - at.value) <= tuning.EQUAL_VALUE_ROUNDINGS * EPSILON * max(at.value, 1.0):
-            before, after = (np.vdot(g, state.preconditioner.solve(g)) for g in (at.gradient, trial.gradient))
-            accepted = after < before  # see `line_search_step`
-        if accepted:
+        if is_accepted(at, trial, change, state.preconditioner):
             pair = Pair(trial.W - at.W, trial.gradient - at.gradient)
             pairs = (*state.pairs, pair)[-tuning.SMALL_MEMORY_PAIRS :] if _is_usable(*pair) else state.pairs
             state = state._replace(at=trial, pairs=pairs, n_backtracks=0)
@@ -174,10 +172,7 @@ class LBFGSNumPy(Solver):
 
     def _renewed(self, state):
         """The state with a preconditioner from its point; M is the mean over the rows there."""
-        eta, weight = state.at.eta, self._small.weight
-        shares = weight / weight.sum()
-        proba = np.exp(eta - eta.max(axis=1, keepdims=True))
-        proba /= proba.sum(axis=1, keepdims=True)
+        shares, proba = self._small.weight / self._small.weight.sum(), softmax(state.at.eta, axis=1)
         return self._preconditioned(state, np.diag((shares * proba).sum(axis=0)) - proba.T @ (shares * proba))
 
     def _preconditioned(self, state, M):

@@ -25,6 +25,7 @@ from torchlogreg._solvers.small_objective import (
     Factor,
     SmallObjective,
     hidden,
+    is_accepted,
     is_at_hand,
 )
 from torchlogreg._solvers.starts import is_far, nearer
@@ -78,13 +79,7 @@ class NewtonNumPy(Solver):
         slope = np.vdot(at.gradient, direction)
         step = 0.5**state.n_backtracks
         trial = self._evaluate(at.W + step * direction)
-        if abs(trial.value - at.value) <= tuning.EQUAL_VALUE_ROUNDINGS * EPSILON * max(
-            at.value, 1.0
-        ):  # see `line_search_step`
-            accepted = np.vdot(trial.gradient, state.factor.solve(trial.gradient)) < -slope
-        else:
-            accepted = trial.value <= at.value + tuning.ARMIJO * step * slope
-        if accepted:
+        if is_accepted(at, trial, step * slope, state.factor):
             return self._at(objective, trial)
         if is_stalled(state.n_backtracks, step * slope, EPSILON):
             return state._replace(reading=state.reading._replace(stuck=[True]))

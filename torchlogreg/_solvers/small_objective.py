@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -84,6 +84,14 @@ class SmallObjective:
         shrunk = self.l2 * W
         value = losses @ self.weight[:, 0] + 0.5 * np.vdot(shrunk, W)
         return Evaluation(W, value, self.X.T @ (self.weight * residual) + shrunk, eta), curvature
+
+
+def is_accepted(at: Evaluation, trial: Evaluation, change: float, preconditioner: Any) -> bool:
+    """Whether a step is good enough that promised to change the value by `change`; see `line_search_step`."""
+    if abs(trial.value - at.value) <= tuning.EQUAL_VALUE_ROUNDINGS * EPSILON * max(at.value, 1.0):
+        before, after = (np.vdot(g, preconditioner.solve(g)) for g in (at.gradient, trial.gradient))
+        return bool(after < before)
+    return bool(trial.value <= at.value + tuning.ARMIJO * change)
 
 
 @lru_cache(maxsize=4)
