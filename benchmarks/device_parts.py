@@ -17,7 +17,7 @@ from torchlogreg import TorchLogisticRegression, TorchLogisticRegressionCV, Torc
 from torchlogreg._data.dense import DenseDesign
 from torchlogreg._objective.losses import Binomial, Multinomial
 from torchlogreg._objective.objective import Objective
-from torchlogreg._objective.penalties import Ridge
+from torchlogreg._objective.penalties import ElasticNet, Strengths
 from torchlogreg._runtime.threads import fit_arithmetic
 from torchlogreg.datasets import fetch_mnist
 
@@ -173,7 +173,7 @@ def one_pass(X, y, n_classes):
     ones = torch.ones(len(y), 1, dtype=accumulated.dtype, device=accumulated.device)
     y = loss.targets(y.to(accumulated.device), accumulated.dtype)
     design = DenseDesign(X, y, ones, intercept=True)
-    penalty = Ridge.of(1.0, X.shape[1], intercept=True, accumulation=accumulated)
+    penalty = ElasticNet.of(Strengths(0.0, 1.0), X.shape[1], intercept=True, accumulation=accumulated)
     with fit_arithmetic(X):
         objective = Objective.of(design, loss, penalty)
         W = torch.zeros(1, design.shape[1], loss.n_logits, dtype=accumulated.dtype, device=accumulated.device)

@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from torchlogreg._data.dense import DenseDesign
 from torchlogreg._objective.losses import Binomial, Multinomial
 from torchlogreg._objective.objective import Objective
-from torchlogreg._objective.penalties import Ridge
+from torchlogreg._objective.penalties import ElasticNet, Strengths
 from torchlogreg._solvers import SOLVERS as TABLE
 
 # Solvers by name, from the package's own table: a new one is in all tests that ask for these. "auto" is none of them:
@@ -96,7 +96,9 @@ def generator(seed=0):
 
 def objective_of(design, loss, l2=1.0):
     """The objective over these rows, with an L2 penalty of that strength on all coefficients but the intercepts."""
-    penalty = Ridge.of(l2, design.n_features, intercept=design.intercept, accumulation=design.accumulation)
+    penalty = ElasticNet.of(
+        Strengths(0.0, l2), design.n_features, intercept=design.intercept, accumulation=design.accumulation
+    )
     return Objective.of(design, loss, penalty)
 
 

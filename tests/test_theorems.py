@@ -32,7 +32,7 @@ from torchlogreg._data.dense import DenseDesign
 from torchlogreg._data.tuning import CPU_BLOCK_NUMBERS, MAX_PARTIAL_SUM_NUMBERS, MIN_PRODUCTS_PER_THREAD
 from torchlogreg._objective.losses import Multinomial
 from torchlogreg._objective.objective import Objective
-from torchlogreg._objective.penalties import Ridge
+from torchlogreg._objective.penalties import ElasticNet
 from torchlogreg._runtime.threads import fit_arithmetic, n_workers
 from torchlogreg._solvers import newton_numpy
 from torchlogreg._solvers.driver import Settings, minimise
@@ -180,13 +180,13 @@ def test_a_batch_of_models_equals_one_fit_each(loss, name):
     problem.design.weight[:, 1] *= torch.arange(300) % 2  # a fold
     rows = problem.design
     problem = Objective.of(
-        rows, loss, Ridge(torch.tensor([0.1, 1.0, 10.0, 100.0], dtype=F64)[:, None, None] * torch.ones(7, 1))
+        rows, loss, ElasticNet(torch.tensor([0.1, 1.0, 10.0, 100.0], dtype=F64)[:, None, None] * torch.ones(7, 1))
     )
     W = torch.zeros(B, 7, loss.n_logits, dtype=F64)
     together = minimise(problem, TABLE[name](), W, Settings(1e-9, 300)).point
     for b in range(B):
         alone = Objective.of(
-            rows.reweighted(rows.weight[:, b : b + 1]), loss, Ridge(torch.full((1, 7, 1), 10.0**b / 10, dtype=F64))
+            rows.reweighted(rows.weight[:, b : b + 1]), loss, ElasticNet(torch.full((1, 7, 1), 10.0**b / 10, dtype=F64))
         )
         single = minimise(alone, TABLE[name](), W[:1], Settings(1e-9, 300)).point
         torch.testing.assert_close(together.W[b], single.W[0], rtol=1e-6, atol=1e-8)

@@ -19,7 +19,7 @@ from torchlogreg._estimators.attributes import model_attributes
 from torchlogreg._estimators.start import start_coefficients
 from torchlogreg._objective.losses import Loss, loss_of
 from torchlogreg._objective.objective import Objective
-from torchlogreg._objective.penalties import Ridge, strengths
+from torchlogreg._objective.penalties import ElasticNet, Strengths, strengths
 from torchlogreg._objective.smoothness import largest_moment, row_moments
 from torchlogreg._runtime.out_of_memory import attempts, translated
 from torchlogreg._runtime.threads import fit_arithmetic, package_settings
@@ -125,8 +125,8 @@ def _first_or_next_step(
     solver = SGD.from_params(vars(estimator))
     solver = replace(solver, seed=solver.seed + n_iter)  # another order in every call
     W = design.to_accumulation(start_coefficients(estimator, data, loss, continued=True))
-    l2 = strengths(estimator.C, estimator.l1_ratio).l2
-    step = partial_fit_step(solver, design, loss, l2, W, PartialFitState.after(data, before))
+    total = strengths(estimator.C, estimator.l1_ratio)
+    step = partial_fit_step(solver, design, loss, total, W, PartialFitState.after(data, before))
     return step, str(design.device)
 
 
@@ -140,10 +140,10 @@ class PartialFitStep(NamedTuple):
 
 
 def partial_fit_step(
-    solver: SGD, design: Any, loss: Loss, l2: float, W: torch.Tensor, seen: PartialFitState
+    solver: SGD, design: Any, loss: Loss, total: Strengths, W: torch.Tensor, seen: PartialFitState
 ) -> PartialFitStep:
     """One epoch of SGD over the rows of `design` from W (1, d, K); `seen` has counted them already."""
-    objective = _block_objective(design, loss, l2, seen)
+    objective = _block_objective(design, loss, total, seen)
     design, n = objective.design, objective.design.shape[0]
     d, automatic = W.shape[1], solver.learning_rate == "auto"
     generator = torch.Generator(design.device).manual_seed(solver.seed)
@@ -173,14 +173,13 @@ def partial_fit_step(
     return PartialFitStep(design.to_accumulation(W), value, rate, seen)
 
 
-def _block_objective(design: Any, loss: Loss, l2: float, seen: PartialFitState) -> Objective:
+def _block_objective(design: Any, loss: Loss, total: Strengths, seen: PartialFitState) -> Objective:
     """The objective on a block: its rows as a sample of the stream, the penalty over the S of the stream."""
     if not math.isfinite(seen.S):
         raise ValueError("The sum of the sample weights so far overflows. Scale them down, and C up.")
     weight = float(design.sample_weights.sum())
-    penalty = Ridge.of(
-        l2 * (weight / seen.S), design.n_features, intercept=design.intercept, accumulation=design.accumulation
-    )
+    share = Strengths(*(strength * (weight / seen.S) for strength in total))
+    penalty = ElasticNet.of(share, design.n_features, intercept=design.intercept, accumulation=design.accumulation)
     objective = Objective.of(design, loss, penalty)
     # A block whose rows weigh more than others of the stream weighs more, too.
     share = weight / design.shape[0] / seen.mean_weight

@@ -13,7 +13,7 @@ from torchlogreg._estimators.start import start_coefficients
 from torchlogreg._monitoring.monitors import Validation, held_out_data, validation_data
 from torchlogreg._objective.losses import Loss, loss_of
 from torchlogreg._objective.objective import Objective
-from torchlogreg._objective.penalties import Ridge, strengths
+from torchlogreg._objective.penalties import ElasticNet, strengths
 from torchlogreg._objective.reparametrisation import NonEmptyColumns
 from torchlogreg._runtime.out_of_memory import translated
 from torchlogreg._solvers import access_of, is_stochastic, solver_class
@@ -80,8 +80,12 @@ def fit_problem(estimator: Any, inputs: FitInputs) -> FitProblem:
         design_of(data, loss, train, intercept=intercept), W, wanted=not is_stochastic(estimator.solver)
     )
     design = columns.design
-    l2 = strengths(estimator.C, estimator.l1_ratio).l2
-    penalty = Ridge.of(l2, design.n_features, intercept=intercept, accumulation=design.accumulation)
+    penalty = ElasticNet.of(
+        strengths(estimator.C, estimator.l1_ratio),
+        design.n_features,
+        intercept=intercept,
+        accumulation=design.accumulation,
+    )
     objective = Objective.of(design, loss, penalty)
     keeps_best = estimator.early_stopping and validation is not None
     solver = solver_class(estimator.solver, objective.design, loss.n_logits)

@@ -17,7 +17,7 @@ from torchlogreg._model_selection import tuning
 from torchlogreg._model_selection.paths import Candidates, Paths, extrapolated
 from torchlogreg._objective.losses import Loss
 from torchlogreg._objective.objective import Objective, PassCounter, normalised
-from torchlogreg._objective.penalties import Ridge
+from torchlogreg._objective.penalties import ElasticNet
 from torchlogreg._objective.reparametrisation import NonEmptyColumns, is_wide
 from torchlogreg._solvers import solver_class
 from torchlogreg._solvers.base import SelectableSolver
@@ -67,7 +67,9 @@ class BatchedFits:
         self.solver = selected.from_params(method.params)
         self.design, self.factors = normalised(design.reweighted(columns.flatten(0, 1).T))
         # A model for each column, without a penalty: the others differ by theirs.
-        none = Ridge(torch.zeros(columns[..., 0].numel(), d, 1, dtype=accumulation.dtype, device=accumulation.device))
+        none = ElasticNet(
+            torch.zeros(columns[..., 0].numel(), d, 1, dtype=accumulation.dtype, device=accumulation.device)
+        )
         self.base = Objective(self.design, loss, none, PassCounter(design.shape[0]))
         # Which class has all the weight of each column; -1 if several have some.
         present = torch.from_numpy(self.mass > 0).flatten(0, 1).to(accumulation.device)
@@ -160,7 +162,7 @@ class BatchedFits:
 
     def _objective(self, column: torch.Tensor, q: torch.Tensor | slice) -> Objective:
         """The objective of the candidates q with the weights `column`."""
-        penalty = Ridge(self.l2[q]).divided([factor[column] for factor in self.factors])
+        penalty = ElasticNet(self.l2[q]).divided([factor[column] for factor in self.factors])
         if self.design.intercept:
             penalty.l2[:, -1, 0] = torch.where(self.candidates.has_intercept[q], 0.0, tuning.NO_INTERCEPT)
         return Objective(self.design.select(column), self.loss, penalty, self.base.passes)

@@ -9,33 +9,80 @@ from torchlogreg._objective.objective import OutOfRange
 
 
 def optimality_bound(objective, point):
-    """A bound on value - optimum at `point`, (B,), by strong convexity.
+    """A bound on value - optimum at `point`, (B,), by duality (Boyd and Vandenberghe 2004, section 5.2).
 
-    With intercepts that are best for the coefficients, F is at most ||gradient||^2 / (2 l2) above its minimum. The
-    logits tell the best intercepts, and one more pass the gradient there. Infinite without a penalty, where that
-    pass would be more than a twentieth of all, and where the best intercepts were not found.
+    With intercepts that are best for the coefficients, the residuals r = p - y are a dual point, and so are rho r for
+    0 <= rho <= 1, the residuals of q = y + rho r. With v = -X' rho r the gap is what q is from p, and v from a
+    subgradient of the penalty:
+
+        sum_i s_i KL(q_i || p_i) + sum_j penalty_j(w_j) + conjugate_j(v_j) - w_j v_j
+
+    For rho = 1 and an L2 penalty alone that is ||gradient||^2 / (2 l2). A coefficient with an L1 norm alone needs
+    |v_j| <= l1_j, which decides rho.
+    The logits tell the best intercepts, and one more pass the gradient there. Infinite where a coefficient has neither
+    a penalty nor bounds, where an L2 penalty does not pay for that pass, and where the best intercepts were not found.
     """
-    p = objective.design.n_features
-    weakest = objective.penalty.l2[:, :p, 0].amin(dim=1)  # (B,)
+    p, penalty = objective.design.n_features, objective.penalty
     nothing = torch.full_like(point.value, math.inf)
-    if not weakest.all():
+    if penalty.is_smooth and not penalty.l2[:, :p].all():
         return nothing
-    value, gradient = point.value, point.gradient
+    losses, at = None, point
     if objective.design.intercept:
-        if point.eta is None or (
-            objective.passes.total < tuning.LONG_FIT_PASSES and objective.design.n_numbers > tuning.CHEAP_PASS_NUMBERS
-        ):
+        short = penalty.is_smooth and objective.passes.total < tuning.LONG_FIT_PASSES
+        if point.eta is None or (short and objective.design.n_numbers > tuning.CHEAP_PASS_NUMBERS):
             return nothing
-        best = best_intercepts(objective, point)
-        if best is None:
+        found = best_intercepts(objective, point)
+        if found is None:
             return nothing
-        value, gradient = best
-    square = gradient[:, :p].square().sum(dim=(1, 2))
-    return (point.value - value).clamp(min=0.0) + square / (2.0 * weakest)
+        at, losses = found
+    elif not penalty.is_smooth:
+        if point.eta is None:
+            return nothing
+        losses = _losses(objective, point.eta)
+    features = penalty.of_columns(torch.arange(p, device=point.W.device))
+    W = at.W[:, :p]
+    V = features.gradient(W) - at.slope[:, :p]
+    gap = features.excess(W, V).sum(dim=(1, 2))
+    if not penalty.is_smooth:
+        weight = objective.design.to_accumulation(objective.design.weight)
+        inside = _within_the_box(features, V)
+        for rho in (inside, 0.5 * (1.0 + inside)):
+            moved = features.excess(W, rho[:, None, None] * V).sum(dim=(1, 2))
+            gap = torch.minimum(gap, moved + (weight * _divergence(losses, rho)).sum(dim=0))
+    return (point.value - at.value).clamp(min=0.0) + gap
+
+
+def _within_the_box(penalty, V):
+    """The largest rho <= 1 with |rho v_j| <= l1_j for all coefficients that have an L1 norm, (B,)."""
+    if penalty.l1 is None:
+        return V.new_ones(len(V))
+    ratio = torch.where(penalty.l1 > 0, penalty.l1 / V.abs(), math.inf).amin(dim=(1, 2))
+    return torch.where(ratio < 1.0, ratio * (1.0 - 4.0 * torch.finfo(V.dtype).eps), 1.0)
+
+
+def _divergence(losses, rho):
+    """KL(q || p) of each row for q = y + rho (p - y), (n, B), from its loss -log p_y.
+
+    That is q_y log(q_y / p_y) + rho (1 - p_y) log(rho), where q_y / p_y = 1 + (1 - rho) (1 / p_y - 1).
+    """
+    proba, others = torch.exp(-losses), -torch.expm1(-losses)
+    moved = rho * proba + (1.0 - rho)
+    small = torch.log1p((1.0 - rho) * torch.expm1(losses.clamp(max=tuning.LARGE_LOSS)))
+    log_ratio = torch.where(losses > tuning.LARGE_LOSS, losses + moved.log(), small)
+    return torch.where(rho < 1.0, moved * log_ratio + others * torch.special.xlogy(rho, rho), 0.0)
+
+
+def _losses(objective, eta):
+    """The loss of every row (n, B) from the logits of a Point."""
+    eta = objective.design.to_accumulation(eta).permute(2, 0, 1)
+    return objective.loss.value_and_residual(eta, objective.design.y.to(eta.device))[0]
 
 
 def best_intercepts(objective, point, most_steps=20):
-    """Value and gradient where the intercepts are best for the coefficients, by Newton; None if it fails."""
+    """The point where the intercepts are best for the coefficients, by Newton, and its losses (n, B); None if it fails.
+
+    It takes one pass, for the gradient there.
+    """
     p, exact = objective.design.n_features, objective.exact()
     eta = objective.design.to_accumulation(point.eta).permute(2, 0, 1)  # (n, B, K)
     y, weight = objective.design.y.to(eta.device), objective.design.to_accumulation(objective.design.weight)
@@ -59,12 +106,12 @@ def best_intercepts(objective, point, most_steps=20):
         return None
     W = point.W.clone()
     W[:, p] += shift
-    gradient, start = objective.penalty.gradient(W), 0
+    gradient, start = torch.zeros_like(W), 0
     for rows in exact.blocks():
         part = residual[start : start + rows.shape[0]]
         gradient = gradient + rows.rmatvec(part.to(rows.device))
         start += rows.shape[0]
-    return objective.penalty.value(W) + (weight * losses).sum(dim=0), gradient
+    return exact.point(W, (weight * losses).sum(dim=0), gradient), losses
 
 
 def check_squares(objective, point):

@@ -18,7 +18,7 @@ from torchlogreg._data import kernels
 from torchlogreg._data.device import widest_dtype
 from torchlogreg._data.sample_weights import EVERY_MODEL
 from torchlogreg._objective import tuning
-from torchlogreg._objective.penalties import Ridge
+from torchlogreg._objective.penalties import ElasticNet
 from torchlogreg._runtime.threads import in_threads, n_workers
 
 
@@ -27,14 +27,20 @@ class Point(NamedTuple):
 
     W: torch.Tensor
     value: Any  # tensor (B,); None where only W is known
-    gradient: Any  # tensor (B, d, K); None where it is not known
+    gradient: Any  # tensor (B, d, K), the subgradient of least norm where F has a kink; None where it is not known
     eta: torch.Tensor | None = None  # the logits of all rows (B, K, n), where they are small beside X
     hessian: Any = None  # tensor (B, 1, K d, K d), classes outermost, where it was asked for
+    smooth_gradient: Any = None  # tensor (B, d, K) of the part without kinks and bounds, if the penalty has such
 
     @property
     def gradient_norm(self):
         """max|gradient|, (B,)"""
         return self.gradient.abs().amax(dim=(1, 2))
+
+    @property
+    def slope(self):
+        """The gradient of the smooth part, (B, d, K)."""
+        return self.gradient if self.smooth_gradient is None else self.smooth_gradient
 
 
 class OutOfRange(ValueError):
@@ -95,7 +101,7 @@ class Objective:
         """The objective of the columns at an index alone, the intercept's as last, over dense rows."""
         p = self.design.n_features
         design = self.design.dense(columns[columns < p])
-        return Objective(design, self.loss, Ridge(self.penalty.l2[:, columns]), self.passes)
+        return Objective(design, self.loss, self.penalty.of_columns(columns), self.passes)
 
     def exact(self):
         """The same objective, with every product in float64."""
@@ -146,7 +152,7 @@ class Objective:
                 J = torch.einsum("nkm,nj->nmkj", f, rows).reshape(-1, n_logits * d)
                 R = torch.linalg.qr(torch.cat([R, J]), mode="r").R
         if n_logits > 1:  # see `_pin`
-            lift = R.square().sum(dim=0).view(n_logits, d).mean(dim=0).sqrt() * (l2 == 0)
+            lift = R.square().sum(dim=0).view(n_logits, d).mean(dim=0).sqrt() * self.penalty.is_free[0, :, 0]
             R = torch.linalg.qr(torch.cat([R, torch.diag(lift).repeat(1, n_logits)]), mode="r").R
         return R
 
@@ -208,7 +214,7 @@ class Objective:
         """`direction` without its part along which the softmax is flat (see `_pin`)."""
         if direction.shape[2] == 1:
             return direction
-        return direction - (self.penalty.l2 == 0) * direction.mean(dim=2, keepdim=True)
+        return direction - self.penalty.is_free * direction.mean(dim=2, keepdim=True)
 
     def blocks(self):
         self.passes.n_visited += self.design.shape[0]
@@ -266,8 +272,15 @@ class Objective:
         value, gradient, hessian = total
         gradient = self._centred_sums(gradient, 2)
         W = W if group is None else W[group]
-        point = Point(W, self.penalty.value(W) + value, self.penalty.gradient(W) + gradient, logits)
+        point = self.point(W, value, gradient, logits)
         return point._replace(hessian=hessian) if with_hessian else point
+
+    def point(self, W: torch.Tensor, value: torch.Tensor, gradient: torch.Tensor, eta: Any = None) -> Point:
+        """The point at W from the losses' value (B,) and gradient (B, d, K) there."""
+        value, gradient = self.penalty.value(W) + value, self.penalty.gradient(W) + gradient
+        if self.penalty.is_smooth:
+            return Point(W, value, gradient, eta)
+        return Point(W, value, self.penalty.least_subgradient(W, gradient), eta, smooth_gradient=gradient)
 
     def _room_for_logits(self, W):
         n_models, _, n_logits = W.shape
@@ -290,5 +303,5 @@ class Objective:
         the same Newton step.
         """
         n_models, n_logits, d = diagonal.shape
-        lift = torch.diag_embed(diagonal.mean(dim=1) * (self.penalty.l2[..., 0] == 0))  # (B, d, d)
+        lift = torch.diag_embed(diagonal.mean(dim=1) * self.penalty.is_free[..., 0])  # (B, d, d)
         hessian.view(n_models, n_logits, d, n_logits, d).add_(lift[:, None, :, None, :])

@@ -1,9 +1,17 @@
-"""The penalty: strengths per coefficient. No penalty is strength 0, and the intercept is a row of strength 0."""
+"""The penalty: strengths per coefficient, and bounds.
+
+No penalty is strength 0, and the intercept is a row of strength 0. A coefficient that is left out has bounds of 0 and 0.
+"""
+
+from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
+
+from torchlogreg._data.device import Placement
 
 
 class Strengths(NamedTuple):
@@ -21,37 +29,104 @@ def strengths(C, l1_ratio):
     return Strengths(l1_ratio * strength, (1.0 - l1_ratio) * strength)
 
 
-class Ridge(NamedTuple):
-    """Half the squared norm of the coefficients, weighted by `l2` (B, d, 1); the intercept's row holds zero."""
+class ElasticNet(NamedTuple):
+    """sum_j l1_j |w_j| + l2_j w_j^2 / 2, for lower_j <= w_j <= upper_j; all of them (B, d, 1) or (1, d, 1).
+
+    Where no model has an L1 norm, or bounds, they are None: nothing is then computed for them, nor asked of a device.
+    """
 
     l2: torch.Tensor
+    l1: torch.Tensor | None = None
+    lower: torch.Tensor | None = None
+    upper: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, l2, n_features, *, intercept, accumulation):
-        row = torch.full(
-            (1, n_features + intercept, 1), float(l2), dtype=accumulation.dtype, device=accumulation.device
-        )
-        if intercept:
-            row[:, -1] = 0.0
-        return cls(row)
+    def of(cls, strengths: Strengths, n_features: int, *, intercept: bool, accumulation: Placement) -> ElasticNet:
+        """The same strengths for all features of one model."""
 
-    def divided(self, factors):
+        def row(strength):
+            out = torch.full(
+                (1, n_features + intercept, 1), float(strength), dtype=accumulation.dtype, device=accumulation.device
+            )
+            if intercept:
+                out[:, -1] = 0.0
+            return out
+
+        return cls(row(strengths.l2), row(strengths.l1) if strengths.l1 else None)
+
+    @property
+    def is_smooth(self) -> bool:
+        """Whether it has a gradient everywhere: no L1 norm and no bounds."""
+        return self.l1 is None and self.lower is None
+
+    @property
+    def is_isotropic(self) -> bool:
+        """Whether a rotation of the features changes nothing."""
+        features = self.l2[:, :-1]  # the last one may be the intercept
+        return self.is_smooth and bool((features == features[:, :1]).all())
+
+    @property
+    def is_free(self) -> torch.Tensor:
+        """Which coefficients have no penalty, (B, d, 1)."""
+        free = self.l2 == 0
+        return free if self.l1 is None else free & (self.l1 == 0)
+
+    def divided(self, factors: Iterable[torch.Tensor]) -> ElasticNet:
         """Strengths over S, which is the product of factors (B,) and itself may overflow."""
-        l2 = self.l2
+        l1, l2 = self.l1, self.l2
         for factor in factors:
             l2 = l2 / factor[:, None, None]
-        if not torch.isfinite(l2).all():
+            l1 = None if l1 is None else l1 / factor[:, None, None]
+        if not torch.isfinite(l2 if l1 is None else l1 + l2).all():
             raise ValueError("The penalty, 1 / C over the sum of the weights, overflows. Raise C or the weights.")
-        return Ridge(l2)
+        return self._replace(l1=l1, l2=l2)
 
-    def select(self, index):
+    def select(self, index: torch.Tensor) -> ElasticNet:
         """The penalties of the models at `index` alone."""
-        return Ridge(self.l2[index] if len(self.l2) > 1 else self.l2)
+        return ElasticNet(*(t if t is None or len(t) == 1 else t[index] for t in self))
 
-    def value(self, W):
+    def of_columns(self, columns: torch.Tensor) -> ElasticNet:
+        """The penalties of the coefficients at an index alone."""
+        return ElasticNet(*(t if t is None else t[:, columns] for t in self))
+
+    def value(self, W: torch.Tensor) -> torch.Tensor:
         """(B,)"""
-        return 0.5 * (self.l2 * W * W).sum(dim=(1, 2))
+        value = 0.5 * (self.l2 * W * W).sum(dim=(1, 2))
+        return value if self.l1 is None else value + (self.l1 * W.abs()).sum(dim=(1, 2))
 
-    def gradient(self, W):
-        """(B, d, K)"""
+    def gradient(self, W: torch.Tensor) -> torch.Tensor:
+        """The gradient of the smooth part, (B, d, K)."""
         return self.l2 * W
+
+    def least_subgradient(self, W: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        """The subgradient of least norm where the smooth part of the objective has `gradient` (B, d, K) at W.
+
+        It is zero at an optimum and nowhere else: the number nearest zero between the derivatives to the left and to
+        the right, which are infinite beyond a bound.
+        """
+        left, right = gradient, gradient
+        if self.l1 is not None:
+            left, right = left + torch.where(W > 0, self.l1, -self.l1), right + torch.where(W >= 0, self.l1, -self.l1)
+        if self.lower is not None:
+            left = left.masked_fill(self.lower >= W, -math.inf)
+        if self.upper is not None:
+            right = right.masked_fill(self.upper <= W, math.inf)
+        return torch.maximum(left, right.clamp(max=0.0))
+
+    def clipped(self, W: torch.Tensor) -> torch.Tensor:
+        """The nearest coefficients within the bounds."""
+        return W if self.lower is None else torch.minimum(torch.maximum(W, self.lower), self.upper)
+
+    def excess(self, W: torch.Tensor, V: torch.Tensor) -> torch.Tensor:
+        """penalty(w) + conjugate(v) - w v, elementwise (B, d, K): zero where v is a subgradient at w, else positive.
+
+        With u the coefficient at which v is a subgradient, it is the penalty's Bregman divergence of w from u, computed
+        without cancellation. Infinite where there is no u.
+        """
+        l1 = torch.zeros_like(self.l2) if self.l1 is None else self.l1
+        beyond = torch.sign(V) * (V.abs() - l1).clamp(min=0.0)  # soft threshold
+        U = self.clipped(torch.where(beyond == 0, 0.0, beyond / self.l2))
+        exists = U.isfinite()
+        U = torch.where(exists, U, 0.0)
+        linear = l1 * (W.abs() - U.abs()) - (V - self.l2 * U) * (W - U)
+        return torch.where(exists, 0.5 * self.l2 * (W - U).square() + linear.clamp(min=0.0), math.inf)

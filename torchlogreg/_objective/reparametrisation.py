@@ -16,7 +16,7 @@ from torchlogreg._data.design import Design, is_wide_table
 from torchlogreg._data.sparse import SparseDesign
 from torchlogreg._objective import tuning
 from torchlogreg._objective.objective import Objective, PassCounter, Point, in_range
-from torchlogreg._objective.penalties import Ridge
+from torchlogreg._objective.penalties import ElasticNet
 from torchlogreg._runtime.linalg import scaled_cholesky
 
 
@@ -91,7 +91,7 @@ class RowSpace(Reparametrisation):
         scale, factor, _ = scaled_cholesky(self.products)
         self.factor = factor / scale[:, None]
         l2 = original.penalty.l2
-        penalty = Ridge(torch.cat([l2[:, :1].expand(-1, n, -1), l2[:, d - rows.intercept :]], dim=1))
+        penalty = ElasticNet(torch.cat([l2[:, :1].expand(-1, n, -1), l2[:, d - rows.intercept :]], dim=1))
         y = rows.y.to(self.factor.device)
         inside = DenseDesign(self.factor, y, rows.to_accumulation(rows.weight), intercept=rows.intercept)
         self.objective = Objective(inside, original.loss, penalty, PassCounter(n))
@@ -140,8 +140,7 @@ class RowSpace(Reparametrisation):
             gradient = gradient + rows.rmatvec(residual[part].to(rows.device))
             start = part.stop
         W[:, original.design.n_features :] = intercept
-        value = original.penalty.value(W) + (inside.weight * losses).sum(dim=0)
-        return Point(W, value, gradient + original.penalty.gradient(W), eta.permute(1, 2, 0))
+        return original.point(W, (inside.weight * losses).sum(dim=0), gradient, eta.permute(1, 2, 0))
 
 
 class NonEmptyColumns(NamedTuple):

@@ -4,7 +4,6 @@ import torch
 
 from torchlogreg._data import moments
 from torchlogreg._objective.objective import Objective
-from torchlogreg._objective.penalties import Ridge
 from torchlogreg._runtime.threads import in_threads, n_workers
 
 
@@ -67,6 +66,5 @@ def scatter(objective):
 
 def shrunk(objective, floor):
     """The objective with penalties of at least `floor` (B, d)."""
-    return Objective(
-        objective.design, objective.loss, Ridge(torch.maximum(objective.penalty.l2, floor[..., None])), objective.passes
-    )
+    penalty = objective.penalty._replace(l2=torch.maximum(objective.penalty.l2, floor[..., None]))
+    return Objective(objective.design, objective.loss, penalty, objective.passes)

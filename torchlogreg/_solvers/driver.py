@@ -366,12 +366,12 @@ def _norm_at_best_intercepts(objective, point, b, tol):
         return norm
     seen = point if point.eta is not None else alone.value_and_gradient(W)
     best = None if seen.eta is None else best_intercepts(alone, seen)  # there may be no room for all logits
-    if best is None or not bool((point.value - best[0] <= tol * point.value).all()):
+    if best is None or not bool((point.value - best[0].value <= tol * point.value).all()):
         return norm
     size = second_moments(alone).sqrt()[:, None]  # (d, 1) of the columns
     logits = (W.abs() * size).sum(dim=1, keepdim=True)  # (1, 1, K) what they are differences of
     rounding = torch.finfo(size.dtype).eps * size * logits
-    return float((best[1].abs() - rounding).clamp(min=0.0).max())
+    return float((best[0].gradient.abs() - rounding).clamp(min=0.0).max())
 
 
 def _spoilt(ends, tol):

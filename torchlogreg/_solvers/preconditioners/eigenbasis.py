@@ -16,7 +16,7 @@ import torch
 from torchlogreg._data import tuning as data_tuning
 from torchlogreg._data.dense import DenseDesign
 from torchlogreg._objective.objective import Objective, in_range
-from torchlogreg._objective.penalties import Ridge
+from torchlogreg._objective.penalties import ElasticNet
 from torchlogreg._runtime.threads import in_threads, n_workers
 from torchlogreg._solvers import tuning
 from torchlogreg._solvers.preconditioners.base import Preconditioner
@@ -119,7 +119,7 @@ def eigenbasis_preconditioner(sample, W, r, before=None, eta=None):
     # What is left of columns that depend on others is rounding, which a factor scaled to a unit diagonal would blow up.
     floor = tuning.EIGENBASIS_ROUNDING * float((curvature * leading.square()).sum(dim=0).max())
     lifted = l2[:, :1].expand(-1, r, -1).clamp(min=floor)
-    penalty = Ridge(torch.cat([lifted, l2[:, p:]], dim=1))
+    penalty = ElasticNet(torch.cat([lifted, l2[:, p:]], dim=1))
     coupled_block = CholeskyPreconditioner.of(Objective(inside, loss, penalty, sample.passes).hessian_at(eta))
     classes = torch.linalg.eigh(rows.to_accumulation(loss.summed_curvature(eta, rows.weight)))[1]  # (B, K, K)
     along = rows.weight[..., None] * loss.curvature_along(eta, classes.to(rows.weight))  # (m, B, K)
