@@ -18,7 +18,6 @@ from torchlogreg._data import kernels
 from torchlogreg._data.device import widest_dtype
 from torchlogreg._data.sample_weights import EVERY_MODEL
 from torchlogreg._objective import tuning
-from torchlogreg._objective.penalties import ElasticNet
 from torchlogreg._runtime.threads import in_threads, n_workers
 
 

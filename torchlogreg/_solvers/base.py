@@ -90,6 +90,7 @@ class Solver(ABC):
     name: ClassVar[str]
     matrix_free: ClassVar[bool] = False  # whether products with X and samples of its rows are all that it needs
     whole_hessian: ClassVar[bool] = False  # whether it needs a matrix of all coefficients
+    takes_kinks: ClassVar[bool] = False  # whether the penalty may have an L1 norm and bounds
     stochastic: ClassVar[bool] = False  # whether its steps estimate the gradient from some of the rows
 
     @abstractmethod

@@ -328,7 +328,7 @@ def _judged(given, exact, ends, tol, solver):
     norms, ended = ends.point.gradient_norm.tolist(), list(ends.ended)
     if solver.stochastic:
         return ended, norms
-    spoilt, unpenalised = None, (~given.penalty.l2[:, : given.design.n_features].any(dim=1)[:, 0]).tolist()
+    spoilt, unpenalised = None, given.penalty.is_free[:, : given.design.n_features].all(dim=1)[:, 0].tolist()
     for b, end in enumerate(ended):
         if end is End.PRECISION and ends.gap[b] <= ends.threshold[b]:
             norms[b] = _norm_at_best_intercepts(exact, ends.point, b, tol)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from torchlogreg._solvers import tuning
@@ -61,6 +62,13 @@ class LBFGSMemory(NamedTuple):
         self.products[:, : len(order), k] = _times(steps, self.changes[:, k])
         self.products[:, k, k] += 1.0 - used[:, 0]
         return self._replace(order=order)
+
+    def pairs(self, model: int) -> tuple[np.ndarray, np.ndarray]:
+        """Steps and changes of a model, (N, k) each on the host, the oldest first, without those of weight zero."""
+        order = list(self.order)
+        S, Y = (pairs[model, order].numpy(force=True) for pairs in (self.steps, self.changes))
+        used = S.any(axis=1)
+        return S[used].T, Y[used].T
 
     def _grown(self):
         extra = min(self.capacity, max(8, 2 * len(self.order))) - len(self.order)

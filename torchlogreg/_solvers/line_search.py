@@ -65,7 +65,7 @@ def line_search_step(
     for float64 will take over. A refused step is halved until the logits of the two points, along which they are
     linear, promise the decrease: that takes no pass over X.
     """
-    point, preconditioner, _ = descent
+    point, preconditioner = descent.point, descent.preconditioner
     change = 0.5**n_backtracks * descent.slope
     rounding = torch.finfo(objective.design.compute.dtype).eps
     noise = tuning.EQUAL_VALUE_ROUNDINGS * rounding * point.value.clamp(min=1.0)

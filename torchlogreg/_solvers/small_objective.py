@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,7 +54,7 @@ class SmallObjective:
         self.y, self.weight = rows.y.numpy(), rows.weight.numpy()  # (n,), (n, 1)
         self.l2 = objective.penalty.l2[0].numpy()  # (d, 1)
         self.ridge = np.tile(self.l2[:, 0], self.loss.n_logits)
-        self.free = np.flatnonzero(self.l2 == 0) if self.loss.n_logits > 1 else []
+        self.free = np.flatnonzero(objective.penalty.is_free[0]) if self.loss.n_logits > 1 else []
 
     def first_order(self, W: np.ndarray) -> Evaluation:
         """Value and gradient; one pass."""
@@ -74,6 +75,25 @@ class SmallObjective:
             blocks[:, j, :, j] += diagonal[j::d].sum() / n_logits
         diagonal += self.ridge
         return evaluation._replace(hessian=hessian)
+
+    def hessian_on(self, eta: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """The rows and columns at an index (a,), sorted, of the Hessian where the rows have logits eta (n, K)."""
+        d, n_logits = self.X.shape[1], eta.shape[1]
+        out = np.empty((len(index), len(index)))
+        ends = np.searchsorted(index, d * np.arange(n_logits + 1))
+        columns = [index[a:b] % d for a, b in pairwise(ends)]
+        k, l = np.triu_indices(n_logits)
+        curvature = self.weight * self.loss.small(eta, self.y, k, l)[2]  # (n, M)
+        features = [self.X[:, own] for own in columns]
+        for m, (i, j) in enumerate(zip(k, l, strict=True)):
+            block = features[i].T @ (curvature[:, m, None] * features[j])
+            out[ends[i] : ends[i + 1], ends[j] : ends[j + 1]] = block
+            out[ends[j] : ends[j + 1], ends[i] : ends[i + 1]] = block.T
+        for feature in self.free:  # see `second_order`
+            own = np.flatnonzero(index % d == feature)
+            out[np.ix_(own, own)] += out[own, own].mean()
+        out.ravel()[:: len(index) + 1] += self.ridge[index]
+        return out
 
     @np.errstate(over="ignore", invalid="ignore")  # the driver reports what overflows
     def _evaluation(self, W, k, l):

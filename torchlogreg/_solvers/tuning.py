@@ -91,3 +91,24 @@ BATCHED_PRODUCT_NUMBERS = 2**12  # numbers in a matrix from which torch's batche
 AUTOMATIC_BATCH_ROWS = 32  # rows in a mini-batch with batch_size="auto"
 COOLING_SHARE = 0.4  # of the epochs over which the learning rate "auto" falls to zero
 EQUAL_WEIGHTS = 1e-12  # relative difference of weights that are all alike
+
+# Penalties with kinks and bounds: the quadratic model.
+# Coefficients off their kinks and bounds up to which those at them may leave with the first solution; where there are
+# more, the first one is for these alone.
+PIVOTS_FROM_SUPPORT = 20
+MOST_PIVOTS, PIVOT_PATIENCE = 25, 4  # solutions of one guessing, and those in a row that contradict no fewer
+MOST_MODEL_SOLUTIONS = 120  # of one model, beyond which the best proximal point is enough
+MODEL_VIOLATION_SHARE = 1e-2  # violation that a model's minimiser may keep, of that at the start
+LEAST_RAISE = 1e-12  # added to a diagonal scaled to one, before it is factored
+BLOCK_SCALES, LEAST_DIAGONAL_SHARE = (1e-2, 1e2), 1e-3  # that pairs may scale blocks by, and leave of a diagonal
+KINK_MEMORY_PAIRS = 20
+CLASS_BLOCK_ROWS, SAMPLE_NUMBERS = (
+    6000,
+    2**25,
+)  # rows of the sample for blocks of several classes; numbers of any sample
+SMALLEST_SHARE = 1e-12  # of the weight that a class counts as having at the start
+MOST_NEAR_KINKS = 150  # coefficients at zero in a model, or twice as many as are not
+# Coefficients up to which all are in the quadratic model, and the share of its L1 strength beyond which a derivative
+# brings a coefficient into a larger one.
+FEW_CANDIDATES, NEAR_KINK = 100, 0.7
+REUSED_BLOCK_FACTOR = 2.0  # size of a block that is known, up to which its part is taken from it

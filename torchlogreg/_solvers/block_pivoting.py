@@ -1,0 +1,203 @@
+"""The quadratic model of an objective whose penalty has kinks and bounds, minimised in NumPy.
+
+Few small Cholesky factors take the place of a loop over coordinates: block principal pivoting (Kim and Park 2010,
+doi:10.1137/090773726) guesses which coefficients are at a kink or bound and on which side of it the others are, solves
+for the others at once, and exchanges all that contradict the guess. Where that cycles, as on strongly dependent
+columns, proximal-point steps around it have subproblems that are better conditioned. Of ten hard quadratics, plain
+pivoting fails on two, an active set that changes one coefficient at a time needs up to 403 solutions.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import numpy as np
+
+from torchlogreg._solvers import tuning
+
+
+class Matrix(ABC):
+    """A symmetric, positive semi-definite matrix (a, a)."""
+
+    @abstractmethod
+    def diagonal(self) -> np.ndarray:
+        """(a,)"""
+
+    @abstractmethod
+    def times(self, v: np.ndarray) -> np.ndarray:
+        """The product with v (a,)."""
+
+    @abstractmethod
+    def solve(self, free: np.ndarray, r: np.ndarray, shift: np.ndarray | None = None) -> np.ndarray:
+        """The solution for the rows and columns at the index `free` (f,) alone, of r (f,); `shift` (a,) is added."""
+
+
+class Kinks(NamedTuple):
+    """Strengths of the L1 norm and bounds of a coefficients; bounds are None where all of them are infinite."""
+
+    l1: np.ndarray  # (a,)
+    lower: np.ndarray | None = None
+    upper: np.ndarray | None = None
+    flat: np.ndarray | None = None  # (R, K) index of the coefficients of each feature along which the softmax is flat
+
+    def select(self, index: np.ndarray) -> Kinks:
+        """Those of the coefficients at an index, which is sorted."""
+        l1, *bounds = (None if part is None else part[index] for part in self[:3])
+        if self.flat is None:
+            return Kinks(l1, *bounds)
+        place = np.full(len(self.l1), -1)
+        place[index] = np.arange(len(index))
+        flat = place[self.flat]
+        flat = flat[(flat >= 0).all(axis=1)]
+        return Kinks(l1, *bounds, flat if len(flat) else None)
+
+    def value(self, u: np.ndarray) -> float:
+        """The L1 norm."""
+        return float(self.l1 @ np.abs(u))
+
+    def derivatives(self, u: np.ndarray, gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """To the left and to the right, where the smooth part has that gradient; infinite beyond a bound."""
+        left = gradient + np.where(u > 0, self.l1, -self.l1)
+        right = gradient + np.where(u >= 0, self.l1, -self.l1)
+        if self.lower is not None and self.upper is not None:
+            left, right = np.where(u <= self.lower, -math.inf, left), np.where(u >= self.upper, math.inf, right)
+        return left, right
+
+    def violation(self, u: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+        """See `ElasticNet.least_subgradient`."""
+        left, right = self.derivatives(u, gradient)
+        return np.maximum(left, np.minimum(right, 0.0))
+
+    def pieces(self, side: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The ends of the intervals without a kink that the coefficients on that side of zero (1, -1, or 0) are in."""
+        low, high = np.where(side > 0, 0.0, -math.inf), np.where(side < 0, 0.0, math.inf)
+        if self.lower is None or self.upper is None:
+            return low, high
+        return np.maximum(low, self.lower), np.minimum(high, self.upper)
+
+
+class _Guess(NamedTuple):
+    """Which coefficients are free, on which side of zero, and where the others are."""
+
+    free: np.ndarray  # (a,) bool
+    side: np.ndarray  # (a,) 1, -1, or 0 where there is no L1 norm
+    at: np.ndarray  # (a,) value of those that are not free
+
+    @classmethod
+    def near(cls, kinks: Kinks, u: np.ndarray, gradient: np.ndarray, tol: float) -> _Guess:
+        """At u: a coefficient leaves its kink or bound if its derivative says so."""
+        left, right = kinks.derivatives(u, gradient)
+        held = (u == 0) & (kinks.l1 > 0)
+        if kinks.lower is not None and kinks.upper is not None:
+            held |= (u <= kinks.lower) | (u >= kinks.upper)
+        if np.count_nonzero(~held) <= tuning.PIVOTS_FROM_SUPPORT:  # else first for the coefficients at hand alone
+            held &= ~((right < -tol) | (left > tol))
+        side = np.where(u != 0, np.sign(u), -np.sign(gradient))
+        return cls(~held, np.where(kinks.l1 > 0, side, 0.0), u).anchored(kinks, u)
+
+    def exchanged(self, kinks: Kinks, u: np.ndarray, gradient: np.ndarray, tol: float) -> tuple[_Guess, int]:
+        """The guess without what contradicts it, and how much did: u minimises where the guess is right."""
+        low, high = kinks.pieces(self.side)
+        below, above = self.free & (u < low), self.free & (u > high)
+        left, right = kinks.derivatives(u, gradient)
+        rises, falls = ~self.free & (right < -tol), ~self.free & (left > tol)
+        at = np.where(below, low, np.where(above, high, u))
+        side = np.where(rises, np.where(u >= 0, 1.0, -1.0), np.where(falls, np.where(u <= 0, -1.0, 1.0), self.side))
+        side = np.where(kinks.l1 > 0, side, 0.0)
+        n_wrong = int(np.count_nonzero(below | above | rises | falls))
+        guess = _Guess((self.free & ~below & ~above) | rises | falls, side, at)
+        return guess.anchored(kinks, at), n_wrong
+
+    def anchored(self, kinks: Kinks, u: np.ndarray) -> _Guess:
+        """The guess with a coefficient at zero in every feature along whose classes the softmax is flat.
+
+        A constant on all of its coefficients changes the L1 norm alone, which is least where their median is zero.
+        Without an anchor the matrix would be singular.
+        """
+        if kinks.flat is None:
+            return self
+        rows = kinks.flat[self.free[kinks.flat].all(axis=1)]
+        if not len(rows):
+            return self
+        values, n_classes = u[rows], rows.shape[1]
+        order = values.argsort(axis=1)
+        middle = order[:, [(n_classes - 1) // 2, n_classes // 2]]  # the same twice for an odd number
+        nearer = np.abs(np.take_along_axis(values, middle, axis=1)).argmin(axis=1)
+        place = middle[np.arange(len(rows)), nearer]
+        side, free, at = self.side.copy(), self.free.copy(), self.at.copy()
+        shifted = values - values[np.arange(len(rows)), place][:, None]
+        side[rows] = np.where(shifted != 0, np.sign(shifted), side[rows])
+        anchors = rows[np.arange(len(rows)), place]
+        free[anchors], at[anchors] = False, 0.0
+        return _Guess(free, side, at)
+
+
+def _pivot(matrix, c, kinks, u, gradient, tol, shift=None):
+    """The minimiser, with `shift` added to the diagonal; None if the guesses go in a circle; and the solutions."""
+    guess, fewest, patience = _Guess.near(kinks, u, gradient, tol), len(u) + 1, tuning.PIVOT_PATIENCE
+    for n_solved in range(1, tuning.MOST_PIVOTS + 1):
+        free = np.flatnonzero(guess.free)
+        u = np.where(guess.free, 0.0, guess.at)
+        r = c[free] + kinks.l1[free] * guess.side[free]
+        if u.any():
+            r = r + matrix.times(u)[free]
+        u[free] = matrix.solve(free, -r, shift)
+        gradient = matrix.times(u) + c
+        if shift is not None:
+            gradient = gradient + shift * u
+        guess, n_wrong = guess.exchanged(kinks, u, gradient, tol)
+        if not n_wrong:
+            return u, n_solved
+        if n_wrong < fewest:
+            fewest, patience = n_wrong, tuning.PIVOT_PATIENCE
+        else:
+            patience -= 1
+            if not patience:
+                break
+    return None, n_solved
+
+
+def minimise_quadratic(
+    matrix: Matrix,
+    c: np.ndarray,
+    kinks: Kinks,
+    u: np.ndarray,
+    *,
+    share: float = tuning.MODEL_VIOLATION_SHARE,
+    floor: float = 0.0,
+) -> np.ndarray:
+    """argmin u' H u / 2 + c' u + l1 |u| within the bounds, from u (a,).
+
+    Coefficients at a kink stay there while their violation is at most `share` of the largest one at the start, or
+    `floor`. Every proximal step lowers the objective.
+    """
+    gradient = matrix.times(u) + c
+    first = float(np.abs(kinks.violation(u, gradient)).max(initial=0.0))
+    tol = max(share * first, floor)
+    if first <= floor:
+        return u
+    found, n_solved = _pivot(matrix, c, kinks, u, gradient, tol)
+    if found is not None:
+        return found
+    diagonal, strength, least = matrix.diagonal(), 0.1, 1e-3
+    while n_solved < tuning.MOST_MODEL_SOLUTIONS and strength <= 1e6:
+        shift = strength * diagonal
+        found, n = _pivot(matrix, c - shift * u, kinks, u, gradient, tol, shift)
+        n_solved += n
+        if found is None:
+            strength *= 10.0 if strength < 0.05 else 30.0
+            least = strength / 3.0 if strength < 0.05 else least
+            continue
+        u = found
+        gradient = matrix.times(u) + c
+        if np.abs(kinks.violation(u, gradient)).max() <= tol:
+            break
+        if strength <= least:
+            found, n = _pivot(matrix, c, kinks, u, gradient, tol)
+            n_solved += n
+            if found is not None:
+                return found
+        strength = max(strength / 10.0, least)
+    return u

@@ -1,0 +1,211 @@
+"""Approximate Hessians for quadratic models with kinks, on the coefficients that a model is about.
+
+Preconditioners are inverses; a model with kinks needs the matrix itself, and only its rows and columns of coefficients
+that are not zero, or nearly leave zero. All of it is on the host, class-major.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+
+from torchlogreg._data.gram import with_ones
+from torchlogreg._objective.objective import Objective
+from torchlogreg._runtime.threads import in_threads, n_workers
+from torchlogreg._solvers import tuning
+
+
+class Curvature(ABC):
+    """Positive semi-definite approximations of the Hessians of B models: frozen dataclasses of tensors, final."""
+
+    is_coupled: ClassVar[bool]  # whether it is flat along the classes of a feature without a penalty, as the Hessian is
+
+    @abstractmethod
+    def blocks(self, model: int, index: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+        """The diagonal blocks (see `BlockMatrix`) of a model on the coefficients at an index, and the index in their order."""
+
+    @abstractmethod
+    def diagonal(self) -> torch.Tensor:
+        """(B, K, d)"""
+
+    @abstractmethod
+    def select(self, index: torch.Tensor) -> Self:
+        """The curvature of the models at `index` alone."""
+
+    @abstractmethod
+    def packed(self) -> Self:
+        """Without what is computed again when it is needed."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class BlockCurvature(Curvature):
+    """A block for each class: of the columns that are looked at, from a sample of rows; a diagonal for the others."""
+
+    rows: torch.Tensor  # (m, h) the sample's numbers in the columns that are looked at, the intercept's ones as last
+    columns: torch.Tensor  # (h,) index of these among the d of a class, sorted
+    weights: torch.Tensor  # (m, B, K) curvature by each logit, weighted
+    of_all: torch.Tensor  # (B, K, d) diagonal
+    l2: torch.Tensor  # (B, d)
+    cache: dict[Any, Any] = field(default_factory=dict)
+
+    is_coupled = False
+
+    @classmethod
+    def of(
+        cls, sample: Objective, W: torch.Tensor, columns: torch.Tensor | None, diagonal: torch.Tensor | None
+    ) -> Self:
+        """At W (B, d, K); `columns` None are all of them, and then the sample has the diagonal."""
+        d, design = W.shape[1], sample.design
+        eta = design.matvec(W)
+        sample.passes.n_visited += design.shape[0]
+        weights = (design.weight[..., None] * sample.loss.logit_curvature(eta)).cpu()  # (m, B, K)
+        columns = torch.arange(d) if columns is None else columns
+        features = columns[columns < design.n_features]
+        rows = with_ones(
+            design.dense(features if len(features) < design.n_features else None).X.cpu(), design.intercept
+        )
+        l2 = sample.penalty.l2[..., 0].cpu().expand(len(W), -1)
+        if diagonal is None:
+            squares = weights.flatten(1).T.double() @ rows.double().square()
+            diagonal = squares.view(*weights.shape[1:], -1) + l2[:, None]
+        return cls(rows.contiguous(), columns, weights, diagonal.cpu(), l2)
+
+    def blocks(self, model, index):
+        """See `Curvature`."""
+        d = self.of_all.shape[2]
+        ends = np.searchsorted(index, d * np.arange(self.of_all.shape[1] + 1))
+        place = np.full(d, -1)
+        place[self.columns.numpy()] = np.arange(len(self.columns))
+        parts = [index[a:b] - k * d for k, (a, b) in enumerate(pairwise(ends))]
+        inside = [part[place[part] >= 0] for part in parts]
+        outside = [part[place[part] < 0] for part in parts]
+        missing = [k for k, part in enumerate(inside) if not self._is_cached(model, k, part)]
+
+        def compute(classes):
+            for k in classes:
+                self.cache[model, k] = inside[k], self._block(model, k, place[inside[k]])
+
+        if missing:
+            shares = [missing[i :: n_workers()] for i in range(n_workers())]
+            in_threads(compute, [share for share in shares if share])
+        out, order = [], []
+        for k, (own, others) in enumerate(zip(inside, outside, strict=True)):
+            if len(own):
+                known, H = self.cache[model, k]
+                at = np.searchsorted(known, own)
+                out.append(H if len(at) == len(H) else H[np.ix_(at, at)])
+            if len(others):
+                out.append(self.of_all[model, k].numpy()[others])
+            order += [own + k * d, others + k * d]
+        return np.concatenate(order), out
+
+    def diagonal(self):
+        """See `Curvature`."""
+        return self.of_all
+
+    def select(self, index):
+        """See `Curvature`."""
+        index = index.cpu()
+        return replace(self, weights=self.weights[:, index], of_all=self.of_all[index], l2=self.l2[index], cache={})
+
+    def packed(self):
+        """See `Curvature`."""
+        return replace(self, cache={})
+
+    def _is_cached(self, model, k, part):
+        if not len(part):
+            return True
+        known = self.cache.get((model, k), (part[:0],))[0]
+        return len(known) < tuning.REUSED_BLOCK_FACTOR * len(part) and np.isin(part, known, assume_unique=True).all()
+
+    def _block(self, model, k, place):
+        """The block of class k on the columns at `place` among those of the sample."""
+        root = self.weights[:, model, k].sqrt().numpy()
+        X = self.rows.numpy()
+        Z = (X if len(place) == X.shape[1] else X[:, place]) * root[:, None].astype(X.dtype)
+        H = (Z.T @ Z).astype(np.float64)
+        H.ravel()[:: len(H) + 1] += self.l2[model].numpy()[self.columns.numpy()[place]]
+        return H
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CoupledCurvature(Curvature):
+    """The Hessian of all rows, couplings between classes included, on some coefficients; a diagonal for the others."""
+
+    index: tuple[torch.Tensor, ...]  # of each model, (a,) sorted
+    hessians: tuple[torch.Tensor, ...]  # (a, a)
+    of_all: torch.Tensor  # (B, K, d)
+
+    is_coupled = True
+
+    def blocks(self, model, index):
+        """See `Curvature`."""
+        known = self.index[model].numpy()
+        is_known = np.isin(index, known, assume_unique=True)
+        own, others = index[is_known], index[~is_known]
+        at, out = np.searchsorted(known, own), []
+        if len(own):
+            H = self.hessians[model].numpy()
+            out.append(H if len(at) == len(H) else H[np.ix_(at, at)])
+        if len(others):
+            out.append(self.of_all[model].flatten().numpy()[others])
+        return np.concatenate([own, others]), out
+
+    def diagonal(self):
+        """See `Curvature`."""
+        return self.of_all
+
+    def select(self, index):
+        """See `Curvature`."""
+        models = index.tolist()
+        return CoupledCurvature(
+            tuple(self.index[b] for b in models), tuple(self.hessians[b] for b in models), self.of_all[index.cpu()]
+        )
+
+    def packed(self):
+        """See `Curvature`."""
+        return self
+
+
+def coupled_hessian(objective: Objective, W: torch.Tensor, index: np.ndarray) -> np.ndarray:
+    """The Hessian (a, a) of one model at W (1, d, K) on the coefficients at an index, sorted; one pass."""
+    _, d, n_logits = W.shape
+    ends = np.searchsorted(index, d * np.arange(n_logits + 1))
+    intercept, p = objective.design.intercept, objective.design.n_features
+    columns = np.unique(np.append(index % d, [p] * intercept))
+    places = [np.searchsorted(columns, index[a:b] % d) for a, b in pairwise(ends)]
+    features = torch.from_numpy(columns[columns < p]).to(objective.design.device) if len(columns) < d else None
+
+    def add(part):
+        out = np.zeros((len(index), len(index)))
+        for rows in part.blocks(n_logits):
+            a, b = objective.loss.curvature(rows.matvec(W))
+            X = with_ones(rows.dense(features).X.to(rows.compute.dtype), intercept).numpy(force=True)
+            weight = rows.weight[:, 0].numpy(force=True).astype(X.dtype)
+            own = np.sqrt(weight[:, None] * a[:, 0].numpy(force=True))  # (m, K)
+            for k, (i, j) in enumerate(pairwise(ends)):
+                Z = X[:, places[k]] * own[:, k : k + 1]
+                out[i:j, i:j] += Z.T @ Z
+            if b is not None:
+                b = np.sqrt(weight)[:, None] * b[:, 0].numpy(force=True)
+                V = np.concatenate([X[:, place] * b[:, k : k + 1] for k, place in enumerate(places)], axis=1)
+                out -= V.T @ V
+        return out
+
+    objective.passes.n_visited += objective.design.shape[0]
+    H: Any = 0.0
+    for chunk in objective.design.chunks():
+        H = H + sum(in_threads(add, chunk.parts(1, n_logits)))
+    l2, free = (row[0, :, 0].numpy(force=True) for row in (objective.penalty.l2, objective.penalty.is_free))
+    if n_logits > 1:
+        for feature in np.flatnonzero(free):  # see `Objective._pin`
+            own = np.flatnonzero(index % d == feature)
+            if len(own):
+                H[np.ix_(own, own)] += H[own, own].mean()
+    H.ravel()[:: len(index) + 1] += l2[index % d]
+    return H

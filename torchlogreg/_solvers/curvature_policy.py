@@ -1,0 +1,122 @@
+"""Where proximal Newton starts, and which curvature its quadratic models get."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from torchlogreg._objective.objective import Objective, Point
+from torchlogreg._objective.sampling import sampled, scatter, shrunk
+from torchlogreg._solvers import cost_model, tuning
+from torchlogreg._solvers.curvature import BlockCurvature
+from torchlogreg._solvers.preconditioners.frequent_columns import frequent_columns
+from torchlogreg._solvers.starts import is_far
+from torchlogreg._solvers.subsampling import sample_rows, sample_where_curved
+
+
+def start(objective: Objective, W: torch.Tensor, rough: Any, generator: torch.Generator) -> tuple[Point, Any]:
+    """The first point and the curvature there, from zero: of samples of the rows where they are representative.
+
+    `rough` is the solver on samples.
+    """
+    n, d = objective.design.shape
+    size = _sample_size(objective)
+    nothing = without_features(objective, W)
+    if W.shape[2] > 1 or objective.design.n_frequent_columns(1) or 2 * size > n or size < min(n, 5 * d):
+        return objective.value_and_gradient(nothing), None
+    W, curvature = _on_samples(objective, nothing, rough, size, generator)
+    point = objective.value_and_gradient(W)
+    unrepresentative = is_far(objective, point.value)
+    if unrepresentative.any():
+        point = objective.value_and_gradient(torch.where(unrepresentative[:, None, None], nothing, W))
+        return point, None
+    return point, curvature
+
+
+def curvature_at(objective: Objective, W: torch.Tensor, generator: torch.Generator) -> BlockCurvature:
+    """What is affordable on a sample of the rows, at W (B, d, K)."""
+    design = objective.design
+    if not design.n_samplable:
+        diagonal = objective.diagonal(W)
+        none = torch.arange(0)
+        empty = diagonal.new_zeros(0, len(W), W.shape[2]).cpu()
+        l2 = objective.penalty.l2[..., 0].cpu().expand(len(W), -1)
+        return BlockCurvature(empty[:, 0], none, empty, _by_class(diagonal, W), l2)
+    n_frequent = design.n_frequent_columns(W.shape[2])
+    if not n_frequent:
+        size = _sample_size(objective)
+        draw = sample_rows if W.shape[2] == 1 else _where_curved(W)
+        return BlockCurvature.of(draw(objective, size, generator), W, None, None)
+    diagonal = _by_class(objective.diagonal(W), W)
+    columns = frequent_columns(objective, diagonal.mT.to(W.device), n_frequent)
+    n_rows = tuning.ROWS_PER_FREQUENT_COLUMN * len(columns) if W.shape[2] == 1 else max(4000, 5 * len(columns))
+    sample = sample_rows(objective, min(design.shape[0], n_rows), generator, evenly=True)
+    return BlockCurvature.of(sample, W, columns, diagonal)
+
+
+def without_features(objective: Objective, W: torch.Tensor) -> torch.Tensor:
+    """W (B, d, K), all zero, with the best intercepts: the logarithms of the classes' shares of the weight."""
+    design, loss = objective.design, objective.loss
+    if not (design.in_memory and design.intercept):
+        return objective.penalty.clipped(W)
+    codes = loss.codes(design.y).cpu()
+    weight = design.to_accumulation(design.weight).cpu().expand(-1, len(W))
+    mass = torch.zeros(max(2, loss.n_logits), len(W), dtype=weight.dtype).index_add_(0, codes, weight)
+    logits = (mass / mass.sum(dim=0)).clamp(min=tuning.SMALLEST_SHARE).log().T  # (B, n_classes)
+    best = logits[:, 1:] - logits[:, :1] if loss.n_logits == 1 else logits - logits.mean(dim=1, keepdim=True)
+    W = W.clone()
+    p = design.n_features
+    W[:, p] = torch.where(objective.penalty.l2[:, p] == 0, best.to(W), W[:, p])
+    return objective.penalty.clipped(W)
+
+
+def coupled_cost(objective: Objective, n_coefficients: int, n_logits: int) -> float:
+    """Passes that the Hessian of all rows costs on so many coefficients of a model."""
+    n, d = objective.design.shape
+    own = max(1.0, n_coefficients / n_logits)
+    return cost_model.hessian(n, n, own, n_logits) * own / d
+
+
+def _on_samples(objective, W, rough, size, generator):
+    """Proximal Newton on nested samples, as in `newton_on_samples`; where it leads, and the curvature that it used."""
+    pool = sample_rows(objective, size, generator)
+    n_unknowns = W.shape[1] * W.shape[2]
+    sizes = [size]
+    while sizes[-1] // 4 >= max(tuning.SMALLEST_NESTED_ROWS, 5 * n_unknowns):
+        sizes.append(sizes[-1] // 4)
+    variances, state = scatter(sampled(pool, slice(sizes[-1]))), None
+    for m in reversed(sizes):
+        sample = shrunk(sampled(pool, slice(m)), variances / m)
+        state = rough.init(sample, W)
+        for _ in range(tuning.MOST_SAMPLE_STEPS - 1):
+            if max(state.reading.gap) <= min(0.25, tuning.NEAR_GAP * n_unknowns / m):
+                break
+            state = rough.step(sample, state)
+            if all(state.reading.stuck):
+                break
+        W = state.proposal
+    l2 = objective.penalty.l2[..., 0].cpu().expand(len(W), -1)
+    curvature = state.curvature
+    of_all = curvature.of_all + (l2 - curvature.l2)[:, None]
+    return W, replace(curvature, l2=l2, of_all=of_all, cache={})
+
+
+def _where_curved(W):
+    return lambda objective, size, generator: sample_where_curved(objective, W, size, generator)
+
+
+def _sample_size(objective):
+    n, d = objective.design.shape
+    K = objective.loss.n_logits
+    filled = max(1.0, objective.design.n_numbers / n)
+    size = cost_model.sample_size(n, d, 1, filled) if K == 1 else max(tuning.CLASS_BLOCK_ROWS, 5 * d)
+    most = max(tuning.SMALLEST_SAMPLE_ROWS, tuning.SAMPLE_NUMBERS // d)
+    return min(size, most, n, objective.design.n_samplable)
+
+
+def _by_class(diagonal, W):
+    """The diagonal (B, K d, 1, 1) as (B, K, d) on the host, positive."""
+    diagonal = diagonal.view(len(W), W.shape[2], W.shape[1]).cpu()
+    return torch.where(diagonal > 0, diagonal, 1.0)

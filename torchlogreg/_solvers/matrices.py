@@ -1,0 +1,138 @@
+"""Hessians of a quadratic model, and approximations of them, in NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.linalg.lapack import dpotrf, dpotrs  # pyright: ignore[reportAttributeAccessIssue]
+
+from torchlogreg._solvers import tuning
+from torchlogreg._solvers.block_pivoting import Matrix
+
+EPSILON = np.finfo(np.float64).eps
+
+
+def solve(H: np.ndarray, r: np.ndarray) -> np.ndarray:
+    """H^-1 r for H (f, f), which is overwritten, and r (f,) or (f, m).
+
+    H is scaled to a unit diagonal, and raised by rounding errors until it has a Cholesky factor.
+    """
+    n = len(H)
+    if not n:
+        return r.copy()
+    diagonal = H.diagonal()
+    scale = 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+    H *= scale
+    H *= scale[:, None]
+    unit, shift = H.diagonal().copy(), tuning.LEAST_RAISE
+    columns = scale if r.ndim == 1 else scale[:, None]
+    while shift <= 1.0:
+        H.ravel()[:: n + 1] = unit + shift
+        factor, failed = dpotrf(H.T, lower=1)
+        if not failed:
+            return columns * dpotrs(factor, columns * r, lower=1)[0]
+        shift *= 100.0
+    return columns * columns * r  # rounding left nothing but the scale
+
+
+class DenseMatrix(Matrix):
+    """A matrix as it is."""
+
+    def __init__(self, H: np.ndarray):
+        self.H = H
+
+    def diagonal(self):
+        """See `Matrix`."""
+        return self.H.diagonal()
+
+    def times(self, v):
+        """See `Matrix`; where v is mostly zero, by the rows where it is not."""
+        index = np.flatnonzero(v)
+        return v[index] @ self.H[index] if 2 * len(index) < len(v) else self.H @ v
+
+    def solve(self, free, r, shift=None):
+        """See `Matrix`."""
+        H = self.H[np.ix_(free, free)]
+        if shift is not None:
+            H.ravel()[:: len(free) + 1] += shift[free]
+        return solve(H, r)
+
+
+class BlockMatrix(Matrix):
+    """Diagonal blocks, each a matrix (m, m) or the diagonal (m,) of one, plus pairs of BFGS.
+
+    The pairs S and Y (a, m), the oldest first, make theta H - N M^-1 N' of the blocks H (Byrd, Nocedal and Schnabel 1994,
+    doi:10.1007/BF01582063, theorem 2.3); theta scales the blocks to the newest pair.
+    """
+
+    def __init__(self, blocks: Sequence[np.ndarray], S: np.ndarray | None = None, Y: np.ndarray | None = None):
+        self.blocks, self.theta = blocks, 1.0
+        self.ends = np.cumsum([len(block) for block in blocks])
+        self.N = None
+        if S is None or Y is None or not S.shape[1]:
+            return
+        HS, SY = self._blocks_times(S), S.T @ Y
+        low, high = tuning.BLOCK_SCALES
+        self.theta = float(np.clip(SY[-1, -1] / max(S[:, -1] @ HS[:, -1], np.finfo(float).tiny), low, high))
+        L = np.tril(SY, -1)
+        self.M = np.block([[self.theta * (S.T @ HS), L], [L.T, -np.diag(SY.diagonal())]])
+        self.N = np.column_stack([self.theta * HS, Y])
+        self.MN = np.linalg.solve(self.M, self.N.T)
+
+    def simplified(self) -> Matrix:
+        """As a single matrix, if it has one block."""
+        if len(self.blocks) > 1 or self.blocks[0].ndim == 1:
+            return self
+        H = self.theta * self.blocks[0]
+        if self.N is None:
+            return DenseMatrix(H)
+        H -= self.N @ self.MN
+        return DenseMatrix(0.5 * (H + H.T))
+
+    def diagonal(self):
+        """See `Matrix`."""
+        out = self.theta * np.concatenate([b if b.ndim == 1 else b.diagonal() for b in self.blocks])
+        if self.N is None:
+            return out
+        return np.maximum(out - np.einsum("ij,ji->i", self.N, self.MN), tuning.LEAST_DIAGONAL_SHARE * out)
+
+    def times(self, v):
+        """See `Matrix`."""
+        out = self.theta * self._blocks_times(v)
+        return out if self.N is None else out - self.N @ (self.MN @ v)
+
+    def solve(self, free, r, shift=None):
+        """See `Matrix`; the pairs by the Woodbury identity."""
+        right = r[:, None] if self.N is None else np.column_stack([r, self.N[free]])
+        out, start, first = np.empty_like(right), 0, 0
+        for block, end in zip(self.blocks, self.ends, strict=True):
+            stop = first + int(np.searchsorted(free[first:], end))
+            index = free[first:stop] - start
+            extra = 0.0 if shift is None else shift[free[first:stop]]
+            if block.ndim == 1:
+                out[first:stop] = right[first:stop] / (self.theta * block[index] + extra)[:, None]
+            else:
+                H = self.theta * block[np.ix_(index, index)]
+                H.ravel()[:: len(index) + 1] += extra
+                out[first:stop] = solve(H, right[first:stop])
+            start, first = end, stop
+        if self.N is None:
+            return out[:, 0]
+        Z = out[:, 1:]
+        small = self.M - self.N[free].T @ Z
+        return out[:, 0] + Z @ np.linalg.solve(small, self.N[free].T @ out[:, 0])
+
+    def _blocks_times(self, v):
+        out, start = np.empty_like(v), 0
+        for block, end in zip(self.blocks, self.ends, strict=True):
+            part = v[start:end]
+            if block.ndim == 1:
+                out[start:end] = (block * part.T).T
+            elif part.ndim == 1 and 2 * np.count_nonzero(part) < len(part):
+                index = np.flatnonzero(part)
+                out[start:end] = part[index] @ block[index]
+            else:
+                out[start:end] = block @ part
+            start = end
+        return out

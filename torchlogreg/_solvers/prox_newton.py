@@ -1,0 +1,253 @@
+"""Proximal Newton: objectives whose penalty has an L1 norm or bounds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from torchlogreg._objective.objective import Point
+from torchlogreg._solvers import tuning
+from torchlogreg._solvers.base import Reading, SelectableSolver, drawn_seed
+from torchlogreg._solvers.block_pivoting import minimise_quadratic
+from torchlogreg._solvers.curvature import BlockCurvature, CoupledCurvature, Curvature, coupled_hessian
+from torchlogreg._solvers.curvature_policy import coupled_cost, curvature_at, start
+from torchlogreg._solvers.lbfgs_memory import LBFGSMemory
+from torchlogreg._solvers.line_search import dot, line_search_step, select, where_accepted
+from torchlogreg._solvers.matrices import BlockMatrix
+from torchlogreg._solvers.preconditioners.refresh import Refresh
+from torchlogreg._solvers.prox_newton_numpy import ProxNewtonNumPy, candidates, is_small, kinks_of
+from torchlogreg._solvers.starts import is_far, nearer
+from torchlogreg._solvers.stopping import Optimality
+
+
+class Scaling(NamedTuple):
+    """The diagonal of the Hessian, as what `line_search_step` compares gradients by."""
+
+    diagonal: torch.Tensor  # (B, d, K)
+
+    def solve(self, gradient: torch.Tensor) -> torch.Tensor:
+        """Its inverse times gradient (B, d, K)."""
+        return gradient / self.diagonal
+
+
+class Proposal(NamedTuple):
+    """A point, and the minimiser of its quadratic model."""
+
+    point: Point
+    preconditioner: Scaling
+    W: torch.Tensor  # (B, d, K)
+    slope: torch.Tensor  # (B,) change of the objective that the model promises, without its curvature
+
+    def trial_point(self, n_backtracks: torch.Tensor) -> torch.Tensor:
+        """The coefficients at the step 0.5^n_backtracks; zeros of the minimiser are exact at the whole step."""
+        share = 0.5 ** n_backtracks[:, None, None]
+        return torch.where(share == 1.0, self.W, self.point.W + share * (self.W - self.point.W))
+
+
+class ProxNewtonState(NamedTuple):
+    """Where proximal Newton is, and the step that it will try."""
+
+    point: Point
+    reading: Reading
+    memory: LBFGSMemory  # class-major
+    random: torch.Tensor  # state of the generator that draws samples
+    refresh: Refresh
+    n_backtracks: torch.Tensor  # (B,) how often the step is halved
+    restarted: torch.Tensor  # (B,) whether no step helped, and the pairs were given up for that
+    curvature: Curvature | None = None  # None at a start that is worse than zero
+    proposal: Any = None  # (B, d, K)
+    change: Any = None  # (B,) of the objective that the models promise
+    n_candidates: int = 0  # most coefficients in a model
+    iteration: int = 0
+    settled: bool = False
+
+
+@dataclass(frozen=True)
+class ProxNewton(SelectableSolver):
+    """Lee, Sun and Saunders (2014), Proximal Newton-type methods for minimizing composite functions, arXiv:1206.1623.
+
+    An iteration is one pass over X, for value and gradient at a trial point. The quadratic model there, of a Hessian
+    from a sample of the rows and pairs of BFGS, is minimised with its kinks and bounds by block pivoting on the host.
+    Where the present pace makes the Hessian of all rows pay, on the coefficients that matter, that takes over. A
+    `rough` one, on samples, has the Hessian of all of their rows at every point, and no pairs.
+    """
+
+    seed: int = 0
+    rough: bool = False
+
+    name = "prox-newton"
+    matrix_free = True
+    takes_kinks = True
+
+    @classmethod
+    def from_params(cls, params, *, validated=False):  # noqa: ARG003
+        """See `SelectableSolver`."""
+        return cls(seed=drawn_seed(params["random_state"], 0))
+
+    def init(self, objective, W):
+        """See `Solver`."""
+        W = objective.penalty.clipped(W)
+        zeros = torch.zeros_like(W[:, 0, 0])
+        point = Point(W, None, None)
+        state = ProxNewtonState(
+            point,
+            Reading.of(point),
+            LBFGSMemory.empty(len(W), W[0].numel(), tuning.KINK_MEMORY_PAIRS, objective.design.accumulation),
+            torch.Generator("cpu").manual_seed(self.seed).get_state(),
+            Refresh(due=tuning.SOON_ITERATION),
+            n_backtracks=zeros,
+            restarted=torch.zeros_like(zeros, dtype=torch.bool),
+        )
+        if not W.any() and not self.rough:
+            generator = _generator(state.random)
+            point, curvature = start(objective, W, ProxNewton(rough=True), generator)
+            state = state._replace(point=point, random=generator.get_state())
+            return self._proposed(
+                objective, self._renewed(objective, state) if curvature is None else state._replace(curvature=curvature)
+            )
+        point = objective.value_and_gradient(W)
+        state = state._replace(point=point)
+        far = is_far(objective, point.value)
+        if far.any() and not self.rough:
+            return state._replace(reading=Reading.of(point))
+        return self._proposed(objective, self._renewed(objective, state))
+
+    def step(self, objective, state):
+        """See `Solver`."""
+        if state.curvature is None:
+            W = objective.penalty.clipped(nearer(objective, state.point))
+            state = state._replace(point=objective.value_and_gradient(W))
+            return self._proposed(objective, self._renewed(objective, state))
+        # 1. trial point; a model that refuses it stays where it is and tries a shorter step next
+        point = state.point
+        proposal = Proposal(point, _scaling(state.curvature, point), state.proposal, state.change)
+        trial = objective.value_and_gradient(proposal.trial_point(state.n_backtracks))
+        search = line_search_step(objective, proposal, trial, state.n_backtracks)
+        stuck = None
+        if search.any_exhausted:
+            stuck = search.exhausted & (state.restarted | (not objective.design.is_exact))
+            if stuck.all():
+                return state._replace(reading=state.reading._replace(stuck=stuck.tolist()))
+        # 2. new pair, of weight zero for models that did not move
+        memory = state.memory
+        if search.n_accepted and not self.rough:
+            s, y = trial.W - point.W, trial.slope - point.slope
+            usable = search.accepted & (dot(s, y) > tuning.LEAST_CURVATURE * dot(s, s).sqrt() * dot(y, y).sqrt())
+            memory = memory.appended(s.mT.contiguous(), y.mT.contiguous(), usable)
+        point = where_accepted(search, trial, point)
+        # 3. renewed curvature; where no step helps, at once and without the pairs, which may be what misleads
+        lost = stuck is not None and bool((search.exhausted & ~stuck).any())
+        state = state._replace(
+            point=point,
+            memory=memory.cleared() if lost else memory,
+            refresh=state.refresh.seen(max(state.reading.gap)),
+            n_backtracks=torch.zeros_like(search.n_backtracks) if lost else search.n_backtracks,
+            restarted=search.exhausted | (state.restarted & ~search.accepted),
+            iteration=state.iteration + 1,
+        )
+        cost = coupled_cost(objective, state.n_candidates, trial.W.shape[2])
+        if self._may_couple(state) and not state.refresh.is_near and state.refresh.hessian_pays(len(point.W), cost):
+            state = self._coupled(objective, state)
+        elif lost or self.rough or (state.iteration >= state.refresh.due and not state.curvature.is_coupled):
+            state = self._renewed(objective, state)
+        return self._proposed(objective, state, stuck)
+
+    def select(self, state, index):
+        """See `Solver`."""
+        names = "point", "n_backtracks", "restarted", "proposal", "change"
+        selected = {name: select(index, getattr(state, name)) for name in names}
+        curvature = state.curvature and state.curvature.select(index)
+        memory, reading = state.memory.select(index), state.reading.select(index.tolist())
+        return state._replace(memory=memory, curvature=curvature, reading=reading, **selected)
+
+    def pack(self, state):
+        """The state without its logits, and without blocks that are computed again."""
+        curvature = state.curvature and state.curvature.packed()
+        return state._replace(point=state.point._replace(eta=None), memory=state.memory.trimmed(), curvature=curvature)
+
+    def unpack(self, objective, packed):
+        """See `Solver`; one pass for the logits."""
+        return packed._replace(point=packed.point._replace(eta=objective.value_and_gradient(packed.point.W).eta))
+
+    def stopping(self, tol):
+        """See `Solver`."""
+        return Optimality(tol, gap=tol**1.5)  # the Hessian is an approximation, its decrement optimistic
+
+    def specialised(self, objective, W):
+        """See `Solver`."""
+        return ProxNewtonNumPy(objective) if is_small(objective, W) and not self.rough else self
+
+    def _may_couple(self, state):
+        return not self.rough and state.n_candidates**2 <= tuning.PRECONDITIONER_NUMBERS
+
+    def _renewed(self, objective, state):
+        """The state with the curvature of a sample at its point."""
+        generator, W = _generator(state.random), state.point.W
+        if self.rough:
+            return state._replace(curvature=BlockCurvature.of(objective, W, None, None))
+        curvature = curvature_at(objective, W, generator)
+        refresh = (
+            state.refresh.postponed(max(state.iteration, tuning.SOON_ITERATION)) if state.iteration else state.refresh
+        )
+        return state._replace(curvature=curvature, refresh=refresh, random=generator.get_state())
+
+    def _coupled(self, objective, state):
+        """The state with the Hessian of all rows at its point, on the candidates, and no pairs."""
+        W, diagonal = state.point.W, state.curvature.diagonal()
+        indices, hessians = [], []
+        for b in range(len(W)):
+            w, slope = (_flat(tensor, b) for tensor in (W, state.point.slope))
+            index = candidates(w, slope, kinks_of(objective.penalty, W.shape[2], b))
+            model = torch.tensor([b], device=W.device)
+            alone = objective if len(W) == 1 else objective.select(model)
+            indices.append(torch.from_numpy(index))
+            hessians.append(torch.from_numpy(coupled_hessian(alone, W[model], index)))
+        return state._replace(
+            curvature=CoupledCurvature(tuple(indices), tuple(hessians), diagonal),
+            memory=state.memory.cleared(),
+            refresh=state.refresh.with_hessian(),
+        )
+
+    def _proposed(self, objective, state, stuck=None):
+        """The state with the minimisers of its quadratic models, and the gap that they promise."""
+        point, penalty = state.point, objective.penalty
+        found, n_candidates = [], 0
+        for b in range(len(point.W)):
+            kinks = kinks_of(penalty, point.W.shape[2], b)
+            if not (state.curvature.is_coupled):
+                kinks = kinks._replace(flat=None)
+            w, slope = (_flat(tensor, b) for tensor in (point.W, point.slope))
+            S, Y = state.memory.pairs(b)
+            index = candidates(w, slope, kinks, also=S.any(axis=1) if S.size else None)
+            order, blocks = state.curvature.blocks(b, index)
+            matrix = BlockMatrix(blocks, S[order], Y[order]).simplified()
+            u = w.copy()
+            u[order] = minimise_quadratic(matrix, slope[order] - matrix.times(w[order]), kinks.select(order), w[order])
+            found.append(u)
+            n_candidates = max(n_candidates, len(index))
+        W = torch.from_numpy(np.stack(found)).view(len(found), point.W.shape[2], -1).mT.contiguous().to(point.W)
+        change = dot(point.slope, W - point.W)
+        if penalty.l1 is not None:
+            change = change + (penalty.l1 * (W.abs() - point.W.abs())).sum(dim=(1, 2))
+        gap = -0.5 * change / point.value.clamp(min=torch.finfo(change.dtype).tiny)
+        reading = Reading.of(point, gap, stuck)
+        return state._replace(proposal=W, change=change, reading=reading, n_candidates=n_candidates)
+
+
+def _scaling(curvature, point):
+    diagonal = curvature.diagonal().mT.to(point.W)
+    return Scaling(torch.where(diagonal > 0, diagonal, 1.0))
+
+
+def _flat(tensor, model):
+    """The coefficients of a model (B, d, K), class-major on the host."""
+    return tensor[model].mT.flatten().numpy(force=True)
+
+
+def _generator(random):
+    generator = torch.Generator("cpu")
+    generator.set_state(random.cpu())
+    return generator

@@ -1,0 +1,198 @@
+"""Proximal Newton in NumPy, with the exact Hessian, for few rows: a torch call would cost more than its arithmetic."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from torchlogreg._objective.objective import Objective, Point
+from torchlogreg._objective.penalties import ElasticNet
+from torchlogreg._solvers import tuning
+from torchlogreg._solvers.base import Reading, Solver
+from torchlogreg._solvers.block_pivoting import Kinks, minimise_quadratic
+from torchlogreg._solvers.line_search import is_stalled
+from torchlogreg._solvers.matrices import DenseMatrix
+from torchlogreg._solvers.newton_numpy import size
+from torchlogreg._solvers.small_objective import EPSILON, SMALLEST_FLOAT, Evaluation, SmallObjective, is_at_hand
+from torchlogreg._solvers.starts import is_far, nearer
+from torchlogreg._solvers.stopping import Optimality
+
+
+def is_small(objective: Objective, W: torch.Tensor) -> bool:
+    """Whether `objective` is one model's, in memory on the host, and small."""
+    n_numbers = size(*objective.design.shape, n_logits=W.shape[2])
+    return is_at_hand(objective, W) and n_numbers <= tuning.NUMPY_NEWTON_NUMBERS
+
+
+class Iterate(NamedTuple):
+    """A point of one model, and the minimiser of the quadratic model there."""
+
+    at: Evaluation  # of the smooth part
+    value: float  # F
+    violation: np.ndarray  # (K d,) subgradient of least norm, class-major
+    proposal: np.ndarray  # (K d,)
+    change: float  # of F that the model promises
+    curvature: np.ndarray  # (K d,) diagonal of the Hessian where it was computed, 1 elsewhere
+
+    @property
+    def gap(self) -> float:
+        """Half the squared decrement against the value."""
+        return -0.5 * self.change / max(self.value, SMALLEST_FLOAT)
+
+
+class SmallProblem:
+    """The objective of one model as its smooth part and its kinks, class-major."""
+
+    def __init__(self, objective: Objective):
+        self.smooth = SmallObjective(objective)
+        self.kinks = kinks_of(objective.penalty, objective.loss.n_logits)
+
+    def at(self, W: np.ndarray) -> tuple[Evaluation, float]:
+        """The smooth part at W (d, K), and F."""
+        at = self.smooth.first_order(W)
+        return at, at.value + self.kinks.value(flat(W))
+
+    def iterate(self, at: Evaluation, value: float) -> Iterate:
+        """With the minimiser of the quadratic model of the coefficients that may move."""
+        w, slope = flat(at.W), flat(at.gradient)
+        index = candidates(w, slope, self.kinks)
+        H = self.smooth.hessian_on(at.eta, index)
+        matrix, kinks = DenseMatrix(H), self.kinks.select(index)
+        proposal, curvature = w.copy(), np.ones_like(w)
+        curvature[index] = np.maximum(H.diagonal(), SMALLEST_FLOAT)
+        proposal[index] = minimise_quadratic(matrix, slope[index] - matrix.times(w[index]), kinks, w[index])
+        change = float(slope @ (proposal - w)) + self.kinks.value(proposal) - self.kinks.value(w)
+        return Iterate(at, value, self.kinks.violation(w, slope), proposal, change, curvature)
+
+    def step(self, before: Iterate, n_backtracks: int) -> Iterate | None:
+        """The iterate at the step 0.5^n_backtracks, if it is good enough."""
+        share = 0.5**n_backtracks
+        w = flat(before.at.W)
+        w = before.proposal if not n_backtracks else w + share * (before.proposal - w)
+        at, value = self.at(unflat(w, len(before.at.W)))
+        noise = tuning.EQUAL_VALUE_ROUNDINGS * EPSILON * max(before.value, 1.0)
+        if abs(value - before.value) <= noise:  # values say nothing, so the violation must be less
+            after = self.kinks.violation(w, flat(at.gradient))
+            good = (after**2 / before.curvature).sum() < (before.violation**2 / before.curvature).sum()
+        else:
+            good = value <= before.value + tuning.ARMIJO * share * before.change
+        return self.iterate(at, value) if good else None
+
+
+def kinks_of(penalty: ElasticNet, n_logits: int, model: int = 0) -> Kinks:
+    """The kinks and bounds of a model's coefficients, class-major."""
+
+    def row(part):
+        return None if part is None else np.tile(part[min(model, len(part) - 1), :, 0].numpy(force=True), n_logits)
+
+    d = penalty.l2.shape[1]
+    l1, l2 = np.zeros(n_logits * d) if penalty.l1 is None else row(penalty.l1), row(penalty.l2)
+    kinks = Kinks(l1, row(penalty.lower), row(penalty.upper))
+    features = np.flatnonzero((l1[:d] > 0) & (l2[:d] == 0))
+    if n_logits == 1 or penalty.lower is not None or not len(features):
+        return kinks
+    return kinks._replace(flat=features[:, None] + d * np.arange(n_logits))
+
+
+def candidates(w: np.ndarray, slope: np.ndarray, kinks: Kinks, also: np.ndarray | None = None) -> np.ndarray:
+    """Index of the coefficients that are not at a kink or bound, or nearly leave it, and of those that are `also` wanted.
+
+    The nearest of them where there are many.
+    """
+    if len(w) <= tuning.FEW_CANDIDATES:
+        return np.arange(len(w))
+    inside = (w != 0) | (kinks.l1 == 0)
+    if also is not None:
+        inside |= also
+    near = ~inside & (np.abs(slope) > tuning.NEAR_KINK * kinks.l1)
+    if kinks.lower is not None and kinks.upper is not None:
+        near &= kinks.lower < kinks.upper
+    n_most = max(2 * np.count_nonzero(w), tuning.MOST_NEAR_KINKS)
+    index = np.flatnonzero(near)
+    if len(index) > n_most:
+        share = np.abs(slope[index]) / kinks.l1[index]
+        index = index[np.argpartition(-share, n_most)[:n_most]]
+    return np.union1d(np.flatnonzero(inside), index)
+
+
+def flat(W: np.ndarray) -> np.ndarray:
+    """W (d, K), class-major."""
+    return W.T.ravel()
+
+
+def unflat(w: np.ndarray, d: int) -> np.ndarray:
+    """(d, K) from class-major."""
+    return np.ascontiguousarray(w.reshape(-1, d).T)
+
+
+class ProxNewtonNumPyState(NamedTuple):
+    """Where proximal Newton is."""
+
+    point: Point
+    reading: Reading
+    iterate: Iterate | None  # None at a start that is worse than zero
+    n_backtracks: int = 0
+    settled: bool = False
+
+
+class ProxNewtonNumPy(Solver):
+    """See `prox_newton.ProxNewton`; for one small objective, in memory on the host, whose arrays it holds."""
+
+    name = "prox-newton"
+    takes_kinks = True
+
+    def __init__(self, objective: Objective):
+        self.problem = SmallProblem(objective)
+
+    def init(self, objective, W):
+        """See `Solver`."""
+        at, value = self.problem.at(objective.penalty.clipped(W)[0].numpy(force=True).astype(np.float64))
+        if not is_far(objective, value):
+            return self._state(self.problem.iterate(at, value))
+        slope = flat(at.gradient)
+        point = _point(at, value, self.problem.kinks.violation(flat(at.W), slope))
+        return ProxNewtonNumPyState(point, Reading.of(point), None)
+
+    def step(self, objective, state):
+        """See `Solver`."""
+        if state.iterate is None:
+            W = objective.penalty.clipped(nearer(objective, state.point))
+            return self._state(self.problem.iterate(*self.problem.at(W[0].numpy())))
+        after = self.problem.step(state.iterate, state.n_backtracks)
+        if after is not None:
+            return self._state(after)
+        share = 0.5**state.n_backtracks
+        if is_stalled(state.n_backtracks, share * state.iterate.change, EPSILON):
+            return state._replace(reading=state.reading._replace(stuck=[True]))
+        return state._replace(n_backtracks=state.n_backtracks + 1)
+
+    def select(self, state, index):  # noqa: ARG002
+        """See `Solver`; there is one model."""
+        return state
+
+    def pack(self, state):
+        """The iterate alone."""
+        return state.point.W, state.n_backtracks
+
+    def unpack(self, objective, packed):
+        """See `Solver`; one pass."""
+        W, n_backtracks = packed
+        return self.init(objective, W)._replace(n_backtracks=n_backtracks)
+
+    def stopping(self, tol):
+        """See `NewtonCholesky.stopping`."""
+        return Optimality(tol, gap=tol / 2)
+
+    def _state(self, iterate):
+        point = _point(iterate.at, iterate.value, iterate.violation)
+        norm = float(np.abs(iterate.violation).max())
+        reading = Reading([iterate.value], [norm], [iterate.gap], [False], [False])
+        return ProxNewtonNumPyState(point, reading, iterate)
+
+
+def _point(at, value, violation):
+    W, slope, eta = (torch.from_numpy(array[None]) for array in (at.W, at.gradient, at.eta.T))
+    gradient = torch.from_numpy(unflat(violation, len(at.W))[None])
+    return Point(W, W.new_tensor([value]), gradient, eta, smooth_gradient=slope)
