@@ -61,7 +61,7 @@ class LinearClassifier(LinearPredictor):
         l1_ratio: float = 0.0,
         fit_intercept: bool = True,
         class_weight: dict | Literal["balanced"] | None = None,
-        solver: Literal["auto", "lbfgs", "newton-cholesky", "sgd"] = "auto",
+        solver: Literal["auto", "lbfgs", "newton-cholesky", "prox-newton", "sgd"] = "auto",
         tol: float = 1e-4,
         max_iter: int = 100,
         learning_rate: float | Literal["auto"] = "auto",
@@ -160,8 +160,6 @@ class LinearClassifier(LinearPredictor):
             as it was before the call.
         MemoryError
             If memory runs out: on an accelerator, even in small blocks.
-        NotImplementedError
-            If ``l1_ratio`` is not 0.
 
         Warns
         -----
@@ -229,8 +227,6 @@ class LinearClassifier(LinearPredictor):
         ValueError
             If the data or a parameter is invalid, if `classes` is missing in the first call or differs in a later one,
             or if the objective overflows. The estimator is then as it was before the call.
-        NotImplementedError
-            If ``l1_ratio`` is not 0.
         """
         check_combination(self)
         if self.early_stopping:

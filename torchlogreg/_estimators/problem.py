@@ -16,7 +16,7 @@ from torchlogreg._objective.objective import Objective
 from torchlogreg._objective.penalties import ElasticNet, strengths
 from torchlogreg._objective.reparametrisation import NonEmptyColumns
 from torchlogreg._runtime.out_of_memory import translated
-from torchlogreg._solvers import access_of, is_stochastic, solver_class
+from torchlogreg._solvers import access_of, is_stochastic, solver_class, takes_kinks
 from torchlogreg._solvers.base import Solver
 
 
@@ -24,10 +24,10 @@ def check_combination(estimator: Any) -> None:
     """Raise for parameters that do not go together."""
     if estimator.nesterov and not estimator.momentum:
         raise ValueError("nesterov=True needs a momentum greater than 0.")
-    if estimator.l1_ratio != 0:
-        raise NotImplementedError(
-            f"l1_ratio={estimator.l1_ratio} is not supported yet: use l1_ratio=0 (the L2 penalty), with C=np.inf for "
-            "no penalty at all."
+    if estimator.l1_ratio != 0 and not takes_kinks(estimator.solver):
+        raise ValueError(
+            f"solver={estimator.solver!r} takes no L1 norm: use solver='auto', 'prox-newton' or 'sgd' with "
+            f"l1_ratio={estimator.l1_ratio}."
         )
 
 
@@ -88,7 +88,7 @@ def fit_problem(estimator: Any, inputs: FitInputs) -> FitProblem:
     )
     objective = Objective.of(design, loss, penalty)
     keeps_best = estimator.early_stopping and validation is not None
-    solver = solver_class(estimator.solver, objective.design, loss.n_logits)
+    solver = solver_class(estimator.solver, objective.design, loss.n_logits, smooth=penalty.is_smooth)
     solver = solver.from_params(vars(estimator), validated=keeps_best)
     return FitProblem(objective, solver, inputs, columns, train, held_out, validation, keeps_best)
 

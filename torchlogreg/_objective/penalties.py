@@ -1,6 +1,7 @@
 """The penalty: strengths per coefficient, and bounds.
 
-No penalty is strength 0, and the intercept is a row of strength 0. A coefficient that is left out has bounds of 0 and 0.
+No penalty is strength 0, and the intercept is a row of strength 0. A coefficient that is left out has bounds
+of 0 and 0.
 """
 
 from __future__ import annotations
@@ -59,10 +60,9 @@ class ElasticNet(NamedTuple):
         """Whether it has a gradient everywhere: no L1 norm and no bounds."""
         return self.l1 is None and self.lower is None
 
-    @property
-    def is_isotropic(self) -> bool:
+    def is_isotropic(self, n_features: int) -> bool:
         """Whether a rotation of the features changes nothing."""
-        features = self.l2[:, :-1]  # the last one may be the intercept
+        features = self.l2[:, :n_features]
         return self.is_smooth and bool((features == features[:, :1]).all())
 
     @property

@@ -5,6 +5,7 @@ from torchlogreg._objective.objective import Point
 from torchlogreg._objective.reparametrisation import is_wide
 from torchlogreg._solvers import newton_numpy, tuning
 from torchlogreg._solvers.base import Reading
+from torchlogreg._solvers.curvature import BlockCurvature, CoupledCurvature
 from torchlogreg._solvers.lbfgs import LBFGS, LBFGSState
 from torchlogreg._solvers.lbfgs_memory import LBFGSMemory
 from torchlogreg._solvers.learning_rates import AutomaticRate, ConstantRate
@@ -13,6 +14,7 @@ from torchlogreg._solvers.preconditioners.cholesky import CholeskyPreconditioner
 from torchlogreg._solvers.preconditioners.eigenbasis import EigenbasisPreconditioner
 from torchlogreg._solvers.preconditioners.frequent_columns import FrequentColumnsPreconditioner
 from torchlogreg._solvers.preconditioners.refresh import Refresh
+from torchlogreg._solvers.prox_newton import ProxNewton, ProxNewtonState
 from torchlogreg._solvers.sgd import SGD, SGDState
 from torchlogreg._solvers.stopping import Improvement
 
@@ -26,12 +28,15 @@ STATES = (
     CholeskyPreconditioner,
     EigenbasisPreconditioner,
     FrequentColumnsPreconditioner,
+    ProxNewtonState,
+    BlockCurvature,
+    CoupledCurvature,
     SGDState,
     ConstantRate,
     AutomaticRate,
     Improvement,
 )
-SOLVERS = {solver.name: solver for solver in (SGD, LBFGS, NewtonCholesky)}
+SOLVERS = {solver.name: solver for solver in (SGD, LBFGS, NewtonCholesky, ProxNewton)}
 
 
 def access_of(name):
@@ -45,10 +50,20 @@ def is_stochastic(name):
     return name in SOLVERS and SOLVERS[name].stochastic
 
 
-def solver_class(name, design, n_logits):
-    """The solver of that name; for "auto" the faster one for this design and so many logits."""
+def takes_kinks(name):
+    """Whether the solver of that name takes penalties with an L1 norm or bounds; "auto" finds one that does."""
+    return name == "auto" or SOLVERS[name].takes_kinks
+
+
+def solver_class(name, design, n_logits, *, smooth=True):
+    """The solver of that name; for "auto" the faster one for this design and so many logits.
+
+    That is proximal Newton where the penalty is not `smooth`.
+    """
     if name != "auto":
         return SOLVERS[name]
+    if not smooth:
+        return ProxNewton
     n, d = design.shape
     if is_wide(design):
         d = n + 1  # in the coordinates that it is solved in

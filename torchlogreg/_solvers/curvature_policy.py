@@ -75,8 +75,9 @@ def without_features(objective: Objective, W: torch.Tensor) -> torch.Tensor:
 def coupled_cost(objective: Objective, n_coefficients: int, n_logits: int) -> float:
     """Passes that the Hessian of all rows costs on so many coefficients of a model."""
     n, d = objective.design.shape
-    own = max(1.0, n_coefficients / n_logits)
-    return cost_model.hessian(n, n, own, n_logits) * own / d
+    own, filled = max(1.0, n_coefficients / n_logits), max(1.0, objective.design.n_numbers / n)
+    numbers = d if filled >= d - 1 else tuning.SPARSE_NUMBER_COST * filled  # that a row takes the time of
+    return cost_model.hessian(n, n, own, n_logits) * own / numbers
 
 
 def _on_samples(objective, W, rough, size, generator):

@@ -81,7 +81,7 @@ def minimise(
     observer = observer or Unobserved()
     given, fit = objective, _Fit(settings, observer)
     finisher = solver.finisher(objective)
-    wide = is_wide(objective.design) and not solver.stochastic
+    wide = not solver.stochastic and is_wide(objective.design) and _is_isotropic(objective)
     saved = observer.resume()
     first = _Stage("first", solver, Identity(objective), blind_ends=finisher is not None)
     ends: _Ends | None = None
@@ -131,6 +131,11 @@ def minimise(
         ]
     device = point.W.device
     return Result(point, torch.tensor(ends.n_iter, device=device), torch.tensor(converged, device=device))
+
+
+def _is_isotropic(objective):
+    """Whether the objective is the same in the span of its rows."""
+    return objective.penalty.is_isotropic(objective.design.n_features)
 
 
 def _later_stages(objective, exact, solver, finisher, space, tol):

@@ -36,6 +36,14 @@ def solve(H: np.ndarray, r: np.ndarray) -> np.ndarray:
     return columns * columns * r  # rounding left nothing but the scale
 
 
+def _solve_general(M: np.ndarray, r: np.ndarray) -> np.ndarray:
+    """M^-1 r; of least norm where pairs that hardly differ make M singular."""
+    try:
+        return np.linalg.solve(M, r)
+    except np.linalg.LinAlgError:
+        return np.linalg.lstsq(M, r)[0]
+
+
 class DenseMatrix(Matrix):
     """A matrix as it is."""
 
@@ -72,13 +80,15 @@ class BlockMatrix(Matrix):
         self.N = None
         if S is None or Y is None or not S.shape[1]:
             return
+        length = np.sqrt(np.einsum("ij,ij->j", S, S))
+        S, Y = S / length, Y / length
         HS, SY = self._blocks_times(S), S.T @ Y
         low, high = tuning.BLOCK_SCALES
         self.theta = float(np.clip(SY[-1, -1] / max(S[:, -1] @ HS[:, -1], np.finfo(float).tiny), low, high))
         L = np.tril(SY, -1)
         self.M = np.block([[self.theta * (S.T @ HS), L], [L.T, -np.diag(SY.diagonal())]])
         self.N = np.column_stack([self.theta * HS, Y])
-        self.MN = np.linalg.solve(self.M, self.N.T)
+        self.MN = _solve_general(self.M, self.N.T)
 
     def simplified(self) -> Matrix:
         """As a single matrix, if it has one block."""
@@ -121,7 +131,7 @@ class BlockMatrix(Matrix):
             return out[:, 0]
         Z = out[:, 1:]
         small = self.M - self.N[free].T @ Z
-        return out[:, 0] + Z @ np.linalg.solve(small, self.N[free].T @ out[:, 0])
+        return out[:, 0] + Z @ _solve_general(small, self.N[free].T @ out[:, 0])
 
     def _blocks_times(self, v):
         out, start = np.empty_like(v), 0

@@ -56,6 +56,7 @@ class ProxNewtonState(NamedTuple):
     random: torch.Tensor  # state of the generator that draws samples
     refresh: Refresh
     n_backtracks: torch.Tensor  # (B,) how often the step is halved
+    n_refused: torch.Tensor  # (B,) steps in a row that did not help
     restarted: torch.Tensor  # (B,) whether no step helped, and the pairs were given up for that
     curvature: Curvature | None = None  # None at a start that is worse than zero
     proposal: Any = None  # (B, d, K)
@@ -99,6 +100,7 @@ class ProxNewton(SelectableSolver):
             torch.Generator("cpu").manual_seed(self.seed).get_state(),
             Refresh(due=tuning.SOON_ITERATION),
             n_backtracks=zeros,
+            n_refused=zeros,
             restarted=torch.zeros_like(zeros, dtype=torch.bool),
         )
         if not W.any() and not self.rough:
@@ -132,11 +134,15 @@ class ProxNewton(SelectableSolver):
             if stuck.all():
                 return state._replace(reading=state.reading._replace(stuck=stuck.tolist()))
         # 2. new pair, of weight zero for models that did not move
-        memory = state.memory
-        if search.n_accepted and not self.rough:
+        memory, n_refused, n_backtracks = state.memory, state.n_refused, search.n_backtracks
+        if not self.rough:
             s, y = trial.W - point.W, trial.slope - point.slope
-            usable = search.accepted & (dot(s, y) > tuning.LEAST_CURVATURE * dot(s, s).sqrt() * dot(y, y).sqrt())
+            usable = dot(s, y) > tuning.LEAST_CURVATURE * dot(s, s).sqrt() * dot(y, y).sqrt()
             memory = memory.appended(s.mT.contiguous(), y.mT.contiguous(), usable)
+            # A refused step taught its model better, which then makes another one from the same point.
+            n_refused = torch.where(search.accepted, 0.0, state.n_refused + 1.0)
+            corrected = usable & (n_refused <= tuning.MOST_CORRECTIONS) & (state.n_backtracks == 0)
+            n_backtracks = torch.where(corrected, 0.0, search.n_backtracks)
         point = where_accepted(search, trial, point)
         # 3. renewed curvature; where no step helps, at once and without the pairs, which may be what misleads
         lost = stuck is not None and bool((search.exhausted & ~stuck).any())
@@ -144,7 +150,8 @@ class ProxNewton(SelectableSolver):
             point=point,
             memory=memory.cleared() if lost else memory,
             refresh=state.refresh.seen(max(state.reading.gap)),
-            n_backtracks=torch.zeros_like(search.n_backtracks) if lost else search.n_backtracks,
+            n_backtracks=torch.zeros_like(n_backtracks) if lost else n_backtracks,
+            n_refused=n_refused,
             restarted=search.exhausted | (state.restarted & ~search.accepted),
             iteration=state.iteration + 1,
         )
@@ -157,7 +164,7 @@ class ProxNewton(SelectableSolver):
 
     def select(self, state, index):
         """See `Solver`."""
-        names = "point", "n_backtracks", "restarted", "proposal", "change"
+        names = "point", "n_backtracks", "n_refused", "restarted", "proposal", "change"
         selected = {name: select(index, getattr(state, name)) for name in names}
         curvature = state.curvature and state.curvature.select(index)
         memory, reading = state.memory.select(index), state.reading.select(index.tolist())

@@ -49,6 +49,7 @@ class SGD(SelectableSolver):
 
     name = "sgd"
     stochastic = True
+    takes_kinks = True
 
     @classmethod
     def from_params(cls, params, *, validated=False):
@@ -150,7 +151,11 @@ def _fused_steps(solver, objective, rows, order, size, W, velocity, rate):
     weight = n * rows.weight
     equal = bool(((weight - 1.0).abs() < tuning.EQUAL_WEIGHTS).all())
     weight = weight.to(W.dtype)
-    l2 = objective.penalty.l2[0].mT.to(W) if objective.penalty.l2.any() else None  # (1, d)
+    penalty = objective.penalty
+    l2 = penalty.l2[0].mT.to(W) if penalty.l2.any() else None  # (1, d)
+    # The proximal step; where it is at rest, the velocity is the gradient over 1 - momentum, and so has the threshold to.
+    l1 = None if penalty.l1 is None else penalty.l1[0].mT.to(W)  # (1, d)
+    threshold = None if l1 is None else rate / (1.0 - solver.momentum) * l1
     labels, weights = y.index_select(0, order), weight.index_select(0, order)
     start, total = 0, 0.0
     # What belongs to a mini-batch is made for some of them at a time: views of a few numbers take a kilobyte each.
@@ -179,6 +184,9 @@ def _fused_steps(solver, objective, rows, order, size, W, velocity, rate):
                 flat.sub_(gradient.add_(momentum, alpha=solver.momentum), alpha=rate)
             else:
                 flat.sub_(momentum, alpha=rate)
+            if threshold is not None:
+                penalties.append(2.0 * b * (l1 * flat.abs()).sum())
+                flat.copy_(torch.sign(flat) * (flat.abs() - threshold).clamp_(min=0.0))
         accumulated = rows.to_accumulation
         total = total + accumulated(torch.cat(losses)).sum() + 0.5 * accumulated(torch.stack(penalties)).sum()
     return total
