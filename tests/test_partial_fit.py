@@ -229,8 +229,6 @@ def test_what_partial_fit_refuses():
         TorchLogisticRegression(class_weight="balanced").partial_fit(X, y, classes=[1, 2])
     with pytest.raises(ValueError, match="early_stopping=False"):
         TorchLogisticRegression(early_stopping=True).partial_fit(X, y, classes=[1, 2])
-    with pytest.raises(NotImplementedError, match="l1_ratio"):
-        TorchLogisticRegression(l1_ratio=0.5).partial_fit(X, y, classes=[1, 2])
     with pytest.raises(ValueError, match="sample weights are zero"):
         TorchLogisticRegression().partial_fit(X, y, classes=[1, 2], sample_weight=0 * y)
     with pytest.raises(ValueError, match="leaves no row of this block"):

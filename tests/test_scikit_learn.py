@@ -184,8 +184,8 @@ def test_parameters_are_validated_with_scikit_learns_messages():
     }.items():
         with pytest.raises(ValueError, match=f"The '{name}' parameter of TorchLogisticRegression must be"):
             TorchLogisticRegression(**{name: value}).fit(X, y)
-    with pytest.raises(NotImplementedError, match=r"l1_ratio=0.5 is not supported yet: use l1_ratio=0"):
-        TorchLogisticRegression(l1_ratio=0.5).fit(X, y)
+    with pytest.raises(ValueError, match=r"solver='lbfgs' takes no L1 norm: use solver='auto', 'prox-newton'"):
+        TorchLogisticRegression(l1_ratio=0.5, solver="lbfgs").fit(X, y)
 
 
 KEYWORDS = {

@@ -27,7 +27,7 @@ class Curvature(ABC):
 
     @abstractmethod
     def blocks(self, model: int, index: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-        """The diagonal blocks (see `BlockMatrix`) of a model on the coefficients at an index, and the index in their order."""
+        """An index of coefficients in another order, and a model's diagonal blocks there; see `BlockMatrix`."""
 
     @abstractmethod
     def diagonal(self) -> torch.Tensor:

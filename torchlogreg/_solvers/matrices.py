@@ -70,8 +70,8 @@ class DenseMatrix(Matrix):
 class BlockMatrix(Matrix):
     """Diagonal blocks, each a matrix (m, m) or the diagonal (m,) of one, plus pairs of BFGS.
 
-    The pairs S and Y (a, m), the oldest first, make theta H - N M^-1 N' of the blocks H (Byrd, Nocedal and Schnabel 1994,
-    doi:10.1007/BF01582063, theorem 2.3); theta scales the blocks to the newest pair.
+    The pairs S and Y (a, m), the oldest first, make theta H - N M^-1 N' of the blocks H (Byrd, Nocedal and Schnabel
+    1994, doi:10.1007/BF01582063, theorem 2.3); theta scales the blocks to the newest pair.
     """
 
     def __init__(self, blocks: Sequence[np.ndarray], S: np.ndarray | None = None, Y: np.ndarray | None = None):

@@ -97,9 +97,9 @@ def kinks_of(penalty: ElasticNet, n_logits: int, model: int = 0) -> Kinks:
 
 
 def candidates(w: np.ndarray, slope: np.ndarray, kinks: Kinks, also: np.ndarray | None = None) -> np.ndarray:
-    """Index of the coefficients that are not at a kink or bound, or nearly leave it, and of those that are `also` wanted.
+    """Index of the coefficients that are not at a kink or nearly leave it, and of those that are `also` wanted.
 
-    The nearest of them where there are many.
+    Of many that nearly leave theirs, the nearest.
     """
     if len(w) <= tuning.FEW_CANDIDATES:
         return np.arange(len(w))

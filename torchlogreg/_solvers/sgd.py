@@ -153,7 +153,7 @@ def _fused_steps(solver, objective, rows, order, size, W, velocity, rate):
     weight = weight.to(W.dtype)
     penalty = objective.penalty
     l2 = penalty.l2[0].mT.to(W) if penalty.l2.any() else None  # (1, d)
-    # The proximal step; where it is at rest, the velocity is the gradient over 1 - momentum, and so has the threshold to.
+    # At rest the velocity is the gradient over 1 - momentum, and so the threshold of the proximal step has to be.
     l1 = None if penalty.l1 is None else penalty.l1[0].mT.to(W)  # (1, d)
     threshold = None if l1 is None else rate / (1.0 - solver.momentum) * l1
     labels, weights = y.index_select(0, order), weight.index_select(0, order)
