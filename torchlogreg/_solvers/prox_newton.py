@@ -21,6 +21,7 @@ from torchlogreg._solvers.preconditioners.refresh import Refresh
 from torchlogreg._solvers.prox_newton_numpy import ProxNewtonNumPy, candidates, is_small, kinks_of
 from torchlogreg._solvers.starts import is_far, nearer
 from torchlogreg._solvers.stopping import Optimality
+from torchlogreg._solvers.working_sets import WorkingSets, are_wanted
 
 
 class Scaling(NamedTuple):
@@ -185,7 +186,11 @@ class ProxNewton(SelectableSolver):
 
     def specialised(self, objective, W):
         """See `Solver`."""
-        return ProxNewtonNumPy(objective) if is_small(objective, W) and not self.rough else self
+        if self.rough:
+            return self
+        if are_wanted(objective):
+            return WorkingSets()
+        return ProxNewtonNumPy(objective) if is_small(objective, W) else self
 
     def _may_couple(self, state):
         return not self.rough and state.n_candidates**2 <= tuning.PRECONDITIONER_NUMBERS
