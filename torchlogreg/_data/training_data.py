@@ -3,6 +3,7 @@
 import copy
 import math
 import numbers
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -65,7 +66,7 @@ class TrainingData(NamedTuple):
     mass: np.ndarray | None = None  # (n_classes,) total weight of each class; None for a block of `partial_fit`
     sample_weight: np.ndarray | None = None  # (n,) without class weights; None if it was not given
     factor: np.ndarray | None = None  # (n_classes,) class weights, where they were given
-    device_reason: str = "cpu: no device was chosen yet"
+    device_reason: str = ""  # why X is where it is
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -296,9 +297,10 @@ def placed(estimator, data: TrainingData, access: Access, *, or_streamed: bool =
     return data._replace(X=X, device_reason=choice.reason)
 
 
-def _table(X: StoredX, shape: tuple[int, int], classes: np.ndarray) -> Table:
-    """What the cost of a fit depends on, from the dtype of X."""
-    return Table(tuple(shape), n_logits_of(classes), product_dtype(X).itemsize, X.element_size())
+def _table(X: StoredX, shape: Sequence[int], classes: np.ndarray) -> Table:
+    """What the cost of a fit depends on: a shape, and the dtype of X."""
+    n, p = shape
+    return Table((n, p), n_logits_of(classes), product_dtype(X).itemsize, X.element_size())
 
 
 def design_of(data: TrainingData, loss, index: np.ndarray | None = None, *, intercept: bool) -> Design:

@@ -94,15 +94,15 @@ ACCELERATOR_HASHED_BYTES = 2**26
 FINITE_CHECK_NUMBERS = 2**22
 
 # --- The rule of device="auto" (`device_cost.py`); docs/devices.md has the same table.
-# What concerns an accelerator is assumed, not measured, for no GPU has run this yet: benchmarks/on_device.py prints all
-# of these that depend on the machine, by the same names.
+# What concerns the host was measured on two Zen 4 cores that others used as well, and is rounded. What concerns an
+# accelerator is assumed, not measured, for no GPU has run this yet. benchmarks/on_device.py prints all by name.
 
 # Bytes a second that a pass over X moves, X counted twice. The host: 1,000,000 x 100 and one logit, float32, two cores.
 HOST_BYTES_PER_S, DEVICE_BYTES_PER_S = 7e9, 1e12
 # Multiplications and additions a second of a pass with 200 logits, by the bytes of a number (float32, float64).
 HOST_FLOPS_PER_S, DEVICE_FLOPS_PER_S = {4: 2e10, 8: 1.2e10}, {4: 5e12, 8: 1e12}
 # Seconds of an operation on a few numbers.
-HOST_CALL_SECONDS, LAUNCH_SECONDS = 5e-6, 1e-5
+HOST_CALL_SECONDS, LAUNCH_SECONDS = 7e-6, 1e-5
 # Bytes a second from the host's pageable memory to a device.
 BUS_BYTES_PER_S = 1e10
 # Seconds from the first use of a device to the end of the first product there.
