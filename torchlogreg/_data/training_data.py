@@ -286,7 +286,8 @@ def placed(estimator, data: TrainingData, access: Access, *, or_streamed: bool =
     try:
         X = _moved(X, choice.device)
     except (torch.OutOfMemoryError, RuntimeError) as error:
-        if not ran_out(error) or table is None or str(estimator.device) != "auto":
+        by_rule = str(estimator.device) == "auto" and choice.device.type != "cpu"
+        if not ran_out(error) or not by_rule or table is None:
             raise
         in_blocks = table._replace(stored_bytes=table.number_bytes, is_streamed=True)
         if or_streamed and Work.of(in_blocks, access).pays():
