@@ -78,6 +78,19 @@ class Kinks(NamedTuple):
         return np.maximum(low, self.lower), np.minimum(high, self.upper)
 
 
+def at_medians(u: np.ndarray, flat: np.ndarray) -> np.ndarray:
+    """Coefficients that differ from u by a constant for each row of an index `flat` (R, K), and have the least L1 norm.
+
+    That constant is a median; of several the one nearest zero.
+    """
+    values = np.sort(u[flat], axis=1)
+    n_classes = values.shape[1]
+    shift = np.clip(0.0, values[:, (n_classes - 1) // 2], values[:, n_classes // 2])
+    u = u.copy()
+    u[flat] -= shift[:, None]
+    return u
+
+
 class _Guess(NamedTuple):
     """Which coefficients are free, on which side of zero, and where the others are."""
 

@@ -102,7 +102,9 @@ MODEL_VIOLATION_SHARE = 1e-2  # violation that a model's minimiser may keep, of 
 LEAST_RAISE = 1e-12  # added to a diagonal scaled to one, before it is factored
 BLOCK_SCALES, LEAST_DIAGONAL_SHARE = (1e-2, 1e2), 1e-3  # that pairs may scale blocks by, and leave of a diagonal
 KINK_MEMORY_PAIRS = 20
-MOST_CORRECTIONS = 3  # of a model by refused steps, before steps are halved
+# Damping of a model: how often it is raised at once, the share of the slope's promise from which on a step lowers it,
+# and the share of the curvature along a step that does not matter.
+MOST_DAMPINGS, GOOD_STEP, NEGLIGIBLE_DAMPING = 6, 0.25, 0.01
 CLASS_BLOCK_ROWS, SAMPLE_NUMBERS = (
     6000,
     2**25,
