@@ -300,7 +300,9 @@ def _damped(state, search, trial):
     s = (state.proposal - state.point.W).mT
     own = -state.change / (state.units.to(s) * s * s).sum(dim=(1, 2)).clamp(min=SMALLEST_FLOAT)  # curvature of s
     achieved = (trial.value - state.point.value) / state.change  # of what the slope promises; half of that is right
-    lowered = torch.where(achieved > tuning.GOOD_STEP, state.damping / 10.0, state.damping)
+    low, high = tuning.GOOD_STEPS
+    factor = torch.where(achieved > high, 0.1, torch.where(achieved > low, 0.3, 1.0))
+    lowered = factor * state.damping
     lowered = torch.where(lowered > tuning.NEGLIGIBLE_DAMPING * own, lowered, 0.0)
     raised = ~search.accepted & ~search.exhausted & (state.n_backtracks == 0)
     more = torch.maximum(10.0 * state.damping, (2.0**search.n_backtracks - 1.0) * own)
