@@ -34,11 +34,11 @@ from torchlogreg._model_selection.fit_and_score import (
 )
 from torchlogreg._model_selection.scoring import CachedPredictor, score_by_name
 from torchlogreg._runtime.sklearn_private import (
+    MultimetricScorer,
     check_method_params,
     fit_context,
-    is_multimetric,
+    is_of_answers,
     score_with,
-    scorer_parts,
 )
 from torchlogreg._solvers import is_stochastic
 
@@ -158,7 +158,7 @@ class TorchGridSearchCV(GridSearchCV):
             if hasattr(self.best_estimator_, "feature_names_in_"):
                 self.feature_names_in_ = self.best_estimator_.feature_names_in_
             task.call_on_fit_task_end(**arguments)
-        self.scorer_ = search.scorers._scorers if is_multimetric(search.scorers) else search.scorers
+        self.scorer_ = search.scorers._scorers if isinstance(search.scorers, MultimetricScorer) else search.scorers
         self.cv_results_ = results
         root.call_on_fit_task_end(**arguments)
 
@@ -288,8 +288,8 @@ class _Search:
             self.by_name = None  # an error in scikit-learn
         if name == "neg_log_loss" and any(_lacks_a_class(self.codes, test) for test in tests):
             self.by_name = None  # another
-        each = self.scorers._scorers.values() if is_multimetric(self.scorers) else [self.scorers]
-        self.opaque = search.scoring is not None and any(scorer_parts(scorer) is None for scorer in each)
+        each = self.scorers._scorers.values() if isinstance(self.scorers, MultimetricScorer) else [self.scorers]
+        self.opaque = search.scoring is not None and not all(map(is_of_answers, each))
         if self.opaque and Space.of(self.X).xp is not None:
             raise _NotBatched  # models of a batch have NumPy's attributes
 
