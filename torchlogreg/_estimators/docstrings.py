@@ -1,7 +1,5 @@
 """The documentation that two estimators share, written once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import TypeVar
 

@@ -17,7 +17,7 @@ from sklearn.model_selection import GridSearchCV, ParameterGrid, check_cv
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing, indexable
 
-from torchlogreg._data.array_api import Space, numpy_of
+from torchlogreg._data.array_api import Space, numpy_of, numpy_values
 from torchlogreg._data.targets import known
 from torchlogreg._data.training_data import STREAMED
 from torchlogreg._data.validation import is_no_table, is_stream
@@ -104,7 +104,7 @@ class TorchGridSearchCV(GridSearchCV):
         if y is not None and isinstance(_last(self.estimator), LinearClassifier):
             known(y)  # scikit-learn, which would look at them next, says of missing labels that '<' is not supported
             if not get_config()["array_api_dispatch"]:  # without it scikit-learn knows arrays of the host alone
-                y, params = numpy_of(y), {name: numpy_of(value) for name, value in params.items()}
+                y, params = numpy_of(y), numpy_values(params)
         search, evaluations, cv = None, None, self.cv
         with suppress(_NotBatched, ValueError, TypeError):  # scikit-learn reports what is invalid
             search = _Search(self, X, y, params)
@@ -259,7 +259,7 @@ class _Search:
     """The candidates of a search, evaluated as batches on each fold."""
 
     def __init__(self, search: TorchGridSearchCV, X, y, params: dict[str, Any]):
-        params = {name: numpy_of(value) for name, value in params.items()}  # as splitters and scorers know them
+        params = numpy_values(params)
         self.search, self.params = search, params
         self.n_unconverged = self.n_fitted = 0
         # 1. which candidates go together

@@ -17,7 +17,7 @@ from sklearn.model_selection import check_cv
 from sklearn.utils import _safe_indexing, indexable
 from sklearn.utils.metadata_routing import UNUSED, MetadataRouter, MethodMapping, process_routing
 
-from torchlogreg._data.array_api import numpy_of
+from torchlogreg._data.array_api import numpy_of, numpy_values
 from torchlogreg._data.targets import known
 from torchlogreg._data.training_data import TrainingData
 from torchlogreg._estimators.attributes import model_attributes, replace_attributes
@@ -143,7 +143,7 @@ class _LinearClassifierCV(LinearPredictor):
             If the memory of an accelerator ran out and the fits continued with smaller blocks.
         """
         raise_for_params(params, self, "fit")
-        params = {name: numpy_of(value) for name, value in params.items()}  # what splitters and scorers know
+        params = numpy_values(params)
         Cs = self._checked_grid()
         plain = self._single(**{name: getattr(self, name) for name in ("solver", *PLAIN)})
         data = unweighted_data(plain, X, y, sample_weight)
@@ -229,9 +229,7 @@ class _LinearClassifierCV(LinearPredictor):
             Higher is better.
         """
         raise_for_params(params, self, "score")
-        params = {name: numpy_of(value) for name, value in params.items()}
-        if sample_weight is not None:
-            params["sample_weight"] = numpy_of(sample_weight)
+        params = numpy_values(params if sample_weight is None else {**params, "sample_weight": sample_weight})
         if routing_enabled():
             params = process_routing(self, "score", **params).scorer.score
         model = copy(self)
