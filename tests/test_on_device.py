@@ -9,6 +9,7 @@ import numpy as np
 import pretend
 import pytest
 import torch
+from pretend_cases import Place, bound_of
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 NO_BACKWARD = "Cannot access accelerator device when none is available."
@@ -96,6 +97,15 @@ def test_numbers_that_are_none_do_not_agree(command, monkeypatch):
     results = [line["result"] for line in lines if line["part"] == "parity"]
     assert results
     assert not any(result["agrees"] for result in results)
+
+
+@pytest.mark.parametrize(("name", "differs"), [("mostly_zero", False), ("fit", True)])
+def test_cases_have_the_bounds_of_the_tests(command, name, differs):
+    import device_parts
+
+    cases = SimpleNamespace(SINGLE={"mps"}, Place=Place, bound_of=bound_of, flat=lambda value: value)
+    cases.CASES, cases.expected = {name: lambda at: [np.full(3, 0.02)]}, lambda *_: [np.zeros(3)]
+    assert bool(device_parts.fault_of(cases, name, "mps", True)) == differs
 
 
 def test_steps_go_on_beside_a_device_that_refuses_everything(command, monkeypatch):
