@@ -199,7 +199,7 @@ def _schema(stand_in):
     return {name: value for name, value in vars(stand_in).items() if name in ("n_features_in_", "feature_names_in_")}
 
 
-def training_data(estimator, X, y, sample_weight, access: Access = Access()) -> TrainingData:  # noqa: B008 - immutable
+def training_data(estimator, X, y, sample_weight, access: Access) -> TrainingData:
     """Check the arguments of `fit` without touching the estimator."""
     if is_no_table(X) or (y is None and is_stream(X)):
         raise ValueError(STREAMED)

@@ -356,12 +356,11 @@ class _Search:
         of_test = scores(test)
         seconds = (time.perf_counter() - start) / len(of_test)
         of_train = scores(train) if self.search.return_train_score else None
-        out = []
-        for i, score in enumerate(of_test):
-            evaluation = {"test_scores": score, "fit_time": fit_seconds, "score_time": seconds, "fit_error": None}
-            evaluation["n_test_samples"] = len(test)
-            out.append(evaluation if of_train is None else {**evaluation, "train_scores": of_train[i]})
-        return out
+        common = {"fit_time": fit_seconds, "score_time": seconds, "fit_error": None, "n_test_samples": len(test)}
+        if of_train is None:
+            return [{"test_scores": score, **common} for score in of_test]
+        both = zip(of_test, of_train, strict=True)
+        return [{"test_scores": one, "train_scores": other, **common} for one, other in both]
 
     def _scores(self, fitted: Fitted, fold: int | None, index: np.ndarray, X, eta: Any, wrap: Callable) -> list:
         """Scores of a fold's models on the rows at `index`, which are X with logits eta; `wrap` completes a model."""
