@@ -193,7 +193,8 @@ class ProxNewton(SelectableSolver):
         return ProxNewtonNumPy(objective) if is_small(objective, W) else self
 
     def _may_couple(self, state):
-        return not self.rough and state.n_candidates**2 <= tuning.PRECONDITIONER_NUMBERS
+        near = max(state.reading.gap) <= tuning.COUPLING_GAP
+        return near and not self.rough and state.n_candidates**2 <= tuning.PRECONDITIONER_NUMBERS
 
     def _renewed(self, objective, state):
         """The state with the curvature of a sample at its point."""
