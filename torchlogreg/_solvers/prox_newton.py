@@ -265,9 +265,9 @@ class Model(NamedTuple):
     kinks: Kinks
     w: np.ndarray  # (a,)
 
-    def minimiser(self, damping: np.ndarray | float = 0.0) -> tuple[np.ndarray, float]:
+    def minimiser(self, damping: np.ndarray | None = None) -> tuple[np.ndarray, float]:
         """The minimiser, and how much it promises: half of the change by the slope."""
-        matrix = DampedMatrix(self.matrix, damping) if np.any(damping) else self.matrix
+        matrix = self.matrix if damping is None else DampedMatrix(self.matrix, damping)
         u = minimise_quadratic(matrix, self.slope - matrix.times(self.w), self.kinks, self.w)
         change = float(self.slope @ (u - self.w)) + self.kinks.value(u) - self.kinks.value(self.w)
         return u, -0.5 * change
@@ -279,7 +279,7 @@ class Model(NamedTuple):
         losses, and models promise anything. The gap is that of the model without damping, once it is small.
         """
         for _ in range(tuning.MOST_DAMPINGS):
-            u, promise = self.minimiser(damping * units)
+            u, promise = self.minimiser(damping * units if damping else None)
             if promise <= value:
                 break
             own = 2.0 * promise / max(float(units @ (u - self.w) ** 2), SMALLEST_FLOAT)
