@@ -34,6 +34,14 @@ def models_with_weight(columns: torch.Tensor, weight_index: torch.Tensor | None)
     return EVERY_MODEL if none_or_most else torch.nonzero(weighs).flatten()
 
 
+def add_to_models(total: torch.Tensor, models: Models, sums: torch.Tensor) -> None:
+    """Add the sums of the models at an index to `total`, (B, ...), in place."""
+    if models is EVERY_MODEL:  # `total[models] += sums` would write everything twice
+        total += sums
+    else:
+        total[models] += sums
+
+
 def sample_weighted_rows(columns: torch.Tensor, size: int, generator: torch.Generator) -> torch.Tensor:
     """Index of `size` random rows that have a weight; with replacement, which is cheaper than a permutation."""
     weight = columns.amax(dim=1)

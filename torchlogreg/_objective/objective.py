@@ -9,14 +9,17 @@ processes, should there be several, belong here and nowhere else: rows reach the
 penalties with strength / S.
 """
 
+import math
+from functools import reduce
 from itertools import accumulate
+from operator import add
 from typing import Any, NamedTuple
 
 import torch
 
 from torchlogreg._data import kernels
 from torchlogreg._data.device import widest_dtype
-from torchlogreg._data.sample_weights import EVERY_MODEL
+from torchlogreg._data.sample_weights import EVERY_MODEL, add_to_models
 from torchlogreg._objective import tuning
 from torchlogreg._objective.penalties import Ridge
 from torchlogreg._runtime.threads import in_threads, n_workers
@@ -34,7 +37,7 @@ class Point(NamedTuple):
     @property
     def gradient_norm(self):
         """max|gradient|, (B,)"""
-        return self.gradient.abs().amax(dim=(1, 2))
+        return torch.linalg.vector_norm(self.gradient, math.inf, dim=(1, 2))
 
 
 class OutOfRange(ValueError):
@@ -59,6 +62,11 @@ def normalised(design):
     design = design.divided(largest)
     total = design.total_weight()
     return design.divided(total), (design.to_accumulation(largest), design.to_accumulation(total))
+
+
+def _added(a, b):
+    """Two tuples, added entry by entry."""
+    return tuple(map(add, a, b))
 
 
 class PassCounter:
@@ -241,9 +249,9 @@ class Objective:
                     own = group[models]
                     losses, residual = losses.T[own].T, residual.permute(1, 2, 0)[own].permute(2, 0, 1)
                 weight = block.weight
-                value[models] += (weight * losses).sum(dim=0)
+                add_to_models(value, models, (weight * losses).sum(dim=0))
                 if with_hessian:
-                    hessian[models] += self._data_hessian(block, eta)
+                    add_to_models(hessian, models, self._data_hessian(block, eta))
                 if logits is not None:
                     logits[models, :, start : start + len(eta)] = eta.permute(1, 2, 0)
                     start += len(eta)
@@ -254,7 +262,7 @@ class Objective:
 
         n_columns = (len(W) if group is None else len(group)) * W.shape[2]
         n_hessian = len(W) * (W.shape[1] * W.shape[2]) ** 2 if with_hessian else 0
-        total: list[Any] = [0.0, 0.0, 0.0]
+        total: Any = None
         for chunk in self.design.chunks():
             # Every part makes Hessians of its own; where those are large, sums over one part have threads instead.
             together = n_workers() * n_hessian > tuning.PARTIAL_HESSIANS_SHARE * chunk.n_numbers
@@ -262,7 +270,7 @@ class Objective:
             starts = accumulate((part.shape[0] for part in parts), initial=0)
             pairs = [*zip(parts, starts, strict=False)]
             sums = [look_at(pairs[0])] if len(pairs) == 1 else in_threads(look_at, pairs)
-            total = list(map(sum, zip(total, *sums, strict=True)))
+            total = reduce(_added, sums if total is None else [total, *sums])
         value, gradient, hessian = total
         gradient = self._centred_sums(gradient, 2)
         W = W if group is None else W[group]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from torchlogreg._objective.objective import in_range
-from torchlogreg._runtime.linalg import root_cholesky, scaled_cholesky
+from torchlogreg._runtime.linalg import root_cholesky, scaled_cholesky, scaled_cholesky_ex
 from torchlogreg._solvers import tuning
 from torchlogreg._solvers.preconditioners.base import Preconditioner
 
@@ -26,6 +26,12 @@ class CholeskyPreconditioner(Preconditioner):
         """Factor `hessian` (B, M, m, m)."""
         in_range(hessian.diagonal(dim1=2, dim2=3))
         return cls(*scaled_cholesky(hessian))
+
+    @classmethod
+    def untested(cls, hessian: torch.Tensor) -> tuple[CholeskyPreconditioner, torch.Tensor]:
+        """Factor it without a wait; and `info` (B, M), zero where that went well and the first shift was enough."""
+        factored, info = scaled_cholesky_ex(hessian)
+        return cls(*factored), info
 
     def with_roots(self, roots: Iterable[torch.Tensor], index: torch.Tensor) -> CholeskyPreconditioner:
         """These, but those of the models at `index` from triangular roots (K d, K d) of the Hessian; M = 1."""
