@@ -49,10 +49,10 @@ class Reading(NamedTuple):
         dtype = (point.W if point.value is None else point.value).dtype
         known = [column.to(dtype) for column in columns if column is not None]
         numbers = iter(torch.stack(known).tolist() if known else [])
-        values, norms, gaps, blind_, *others = (None if column is None else next(numbers) for column in columns)
+        values, norms, gaps, blind_ = (None if column is None else next(numbers) for column in columns[:4])
         unknown = [math.nan] * B
         flags = stuck or [False] * B, [bool(flag) for flag in blind_ or [0.0] * B]
-        return cls(values or unknown, norms or unknown, gaps or [math.inf] * B, *flags), [*others]
+        return cls(values or unknown, norms or unknown, gaps or [math.inf] * B, *flags), list(numbers)
 
     def select(self, index: list[int]) -> Reading:
         """Of the models at `index` alone."""
