@@ -10,7 +10,7 @@ penalties with strength / S.
 """
 
 import math
-from functools import reduce
+from functools import cached_property, reduce
 from itertools import accumulate
 from operator import add
 from typing import Any, NamedTuple
@@ -94,6 +94,11 @@ class Objective:
             [factor if design.weight_index is None else factor[design.weight_index] for factor in factors]
         )
         return cls(design, loss, penalty, PassCounter(design.shape[0], design.n_passes_before))
+
+    @cached_property
+    def is_penalised(self):
+        """Whether any coefficient is."""
+        return bool(self.penalty.l2.any())
 
     def select(self, index):
         """The objective of the models at `index` alone."""
