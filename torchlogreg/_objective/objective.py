@@ -19,7 +19,7 @@ import torch
 
 from torchlogreg._data import kernels
 from torchlogreg._data.device import widest_dtype
-from torchlogreg._data.sample_weights import EVERY_MODEL, add_to_models
+from torchlogreg._data.sample_weights import EVERY_MODEL, added_to_models
 from torchlogreg._objective import tuning
 from torchlogreg._objective.penalties import Ridge
 from torchlogreg._runtime.threads import in_threads, n_workers
@@ -233,7 +233,7 @@ class Objective:
         With the Hessian of the losses if asked for; `second_order` completes it.
         """
         self.passes.n_visited += self.design.shape[0]
-        logits = self._room_for_logits(W) if group is None else None
+        logits, n_models = self._room_for_logits(W) if group is None else None, len(W) if group is None else len(group)
 
         def look_at(part):
             rows, start = part
@@ -242,21 +242,21 @@ class Objective:
                 eta = None if logits is None else logits[0, 0, start : start + rows.shape[0]].numpy()
                 value, gradient = kernels.one_logit_pass(rows, W, kernel, eta)
                 return gradient.new_tensor([value]), gradient, 0.0
-            place = rows.compute.device  # of the blocks, which `exact` moves
-            value = torch.zeros(len(W) if group is None else len(group), dtype=widest_dtype(place), device=place)
-            hessian: Any = W.new_zeros(len(W), *2 * [W.shape[1] * W.shape[2]]) if with_hessian else 0.0
+            dtype = widest_dtype(rows.compute.device)  # of the blocks, which `exact` moves
+            value: Any = None
+            hessian: Any = None if with_hessian else 0.0
 
             def visit(block, eta, models):
-                nonlocal start
+                nonlocal start, value, hessian
                 block = block if models is EVERY_MODEL else block.select(models)
                 losses, residual = self.loss.value_and_residual(eta, block.y)
                 if group is not None:
                     own = group[models]
                     losses, residual = losses.T[own].T, residual.permute(1, 2, 0)[own].permute(2, 0, 1)
                 weight = block.weight
-                add_to_models(value, models, (weight * losses).sum(dim=0))
+                value = added_to_models(value, models, (weight * losses).sum(dim=0, dtype=dtype), n_models)
                 if with_hessian:
-                    add_to_models(hessian, models, self._data_hessian(block, eta))
+                    hessian = added_to_models(hessian, models, self._data_hessian(block, eta), n_models)
                 if logits is not None:
                     logits[models, :, start : start + len(eta)] = eta.permute(1, 2, 0)
                     start += len(eta)
@@ -265,7 +265,7 @@ class Objective:
             gradient = kernels.sweep(rows, W, visit, group)
             return rows.to_accumulation(value), gradient, hessian
 
-        n_columns = (len(W) if group is None else len(group)) * W.shape[2]
+        n_columns = n_models * W.shape[2]
         n_hessian = len(W) * (W.shape[1] * W.shape[2]) ** 2 if with_hessian else 0
         total: Any = None
         for chunk in self.design.chunks():

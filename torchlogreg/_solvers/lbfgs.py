@@ -83,6 +83,7 @@ class LBFGS(SelectableSolver):
 
     def init(self, objective, W):
         """See `Solver`."""
+        W = W.mT.contiguous().mT  # class-major, as gradients and directions are: flat vectors of it are views
         point = Point(W, None, None)
         start = LBFGSState(
             point,
@@ -133,7 +134,8 @@ class LBFGS(SelectableSolver):
         point, memory, gamma = state.point, state.memory, state.gamma
         s, y = trial.W - point.W, trial.gradient - point.gradient
         curvature = dot(s, y)
-        usable = curvature > tuning.LEAST_CURVATURE * dot(s, s).sqrt() * dot(y, y).sqrt()
+        lengths = (torch.linalg.vector_norm(t, dim=(1, 2)) for t in (s, y))
+        usable = curvature > tuning.LEAST_CURVATURE * math.prod(lengths)
         if not all(search.accepted):
             usable &= beside(search.accepted, usable)
         if any_accepted:
