@@ -11,6 +11,9 @@ from torchlogreg import (
     TorchSoftmaxClassifier,
     TorchSoftmaxClassifierCV,
 )
+from torchlogreg._solvers.lbfgs import LBFGS
+from torchlogreg._solvers.newton import NewtonCholesky
+from torchlogreg._solvers.sgd import SGD
 
 pytestmark = [
     pytest.mark.skipif(bool(pretend.why_not()), reason=pretend.why_not() or "it can be used"),
@@ -24,53 +27,53 @@ def rows(n_classes):
     return X, (X @ rng.standard_normal((30, n_classes)) / 5 + rng.gumbel(size=(6000, n_classes))).argmax(axis=1)
 
 
-def counts(n_classes, *, cross_validated=False, **params):
-    """Waits and kernels of a fit."""
+def steps(monkeypatch, solver, method, n_classes, *, cross_validated=False, **params):
+    """Waits and kernels of each call of a solver's method in a fit, one a row."""
+    out, function = [], getattr(solver, method)
+
+    def counted(*args):
+        with pretend.counted() as tally:
+            result = function(*args)
+        out.append([sum(tally.waits.values()), sum(tally.kernels.values())])
+        return result
+
     one_logit, several = TorchLogisticRegression, TorchSoftmaxClassifier
     if cross_validated:
         one_logit, several = TorchLogisticRegressionCV, TorchSoftmaxClassifierCV
-    model = (one_logit if n_classes == 2 else several)(device="cuda", random_state=0, **params)
-    with pretend.devices("cuda"), pretend.counted() as tally:
+    model = (one_logit if n_classes == 2 else several)(solver=solver.name, device="cuda", random_state=0, **params)
+    with monkeypatch.context() as patched, pretend.devices("cuda"):
+        patched.setattr(solver, method, counted)
         model.fit(*rows(n_classes))
-    assert np.max(model.n_iter_) >= params["max_iter"]
-    return np.array([sum(tally.waits.values()), sum(tally.kernels.values())])
+    return np.array(out)
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
-@pytest.mark.parametrize(("solver", "most_kernels"), {"lbfgs": 65, "newton-cholesky": 60}.items())
-def test_an_iteration_waits_twice_for_its_device(solver, most_kernels, n_classes):
-    # For the value at the trial point, and for what the step from there promises.
-    first, second = (1, 2) if solver == "newton-cholesky" else (4, 5)
-    if (solver, n_classes) == ("lbfgs", 3):
-        first, second = 2, 3  # neither renews its preconditioner
-    before, after = (counts(n_classes, solver=solver, tol=1e-14, max_iter=n) for n in (first, second))
-    n_waits, n_kernels = after - before
+@pytest.mark.parametrize(("solver", "most_kernels"), [(LBFGS, 62), (NewtonCholesky, 56)])
+def test_an_iteration_waits_twice_for_its_device(solver, most_kernels, n_classes, monkeypatch):
+    """For the value at the trial point, and for what the step from there promises."""
+    found = steps(monkeypatch, solver, "step", n_classes, tol=1e-14, max_iter=6)
+    n_waits, n_kernels = np.median(found, axis=0)
     assert n_waits == 2
     assert n_kernels <= most_kernels
+    assert found[:, 0].max() <= (5 if solver is LBFGS else 2)  # where L-BFGS renews its preconditioner
 
 
-@pytest.mark.parametrize("n_classes", [2, 3])
-def test_an_iteration_of_a_cross_validation_waits_as_often_for_many_values_of_C_as_for_few(n_classes):
-    settings = {"cross_validated": True, "solver": "lbfgs", "tol": 1e-14, "cv": 4}
-    n_waits, n_kernels = [], []
-    for n_values in (3, 10):
-        Cs = np.logspace(-2, 0, n_values)
-        before, after = (counts(n_classes, max_iter=n, Cs=Cs, **settings) for n in (2, 3))
-        n_waits.append(after[0] - before[0])
-        n_kernels.append(after[1] - before[1])
-    assert n_waits == [4, 4]  # two in an iteration of the folds, and in one of the model of all rows
-    assert n_kernels[0] == n_kernels[1]
+@pytest.mark.parametrize(("solver", "n_classes"), [(LBFGS, 2), (LBFGS, 3), (NewtonCholesky, 2)])
+def test_an_iteration_waits_as_often_for_many_values_of_C_as_for_few(solver, n_classes, monkeypatch):
+    settings = {"cross_validated": True, "tol": 1e-14, "max_iter": 4, "cv": 4}
+    few, many = (
+        steps(monkeypatch, solver, "step", n_classes, Cs=np.logspace(-2, 0, n), **settings)[:, 0] for n in (3, 10)
+    )
+    assert few.tolist() == many.tolist()
+    assert np.median(many) == 2
+    assert many.max() <= 7  # where preconditioners are renewed
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("n_classes", [2, 3])
-def test_an_epoch_of_sgd_waits_at_its_end_only_and_launches_few_kernels_for_a_mini_batch(n_classes, nesterov):
-    def epoch(batch_size):
-        settings = {"solver": "sgd", "tol": 0, "batch_size": batch_size, "nesterov": nesterov, "learning_rate": 0.01}
-        before, after = (counts(n_classes, max_iter=n, **settings) for n in (4, 5))
-        return after - before
-
-    # With 1000 rows gathered at a time, all else is the same.
-    (n_waits, many), (_, few) = epoch(100), epoch(200)
-    assert n_waits == 2  # for the value, and for what the driver asks
-    assert (many - few) / 30 <= (9 if nesterov else 8)
+def test_an_epoch_of_sgd_does_not_wait_and_launches_few_kernels_for_a_mini_batch(n_classes, nesterov, monkeypatch):
+    settings = {"tol": 0, "max_iter": 2, "nesterov": nesterov}
+    # 1000 rows are gathered at a time for both sizes of a mini-batch, of which there are 60 and 30.
+    small, large = (steps(monkeypatch, SGD, "epoch", n_classes, batch_size=b, **settings) for b in (100, 200))
+    assert not small[1:, 0].any()  # the first epoch asks whether weights are equal
+    assert ((small - large)[:, 1] / 30 <= (9 if nesterov else 8)).all()
