@@ -27,7 +27,7 @@ def rows(n_classes):
     return X, (X @ rng.standard_normal((30, n_classes)) / 5 + rng.gumbel(size=(6000, n_classes))).argmax(axis=1)
 
 
-def steps(monkeypatch, solver, method, n_classes, *, cross_validated=False, **params):
+def steps(monkeypatch, solver, method, n_classes, *, cross_validated=False, streamed=False, **params):
     """Waits and kernels of each call of a solver's method in a fit, one a row."""
     out, function = [], getattr(solver, method)
 
@@ -43,7 +43,9 @@ def steps(monkeypatch, solver, method, n_classes, *, cross_validated=False, **pa
     model = (one_logit if n_classes == 2 else several)(solver=solver.name, device="cuda", random_state=0, **params)
     with monkeypatch.context() as patched, pretend.devices("cuda"):
         patched.setattr(solver, method, counted)
-        model.fit(*rows(n_classes))
+        X, y = rows(n_classes)
+        data = ([(X[i::3], y[i::3], 1.0 + y[i::3]) for i in range(3)],) if streamed else (X, y)
+        model.fit(*data)
     return np.array(out)
 
 
@@ -56,6 +58,12 @@ def test_an_iteration_waits_twice_for_its_device(solver, most_kernels, n_classes
     assert n_waits == 2
     assert n_kernels <= most_kernels
     assert found[:, 0].max() <= (5 if solver is LBFGS else 2)  # where L-BFGS renews its preconditioner
+
+
+@pytest.mark.parametrize(("solver", "method", "most"), [(LBFGS, "step", 2), (SGD, "epoch", 0)])
+def test_nothing_waits_for_the_copies_of_a_stream(solver, method, most, monkeypatch):
+    settings = {"tol": 0, "max_iter": 3} if solver is SGD else {"tol": 1e-14, "max_iter": 6}
+    assert np.median(steps(monkeypatch, solver, method, 2, streamed=True, **settings)[:, 0]) == most
 
 
 @pytest.mark.parametrize(("solver", "n_classes"), [(LBFGS, 2), (LBFGS, 3), (NewtonCholesky, 2)])
