@@ -180,7 +180,8 @@ def _fused_steps(solver, objective, rows, order, size, W, velocity, rate):
                 if l2 is not None:
                     momentum += gradient
                 flat.sub_(momentum, alpha=rate)
-        losses = accumulated(loss.value(torch.cat(logits, dim=1).T.unsqueeze(1), labels[own])[:, 0])
+        eta = eta if len(chunk) == 1 else torch.cat(logits, dim=1)
+        losses = accumulated(loss.value(eta.T.unsqueeze(1), labels[own])[:, 0])
         losses = losses if weights is None else losses * accumulated(weights[own])
         total = total + losses.sum()
         if penalties:  # times the rows of the batches, of which the last may have fewer
