@@ -41,8 +41,8 @@ def scaled_cholesky_ex(matrix, shift=None):
     Whoever has other numbers to read reads that one with them: a host that asks at once waits for the device.
     """
     diagonal = matrix.diagonal(dim1=-2, dim2=-1)
-    m = diagonal.shape[-1]
-    scale = diagonal.masked_fill(diagonal <= 0, 1.0).rsqrt_()
+    m, limits = diagonal.shape[-1], torch.finfo(diagonal.dtype)
+    scale = diagonal.masked_fill(diagonal <= 0, 1.0).clamp_(min=limits.tiny).rsqrt_()
     if shift is None:
         shift = torch.full_like(diagonal[..., :1], first_shift(m, diagonal.dtype))
     raised = (matrix * scale[..., None]).mul_(scale[..., None, :])

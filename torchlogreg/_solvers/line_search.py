@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from torchlogreg._data.device import copied_to
 from torchlogreg._objective.objective import Objective, Point
 from torchlogreg._solvers import tuning
 from torchlogreg._solvers.base import Reading
@@ -78,7 +79,7 @@ class LineSearchResult(NamedTuple):
 
 def beside(values: list[Any], tensor: torch.Tensor) -> torch.Tensor:
     """Values of the host as a tensor on the device of `tensor`, for which the host does not wait."""
-    return torch.tensor(values, device="cpu").to(tensor.device, non_blocking=True)
+    return copied_to(tensor.device, torch.tensor(values, device="cpu"))
 
 
 def trial_point(descent: Descent, n_backtracks: list[int]) -> torch.Tensor:
@@ -129,10 +130,8 @@ def _halvings(objective, point, trial, step, unpromising):
     Only those at `unpromising` are looked at, for the others were at the level of where they began.
     """
     counts = [1] * len(step.value)
-    if trial.eta is None or point.eta is None:
-        return [
-            max(1, n) for n in step.n_backtracks
-        ]  # each a pass over X, so a step far too long is soon out of the way
+    if trial.eta is None or point.eta is None:  # each a pass over X, so a step far too long is soon out of the way
+        return [max(1, n) for n in step.n_backtracks]
     if not unpromising:
         return counts
     change = beside([step.changes[b] for b in unpromising], point.value).to(point.value.dtype)

@@ -141,7 +141,8 @@ def _are_raised(preconditioner, least, weakest):
     """`is_raised` by numbers of the host, where the first shift was enough."""
     shift = first_shift(preconditioner.scale.shape[2], preconditioner.scale.dtype)
     return not all(
-        scale > 0 and shift / scale**2 <= tuning.NEGLIGIBLE_RAISE * l2 for scale, l2 in zip(least, weakest, strict=True)
+        scale > 0 and shift / (scale * scale) <= tuning.NEGLIGIBLE_RAISE * l2
+        for scale, l2 in zip(least, weakest, strict=True)
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Self
 
 import torch
 
+from torchlogreg._data.device import copied_to
 from torchlogreg._objective.objective import Objective, Point
 from torchlogreg._solvers import tuning
 
@@ -29,7 +30,7 @@ class Groups(NamedTuple):
         for number in numbers:
             places.append(seen[number])
             seen[number] += 1
-        number, place = (torch.tensor(t, device="cpu").to(device, non_blocking=True) for t in (numbers, places))
+        number, place = (copied_to(device, torch.tensor(t, device="cpu")) for t in (numbers, places))
         return cls(numbers, number, place, max(seen.values()))
 
     def padded(self, values: torch.Tensor, n_groups: int) -> torch.Tensor:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 
+from torchlogreg._data.device import copied_to
 from torchlogreg._objective.objective import Objective
 from torchlogreg._solvers.preconditioners.base import Groups, Preconditioner
 
@@ -46,7 +47,7 @@ class SharedPreconditioner(Preconditioner):
         device, numbers = self.groups.number.device, [self.groups.numbers[b] for b in index.tolist()]
         preconditioner, present = self.preconditioner, sorted(set(numbers))
         if len(present) < len(set(self.groups.numbers)):
-            preconditioner = preconditioner.select(torch.tensor(present, device=device))
+            preconditioner = preconditioner.select(copied_to(device, torch.tensor(present, device="cpu")))
             numbers = [present.index(number) for number in numbers]
         return SharedPreconditioner(preconditioner, Groups.of(numbers, device))
 
