@@ -17,7 +17,7 @@ import torch
 from torchlogreg._runtime.files import replace_file
 from torchlogreg._solvers import STATES
 
-MAGIC = b"torchlogreg checkpoint 2\n"  # the number is raised when an older version would misread a file
+MAGIC = b"torchlogreg checkpoint 3\n"  # the number is raised when an older version would misread a file
 CHECKSUMS = "data or weights", "start", "validation data"  # entries of a fingerprint that say nothing to a reader
 CHECKPOINT_REMEDY = "Delete it to start afresh, or pass another path."
 

@@ -56,9 +56,7 @@ class BlockCurvature(Curvature):
     is_coupled = False
 
     @classmethod
-    def of(
-        cls, sample: Objective, W: torch.Tensor, columns: torch.Tensor | None, diagonal: torch.Tensor | None
-    ) -> Self:
+    def of(cls, sample: Objective, W: torch.Tensor, columns: torch.Tensor | None = None, diagonal: Any = None) -> Self:
         """At W (B, d, K); `columns` None are all of them, and then the sample has the diagonal."""
         d, design = W.shape[1], sample.design
         eta = design.matvec(W)

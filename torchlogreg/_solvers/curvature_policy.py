@@ -48,7 +48,7 @@ def curvature_at(objective: Objective, W: torch.Tensor, generator: torch.Generat
     if not n_frequent:
         size = _sample_size(objective)
         draw = sample_rows if W.shape[2] == 1 else _where_curved(W)
-        return BlockCurvature.of(draw(objective, size, generator), W, None, None)
+        return BlockCurvature.of(draw(objective, size, generator), W)
     diagonal = _by_class(objective.diagonal(W), W)
     columns = frequent_columns(objective, diagonal.mT.to(W.device), n_frequent)
     n_rows = tuning.ROWS_PER_FREQUENT_COLUMN * len(columns) if W.shape[2] == 1 else max(4000, 5 * len(columns))

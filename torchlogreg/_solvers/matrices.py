@@ -128,10 +128,9 @@ class BlockMatrix(Matrix):
     """
 
     def __init__(self, blocks: Sequence[np.ndarray], S: np.ndarray | None = None, Y: np.ndarray | None = None):
-        self.blocks, self.theta = blocks, 1.0
+        self.blocks, self.theta, self.n_pairs = blocks, 1.0, 0
         self.ends = np.cumsum([len(block) for block in blocks])
-        self.N = self.M = self.MN = np.empty((self.ends[-1], 0))
-        self.n_pairs = 0
+        self.M = self.N = self.MN = np.empty((0, 0))
         if S is None or Y is None or not S.shape[1]:
             return
         length = np.sqrt(np.einsum("ij,ij->j", S, S))
@@ -169,7 +168,7 @@ class BlockMatrix(Matrix):
 
     def solve(self, free, r, shift=None):
         """See `Matrix`; the pairs by the Woodbury identity."""
-        right = np.column_stack([r, self.N[free]])
+        right = np.column_stack([r, self.N[free]]) if self.n_pairs else r[:, None]
         out, start, first = np.empty_like(right), 0, 0
         for block, end in zip(self.blocks, self.ends, strict=True):
             stop = first + int(np.searchsorted(free[first:], end))

@@ -50,32 +50,34 @@ class EigenbasisPreconditioner(Preconditioner):
             lift=self.lift[index],
         )
 
-    def raised(self, x, group=None):
+    def raised(self, x, groups=None):
         """See `Preconditioner.raised`; only the leading eigenvectors are raised, the others have a diagonal."""
         p, n_rest = len(self.mean), self.diagonal.shape[1]
         rotated = self.basis.T[n_rest:] @ x[:, :p]  # (B, r, K)
         at_intercept = x[:, p:] + (self.mean @ x[:, :p])[:, None][:, : x.shape[1] - p]
-        product, rounding = self.coupled_block.raised(torch.cat([rotated, at_intercept], dim=1), group)
+        product, rounding = self.coupled_block.raised(torch.cat([rotated, at_intercept], dim=1), groups)
         r = rotated.shape[1]
-        coupled_block = product[:, :r] + (self.lift if group is None else self.lift[group]) * rotated
+        coupled_block = product[:, :r] + (self.lift if groups is None else self.lift[groups.number]) * rotated
         out = self.basis[:, n_rest:] @ coupled_block + self.mean[:, None] * product[:, r:].sum(dim=1, keepdim=True)
         return torch.cat([out, product[:, r:]], dim=1), rounding
 
-    def most_raised(self, group=None):
+    def most_raised(self, groups=None):
         """See `Preconditioner`."""
         most = self.coupled_block.most_raised() + self.lift.amax(dim=(1, 2))
-        return most if group is None else most[group]
+        return most if groups is None else most[groups.number]
 
-    def solve(self, gradient, group=None):
+    def solve(self, gradient, groups=None):
         """See `Preconditioner`."""
         p, n_rest = len(self.mean), self.diagonal.shape[1]
         classes, diagonal = (
-            (self.classes, self.diagonal) if group is None else (self.classes[group], self.diagonal[group])
+            (self.classes, self.diagonal)
+            if groups is None
+            else (self.classes[groups.number], self.diagonal[groups.number])
         )
         at_intercept = gradient[:, p:]  # (B, 1 or 0, K)
         rotated = _times(self.basis.T, gradient[:, :p] - self.mean[:, None] * at_intercept.sum(dim=1, keepdim=True))
         rest = (rotated[:, :n_rest] @ classes / diagonal) @ classes.mT
-        coupled_block = self.coupled_block.solve(torch.cat([rotated[:, n_rest:], at_intercept], dim=1), group)
+        coupled_block = self.coupled_block.solve(torch.cat([rotated[:, n_rest:], at_intercept], dim=1), groups)
         out = _times(self.basis, torch.cat([rest, coupled_block[:, : p - n_rest]], dim=1))
         return torch.cat([out, coupled_block[:, p - n_rest :] - self.mean @ out[:, None]], dim=1)
 

@@ -97,7 +97,7 @@ class PreconditionerPolicy:
             return self._affordable(self.objective, point.W, before, generator)
         objective, W, group = self.centre.means(point.W)
         before = before.preconditioner if isinstance(before, SharedPreconditioner) else None
-        return SharedPreconditioner(self._affordable(objective, W, before, generator), group)
+        return SharedPreconditioner.of(self._affordable(objective, W, before, generator), group)
 
     def with_hessian(self, point: Point) -> Point:
         """`point` with the Hessian of all rows, if that is affordable at all."""
