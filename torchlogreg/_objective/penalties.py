@@ -112,6 +112,13 @@ class ElasticNet(NamedTuple):
         """Share of its mean curvature by which a softmax is lifted along a row that has no penalty (see `_pin`)."""
         return 1.0 if self.lower is None else tuning.BOUNDED_LIFT
 
+    @property
+    def is_unlimited(self) -> torch.Tensor:
+        """Which coefficients have neither a penalty nor bounds, (B, d, 1)."""
+        if self.lower is None or self.upper is None:
+            return self.is_free
+        return self.is_free & (self.lower == -math.inf) & (self.upper == math.inf)
+
     def divided(self, factors: Iterable[torch.Tensor]) -> ElasticNet:
         """Strengths over S, which is the product of factors (B,) and itself may overflow."""
         l1, l2 = self.l1, self.l2

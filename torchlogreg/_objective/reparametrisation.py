@@ -29,6 +29,11 @@ def is_wide(design):
     )
 
 
+def is_solved_in_row_space(objective):
+    """Whether the objective is the same in the span of its rows, and they are better seen there."""
+    return is_wide(objective.design) and objective.penalty.is_isotropic(objective.design.n_features)
+
+
 class Reparametrisation(ABC):
     """Other coordinates for the same objective."""
 
@@ -146,7 +151,8 @@ class RowSpace(Reparametrisation):
 class NonEmptyColumns(NamedTuple):
     """A design without the columns of X that hold no number, as most columns of a hashed vocabulary do.
 
-    Such columns do not enter the losses, so where their coefficients start from zero they stay there.
+    Such columns do not enter the losses, so where their coefficients start from zero they stay there. The others are
+    kept: a warm start may have them, and bounds that exclude zero.
     """
 
     design: Design
@@ -160,9 +166,9 @@ class NonEmptyColumns(NamedTuple):
         if not (wanted and isinstance(design, SparseDesign)):
             return cls(design, None, d)
         csr = design.X.csr
-        is_filled = _non_empty_columns(csr)
+        is_filled = _non_empty_columns(csr) | W[:, :p].any(dim=2).any(dim=0).numpy(force=True)
         n_filled = int(is_filled.sum())
-        if not 0 < n_filled < tuning.MAX_NON_EMPTY_SHARE * p or W[:, :p][:, torch.from_numpy(~is_filled)].any():
+        if not 0 < n_filled < tuning.MAX_NON_EMPTY_SHARE * p:
             return cls(design, None, d)
         indices = (is_filled.cumsum(dtype=csr.indices.dtype) - 1)[csr.indices]
         X = CSRTensor(compressed(csr_array, csr.data, indices, csr.indptr, (csr.shape[0], n_filled)))

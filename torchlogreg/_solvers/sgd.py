@@ -68,7 +68,7 @@ class SGD(SelectableSolver):
 
     def init(self, objective, W):
         """See `Solver`."""
-        W = class_major(W, objective.design)
+        W = class_major(objective.penalty.clipped(W), objective.design)
         random = torch.Generator(objective.design.compute.device).manual_seed(self.seed).get_state()
         point = Point(W, None, None)
         return SGDState(point, torch.zeros_like(W), random, Reading.of(point))
@@ -156,6 +156,7 @@ def _fused_steps(solver, objective, rows, order, size, W, velocity, rate):
     # At rest the velocity is the gradient over 1 - momentum, and so the threshold of the proximal step has to be.
     l1 = None if penalty.l1 is None else penalty.l1[0].mT.to(W)  # (1, d)
     threshold = None if l1 is None else rate / (1.0 - solver.momentum) * l1
+    bounds = None if penalty.lower is None else [bound[0].mT.to(W) for bound in (penalty.lower, penalty.upper)]
     labels, weights = y.index_select(0, order), weight.index_select(0, order)
     start, total = 0, 0.0
     # What belongs to a mini-batch is made for some of them at a time: views of a few numbers take a kilobyte each.
@@ -187,6 +188,8 @@ def _fused_steps(solver, objective, rows, order, size, W, velocity, rate):
             if threshold is not None:
                 penalties.append(2.0 * b * (l1 * flat.abs()).sum())
                 flat.copy_(torch.sign(flat) * (flat.abs() - threshold).clamp_(min=0.0))
+            if bounds is not None:
+                torch.minimum(torch.maximum(flat, bounds[0], out=flat), bounds[1], out=flat)
         accumulated = rows.to_accumulation
         total = total + accumulated(torch.cat(losses)).sum() + 0.5 * accumulated(torch.stack(penalties)).sum()
     return total
