@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from reprlib import repr  # long arrays are cut short
 from typing import Any
 
 import numpy as np
@@ -105,7 +106,7 @@ def _sides(bounds: Any) -> tuple[Any, Any]:
 def _pair(pair: Any, what: str) -> tuple[Any, Any]:
     if not hasattr(pair, "__len__") or isinstance(pair, str) or len(pair) != 2:
         raise ValueError(
-            f"{what} must be a pair (lower, upper), such as (0, np.inf); got {pair!r}. Bounds of several features are "
+            f"{what} must be a pair (lower, upper), such as (0, np.inf); got {repr(pair)}. Bounds of several features are "
             "a pair of arrays, or a dict of pairs by feature name."
         )
     lower, upper = pair
@@ -118,7 +119,7 @@ def _raw(given: Any, parameter: str) -> list[np.ndarray]:
     try:
         return [np.asarray(numpy_of(value), dtype=np.float64) for value in values]
     except (TypeError, ValueError):
-        raise ValueError(f"{parameter} must hold numbers; got {given!r}.") from None
+        raise ValueError(f"{parameter} must hold numbers; got {repr(given)}.") from None
 
 
 def _size(values: np.ndarray) -> str:

@@ -151,8 +151,8 @@ class RowSpace(Reparametrisation):
 class NonEmptyColumns(NamedTuple):
     """A design without the columns of X that hold no number, as most columns of a hashed vocabulary do.
 
-    Such columns do not enter the losses, so where their coefficients start from zero they stay there. The others are
-    kept: a warm start may have them, and bounds that exclude zero.
+    Such columns do not enter the losses, so where their coefficients start from zero they stay there. Bounds that
+    exclude zero make others of them start elsewhere.
     """
 
     design: Design
@@ -166,9 +166,9 @@ class NonEmptyColumns(NamedTuple):
         if not (wanted and isinstance(design, SparseDesign)):
             return cls(design, None, d)
         csr = design.X.csr
-        is_filled = _non_empty_columns(csr) | W[:, :p].any(dim=2).any(dim=0).numpy(force=True)
+        is_filled = _non_empty_columns(csr)
         n_filled = int(is_filled.sum())
-        if not 0 < n_filled < tuning.MAX_NON_EMPTY_SHARE * p:
+        if not 0 < n_filled < tuning.MAX_NON_EMPTY_SHARE * p or W[:, :p][:, torch.from_numpy(~is_filled)].any():
             return cls(design, None, d)
         indices = (is_filled.cumsum(dtype=csr.indices.dtype) - 1)[csr.indices]
         X = CSRTensor(compressed(csr_array, csr.data, indices, csr.indptr, (csr.shape[0], n_filled)))
