@@ -20,10 +20,8 @@ def bounding_parameter(estimator: Any) -> str | None:
         sides = (np.concatenate([*map(np.ravel, _raw(side, "coef_bounds"))]) for side in _sides(estimator.coef_bounds))
         if any(np.isfinite(side).any() for side in sides):
             return "coef_bounds"
-    if estimator.penalty_weights is not None:
-        if any(np.isinf(values).any() for values in _raw(estimator.penalty_weights, "penalty_weights")):
-            return "infinite penalty_weights"
-    return None
+    weights = [] if estimator.penalty_weights is None else _raw(estimator.penalty_weights, "penalty_weights")
+    return "infinite penalty_weights" if any(np.isinf(values).any() for values in weights) else None
 
 
 def per_feature(estimator: Any, data: TrainingData) -> PerFeature:
@@ -106,8 +104,8 @@ def _sides(bounds: Any) -> tuple[Any, Any]:
 def _pair(pair: Any, what: str) -> tuple[Any, Any]:
     if not hasattr(pair, "__len__") or isinstance(pair, str) or len(pair) != 2:
         raise ValueError(
-            f"{what} must be a pair (lower, upper), such as (0, np.inf); got {repr(pair)}. Bounds of several features are "
-            "a pair of arrays, or a dict of pairs by feature name."
+            f"{what} must be a pair (lower, upper), such as (0, np.inf); got {repr(pair)}. Bounds of several features "
+            "are a pair of arrays, or a dict of pairs by feature name."
         )
     lower, upper = pair
     return lower, upper

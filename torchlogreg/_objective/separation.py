@@ -29,7 +29,9 @@ def is_separated(objective, W):
     p, unlimited = objective.design.n_features, objective.penalty.is_unlimited[0, :, 0]
     if not unlimited[:p].all():
         own = torch.nonzero(unlimited[:p]).flatten()
-        if not (len(own) and objective.design.in_memory and len(own) * objective.design.shape[0] <= tuning.IN_MEMORY_NUMBERS):
+        if not (
+            len(own) and objective.design.in_memory and len(own) * objective.design.shape[0] <= tuning.IN_MEMORY_NUMBERS
+        ):
             return False
         own = torch.cat([own, torch.arange(p, len(unlimited), device=own.device)])
         objective, W, p = objective.of_columns(own), W[:, own], len(own) - objective.design.intercept
