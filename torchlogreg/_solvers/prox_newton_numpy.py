@@ -52,7 +52,7 @@ class SmallProblem:
     def at(self, W: np.ndarray) -> tuple[Evaluation, float]:
         """The smooth part at W (d, K), and F."""
         at = self.smooth.first_order(W)
-        return at, at.value + self.kinks.value(flat(W))
+        return at, float(at.value) + self.kinks.value(flat(W))
 
     def iterate(self, at: Evaluation, value: float) -> Iterate:
         """With the minimiser of the quadratic model of the coefficients that may move."""
@@ -188,7 +188,7 @@ class ProxNewtonNumPy(Solver):
     def _state(self, iterate):
         point = _point(iterate.at, iterate.value, iterate.violation)
         norm = float(np.abs(iterate.violation).max())
-        reading = Reading([iterate.value], [norm], [iterate.gap], [False], [False])
+        reading = Reading([iterate.value], [norm], [float(iterate.gap)], [False], [False])
         return ProxNewtonNumPyState(point, reading, iterate)
 
 
