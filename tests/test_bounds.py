@@ -350,9 +350,12 @@ def test_solvers_without_bounds_refuse_them_by_name(solver):
 def test_an_unpenalised_feature_that_separates_is_reported():
     X, y = data()
     X[:, 3] = 2.0 * y - 1.0
-    with pytest.warns(ConvergenceWarning, match="perfectly separated.*Raise the penalty_weights that are 0"):
+    with pytest.warns(ConvergenceWarning, match=r"perfectly separated.*Raise the penalty_weights that are 0"):
         TorchLogisticRegression(penalty_weights=np.where(np.arange(8) == 3, 0.0, 1.0)).fit(X, y)
     TorchLogisticRegression(penalty_weights=np.where(np.arange(8) == 2, 0.0, 1.0)).fit(X, y)  # another column
+    with pytest.warns(ConvergenceWarning, match=r"perfectly separated.*Use a finite C"):
+        TorchLogisticRegression(C=INF, coef_bounds=NON_NEGATIVE).fit(X, y)
+    assert TorchLogisticRegression(C=INF, coef_bounds=(-INF, 2)).fit(X, y).converged_
 
 
 def test_keeping_and_copying(tmp_path):

@@ -112,12 +112,12 @@ class ElasticNet(NamedTuple):
         """Share of its mean curvature by which a softmax is lifted along a row that has no penalty (see `_pin`)."""
         return 1.0 if self.lower is None else tuning.BOUNDED_LIFT
 
-    @property
-    def is_unlimited(self) -> torch.Tensor:
-        """Which coefficients have neither a penalty nor bounds, (B, d, 1)."""
-        if self.lower is None or self.upper is None:
-            return self.is_free
-        return self.is_free & (self.lower == -math.inf) & (self.upper == math.inf)
+    def unlimited(self, W: torch.Tensor) -> torch.Tensor:
+        """W (B, d, K) without the coefficients that a penalty or a bound keeps from growing for ever."""
+        grows = self.is_free
+        if self.lower is not None and self.upper is not None:
+            grows = grows & (torch.where(W > 0, self.upper, -self.lower) == math.inf)
+        return torch.where(grows, W, 0.0)
 
     def divided(self, factors: Iterable[torch.Tensor]) -> ElasticNet:
         """Strengths over S, which is the product of factors (B,) and itself may overflow."""
