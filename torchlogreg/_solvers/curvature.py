@@ -206,6 +206,6 @@ def coupled_hessian(objective: Objective, W: torch.Tensor, index: np.ndarray) ->
         for feature in np.flatnonzero(free):  # see `Objective._pin`
             own = np.flatnonzero(index % d == feature)
             if len(own):
-                H[np.ix_(own, own)] += H[own, own].mean()
+                H[np.ix_(own, own)] += objective.penalty.lift * H[own, own].mean()
     H.ravel()[:: len(index) + 1] += l2[index % d]
     return H

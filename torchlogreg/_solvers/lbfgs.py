@@ -201,7 +201,7 @@ class LBFGS(SelectableSolver):
 
     def finisher(self, objective):
         """See `Solver`."""
-        return NewtonCholesky() if is_affordable(objective.design, objective.loss.n_logits) else None
+        return NewtonCholesky() if is_affordable(objective, objective.loss.n_logits) else None
 
     def in_float64(self):
         """See `Solver`."""

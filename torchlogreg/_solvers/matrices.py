@@ -134,13 +134,14 @@ class BlockMatrix(Matrix):
         if S is None or Y is None or not S.shape[1]:
             return
         length = np.sqrt(np.einsum("ij,ij->j", S, S))
-        S, Y = S / length, Y / length
-        HS, SY = self._blocks_times(S), S.T @ Y
+        steps, changes = np.asarray(S / length), np.asarray(Y / length)
+        moved, products = self._blocks_times(steps), steps.T @ changes
         low, high = tuning.BLOCK_SCALES
-        self.theta = float(np.clip(SY[-1, -1] / max(S[:, -1] @ HS[:, -1], np.finfo(float).tiny), low, high))
-        L = np.tril(SY, -1)
-        self.M = np.block([[self.theta * (S.T @ HS), L], [L.T, -np.diag(SY.diagonal())]])
-        self.N = np.column_stack([self.theta * HS, Y])
+        newest = max(float(steps[:, -1] @ moved[:, -1]), np.finfo(float).tiny)
+        self.theta = float(np.clip(products[-1, -1] / newest, low, high))
+        L = np.tril(products, -1)
+        self.M = np.block([[self.theta * (steps.T @ moved), L], [L.T, -np.diag(products.diagonal())]])
+        self.N = np.column_stack([self.theta * moved, changes])
         self.MN = _solve_general(self.M, self.N.T)
         self.n_pairs = S.shape[1]
 

@@ -68,7 +68,7 @@ class SGD(SelectableSolver):
 
     def init(self, objective, W):
         """See `Solver`."""
-        W = class_major(W, objective.design)
+        W = class_major(objective.penalty.clipped(W), objective.design)
         random = torch.Generator(objective.design.compute.device).manual_seed(self.seed).get_state()
         point = Point(W, None, None)
         return SGDState(point, torch.zeros_like(W), random, Reading.of(point))
@@ -153,6 +153,8 @@ def _fused_steps(solver, objective, rows, order, size, W, velocity, rate):
     l1 = None if objective.penalty.l1 is None else objective.penalty.l1[0].mT.to(W)  # (1, d)
     # At rest the velocity is the gradient over 1 - momentum, and so the threshold of the proximal step has to be.
     threshold = None if l1 is None else rate / (1.0 - solver.momentum) * l1
+    lower, upper = objective.penalty.lower, objective.penalty.upper
+    bounds = None if lower is None or upper is None else (lower[0].mT.to(W), upper[0].mT.to(W))
     y = rows.y.to(W.dtype) if rows.y.is_floating_point() else rows.y
     labels, weights = y.index_select(0, order), None
     codes = loss.codes(labels) if loss.n_logits > 1 else loss.codes(labels).to(W.dtype)
@@ -186,8 +188,7 @@ def _fused_steps(solver, objective, rows, order, size, W, velocity, rate):
                 if l2 is not None:
                     momentum += gradient
                 flat.sub_(momentum, alpha=rate)
-            if threshold is not None:
-                flat.copy_(torch.sign(flat) * (flat.abs() - threshold).clamp_(min=0.0))
+            _proximal_step(flat, threshold, bounds)
         eta = eta if len(chunk) == 1 else torch.cat(logits, dim=1)
         losses = accumulated(loss.value(eta.T.unsqueeze(1), labels[own])[:, 0])
         losses = losses if weights is None else losses * accumulated(weights[own])
@@ -197,3 +198,11 @@ def _fused_steps(solver, objective, rows, order, size, W, velocity, rate):
                 of_batches = accumulated(torch.stack(terms))
                 total = total + factor * (size * of_batches[:-1].sum() + b * of_batches[-1])
     return total
+
+
+def _proximal_step(flat, threshold, bounds):
+    """Coefficients (K, d) nearer to zero by a threshold (1, d) and within bounds, in place, where there are such."""
+    if threshold is not None:
+        flat.copy_(torch.sign(flat) * (flat.abs() - threshold).clamp_(min=0.0))
+    if bounds is not None:
+        torch.minimum(torch.maximum(flat, bounds[0], out=flat), bounds[1], out=flat)

@@ -108,8 +108,12 @@ def eigenbasis_preconditioner(sample, W, r, before=None, eta=None):
         X = X - mean.to(X)
     else:
         mean = W.new_zeros(p)
+    even = l2[:, :p].amin(dim=1, keepdim=True)  # (B, 1, 1)
+    uneven = l2[:, :p] - even
     if before is None:
-        basis = torch.linalg.eigh(in_range(DenseDesign(X, rows.y, curvature, intercept=False).gram(curvature)[0]))[1]
+        gram = in_range(DenseDesign(X, rows.y, curvature, intercept=False).gram(curvature)[0])
+        gram.diagonal().add_(W.shape[2] * uneven.mean(dim=0)[:, 0])  # it sums over the logits
+        basis = torch.linalg.eigh(gram)[1]
     else:
         basis = before.basis
     n_parts = max(1, min(n_workers(), X.numel() * p // data_tuning.MIN_PRODUCTS_PER_THREAD))
@@ -120,14 +124,15 @@ def eigenbasis_preconditioner(sample, W, r, before=None, eta=None):
     )
     # What is left of columns that depend on others is rounding, which a factor scaled to a unit diagonal would blow up.
     floor = tuning.EIGENBASIS_ROUNDING * float((curvature * leading.square()).sum(dim=0).max())
-    lifted = l2[:, :1].expand(-1, r, -1).clamp(min=floor)
+    strengths = even + basis.square().T @ uneven  # (B, p, 1)
+    lifted = strengths[:, p - r :].clamp(min=floor)
     penalty = ElasticNet(torch.cat([lifted, l2[:, p:]], dim=1))
     coupled_block = CholeskyPreconditioner.of(Objective(inside, loss, penalty, sample.passes).hessian_at(eta))
     classes = torch.linalg.eigh(rows.to_accumulation(loss.summed_curvature(eta, rows.weight)))[1]  # (B, K, K)
     along = rows.weight[..., None] * loss.curvature_along(eta, classes.to(rows.weight))  # (m, B, K)
     diagonal = rows.to_accumulation(rest.T @ along.flatten(1).to(X)).view(p - r, *along.shape[1:]).transpose(0, 1)
-    diagonal = diagonal + l2[:, : p - r]
+    diagonal = diagonal + strengths[:, : p - r]
     smallest = torch.finfo(diagonal.dtype).eps * max(1.0, float(diagonal.max())) if p > r else 0.0
     return EigenbasisPreconditioner(
-        mean, basis, coupled_block, classes, diagonal.clamp(min=smallest), lifted - l2[:, :1]
+        mean, basis, coupled_block, classes, diagonal.clamp(min=smallest), lifted - strengths[:, p - r :]
     )
