@@ -44,14 +44,15 @@ class Kinks(NamedTuple):
 
     def select(self, index: np.ndarray) -> Kinks:
         """Those of the coefficients at an index, which is sorted."""
-        l1, *bounds = (None if part is None else part[index] for part in self[:3])
+        lower, upper = (None if part is None else part[index] for part in (self.lower, self.upper))
+        selected = Kinks(self.l1[index], lower, upper)
         if self.flat is None:
-            return Kinks(l1, *bounds)
+            return selected
         place = np.full(len(self.l1), -1)
         place[index] = np.arange(len(index))
         flat = place[self.flat]
         flat = flat[(flat >= 0).all(axis=1)]
-        return Kinks(l1, *bounds, flat if len(flat) else None)
+        return selected._replace(flat=flat if len(flat) else None)
 
     def value(self, u: np.ndarray) -> float:
         """The L1 norm."""
