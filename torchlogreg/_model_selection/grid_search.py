@@ -40,7 +40,7 @@ from torchlogreg._runtime.sklearn_private import (
     score_with,
     scorer_parts,
 )
-from torchlogreg._solvers import is_stochastic
+from torchlogreg._solvers import is_stochastic, takes_kinks
 
 
 class _NotBatched(Exception):
@@ -214,7 +214,7 @@ def _batches(estimator: Any, candidates: list[dict[str, Any]]) -> list[_Batch]:
 
 def _check_batchable(full: Any, last: Any) -> None:
     """Raise unless `full` ends in an estimator of ours, `last`, that can be in a batch, with valid parameters."""
-    if type(last) not in (TorchLogisticRegression, TorchSoftmaxClassifier) or last.l1_ratio != 0:
+    if type(last) not in (TorchLogisticRegression, TorchSoftmaxClassifier):
         raise _NotBatched
     steps = [last]
     if full is not last:
@@ -224,7 +224,7 @@ def _check_batchable(full: Any, last: Any) -> None:
     if any(hasattr(step, "_skl_callbacks") for step in steps):
         raise _NotBatched
     last._validate_params()
-    if is_stochastic(last.solver):
+    if is_stochastic(last.solver) or (last.l1_ratio != 0 and not takes_kinks(last.solver)):
         raise _NotBatched
 
 
