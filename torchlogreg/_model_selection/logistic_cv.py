@@ -32,6 +32,7 @@ from torchlogreg._model_selection.fit_and_score import (
     Progress,
     as_splits,
     fit_all,
+    placed_for,
     unweighted_data,
     warn_unless_converged,
 )
@@ -152,6 +153,7 @@ class _LinearClassifierCV(LinearPredictor):
         splits, score_params = self._splits(X, labels, data, weight, params)
         candidates = grid.candidates
         n_models = (len(splits) + 1) * len(candidates) + self.refit
+        data = placed_for(plain, data, n_models)
         call = FitCall.begin(self, X, labels, sample_weight, max_subtasks=n_models)
         progress = Progress(call, n_models, self.verbose)
         fitted = fit_all(plain, data, candidates, [train for train, _ in splits], progress.advance)
@@ -178,6 +180,7 @@ class _LinearClassifierCV(LinearPredictor):
             "n_iter_": array(grid.arranged(fitted.n_iter())),
             "cv_results_": format_results(fitted.candidates, scores, fitted.seconds / fitted.n_models, seconds),
             "device_": str(data.X.device),
+            "device_reason_": data.device_reason,
         }
 
     def _chosen_attributes(self, fitted: Fitted, grid: PenaltyGrid, scores) -> dict[str, Any]:

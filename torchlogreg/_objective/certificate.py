@@ -39,17 +39,29 @@ def optimality_bound(objective, point):
         if point.eta is None:
             return nothing
         losses = _losses(objective, point.eta)
+    return (point.value - at.value).clamp(min=0.0) + _duality_gap(objective, at, losses)
+
+
+def estimated_gap(objective, point):
+    """`optimality_bound` without a pass, (B,): as if the intercepts of a point were the best ones."""
+    return _duality_gap(objective, point, _losses(objective, point.eta))
+
+
+def _duality_gap(objective, point, losses):
+    """The sums of `optimality_bound`, where the intercepts are best; `losses` (n, B), which L2 alone does not need."""
+    p, penalty = objective.design.n_features, objective.penalty
     features = penalty.of_columns(torch.arange(p, device=point.W.device))
-    W = at.W[:, :p]
-    V = features.gradient(W) - at.slope[:, :p]
+    W = point.W[:, :p]
+    V = features.gradient(W) - point.slope[:, :p]
     gap = features.excess(W, V).sum(dim=(1, 2))
-    if not penalty.is_smooth:
-        weight = objective.design.to_accumulation(objective.design.weight)
-        inside = _within_the_box(features, V)
-        for rho in (inside, 0.5 * (1.0 + inside)):
-            moved = features.excess(W, rho[:, None, None] * V).sum(dim=(1, 2))
-            gap = torch.minimum(gap, moved + (weight * _divergence(losses, rho)).sum(dim=0))
-    return (point.value - at.value).clamp(min=0.0) + gap
+    if penalty.is_smooth:
+        return gap
+    weight = objective.design.to_accumulation(objective.design.weight)
+    inside = _within_the_box(features, V)
+    for rho in (inside, 0.5 * (1.0 + inside)):
+        moved = features.excess(W, rho[:, None, None] * V).sum(dim=(1, 2))
+        gap = torch.minimum(gap, moved + (weight * _divergence(losses, rho)).sum(dim=0))
+    return gap
 
 
 def _within_the_box(penalty, V):

@@ -182,9 +182,10 @@ def minimise_quadratic(
     if found is not None:
         return found
     diagonal, strength, least = matrix.diagonal(), 0.1, 1e-3
+    held = kinks._replace(flat=None)  # the matrix with a shift is not flat
     while n_solved < tuning.MOST_MODEL_SOLUTIONS and strength <= 1e6:
         shift = strength * diagonal
-        found, n = _pivot(matrix, c - shift * u, kinks, u, gradient, tol, shift)
+        found, n = _pivot(matrix, c - shift * u, held, u, gradient, tol, shift)
         n_solved += n
         if found is None:
             strength *= 10.0 if strength < 0.05 else 30.0

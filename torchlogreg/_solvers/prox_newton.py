@@ -21,6 +21,7 @@ from torchlogreg._solvers.preconditioners.refresh import Refresh
 from torchlogreg._solvers.prox_newton_numpy import ProxNewtonNumPy, candidates, is_small, kinks_of
 from torchlogreg._solvers.starts import is_far, nearer
 from torchlogreg._solvers.stopping import Optimality
+from torchlogreg._solvers.working_sets import WorkingSets, are_wanted
 
 
 class Scaling(NamedTuple):
@@ -141,8 +142,9 @@ class ProxNewton(SelectableSolver):
             memory = memory.appended(s.mT.contiguous(), y.mT.contiguous(), usable)
             # A refused step taught its model better, which then makes another one from the same point.
             n_refused = torch.where(search.accepted, 0.0, state.n_refused + 1.0)
-            corrected = usable & (n_refused <= tuning.MOST_CORRECTIONS) & (state.n_backtracks == 0)
-            n_backtracks = torch.where(corrected, 0.0, search.n_backtracks)
+            if not state.curvature.is_coupled:
+                corrected = usable & (n_refused <= tuning.MOST_CORRECTIONS) & (state.n_backtracks == 0)
+                n_backtracks = torch.where(corrected, 0.0, search.n_backtracks)
         point = where_accepted(search, trial, point)
         # 3. renewed curvature; where no step helps, at once and without the pairs, which may be what misleads
         lost = stuck is not None and bool((search.exhausted & ~stuck).any())
@@ -156,7 +158,8 @@ class ProxNewton(SelectableSolver):
             iteration=state.iteration + 1,
         )
         cost = coupled_cost(objective, state.n_candidates, trial.W.shape[2])
-        if self._may_couple(state) and not state.refresh.is_near and state.refresh.hessian_pays(len(point.W), cost):
+        pays = search.n_accepted and not state.refresh.is_near and state.refresh.hessian_pays(len(point.W), cost)
+        if pays and self._may_couple(state):
             state = self._coupled(objective, state)
         elif lost or self.rough or (state.iteration >= state.refresh.due and not state.curvature.is_coupled):
             state = self._renewed(objective, state)
@@ -185,7 +188,11 @@ class ProxNewton(SelectableSolver):
 
     def specialised(self, objective, W):
         """See `Solver`."""
-        return ProxNewtonNumPy(objective) if is_small(objective, W) and not self.rough else self
+        if self.rough:
+            return self
+        if are_wanted(objective):
+            return WorkingSets()
+        return ProxNewtonNumPy(objective) if is_small(objective, W) else self
 
     def _may_couple(self, state):
         return not self.rough and state.n_candidates**2 <= tuning.PRECONDITIONER_NUMBERS

@@ -1,0 +1,133 @@
+"""Proximal Newton on working sets of columns, where there are many more columns than rows."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from torchlogreg._objective.certificate import estimated_gap
+from torchlogreg._objective.objective import Objective, PassCounter, Point
+from torchlogreg._solvers import tuning
+from torchlogreg._solvers.base import Reading, Solver
+from torchlogreg._solvers.curvature_policy import without_features
+from torchlogreg._solvers.line_search import select
+from torchlogreg._solvers.prox_newton_numpy import SmallProblem
+from torchlogreg._solvers.stopping import Optimality
+
+
+def are_wanted(objective: Objective) -> bool:
+    """Whether few rows of many columns are in memory on the host, and an L1 norm keeps most coefficients at zero."""
+    design, l1 = objective.design, objective.penalty.l1
+    if l1 is None or not design.in_memory or design.device.type != "cpu":
+        return False
+    n, d = design.shape
+    return (
+        d > tuning.WORKING_SET_COLUMNS_PER_ROW * n
+        and n <= tuning.MOST_WORKING_SET_ROWS
+        and bool((l1 == 0).sum(dim=1).max() <= n)
+    )
+
+
+class WorkingSetState(NamedTuple):
+    """Where the models are."""
+
+    point: Point
+    reading: Reading
+    columns: torch.Tensor  # (u,) features that were looked at so far, sorted
+    settled: bool = False
+
+
+class WorkingSets(Solver):
+    """See `prox_newton.ProxNewton`; an iteration solves B models on the columns that matter, and looks at all others.
+
+    As in celer (Massias, Gramfort and Salmon 2018, arXiv:1802.07481), but for the solver on a working set, which is
+    proximal Newton with the exact Hessian, and one set for all models. Models in the order of their strengths start
+    from one another. What is written out beside X are n rows of the columns of the set: of those whose coefficients
+    are not zero, as many again, and `tuning.LEAST_WORKING_SET`.
+    """
+
+    name = "prox-newton"
+    takes_kinks = True
+
+    def init(self, objective, W):
+        """See `Solver`."""
+        W = objective.penalty.clipped(W)
+        if not W.any():
+            W = without_features(objective, W)
+        return self._state(objective, objective.value_and_gradient(W), torch.arange(0))
+
+    def step(self, objective, state):
+        """See `Solver`."""
+        (n, d), p = objective.design.shape, objective.design.n_features
+        columns = self._columns(objective, state)
+        index = torch.cat([columns, torch.arange(p, d)])
+        inside = objective.of_columns(index)
+        inside.passes = PassCounter(n)
+        W, before = state.point.W.clone(), None
+        first = not bool(W[:, :p].any())
+        for b in _by_strength(objective.penalty):
+            problem = SmallProblem(inside.select(torch.tensor([b])))
+            start = before if first and before is not None else W[b, index].numpy()
+            before = _solved(problem, start, tuning.SET_VIOLATION_SHARE * state.reading.norm[b])
+            W[b, index] = torch.from_numpy(before)
+        objective.passes.n_visited += inside.passes.n_visited * len(index) / d
+        return self._state(objective, objective.value_and_gradient(W), columns, state.reading)
+
+    def select(self, state, index):
+        """See `Solver`."""
+        return state._replace(point=select(index, state.point), reading=state.reading.select(index.tolist()))
+
+    def pack(self, state):
+        """The iterates and the working set."""
+        return state.point.W, state.columns
+
+    def unpack(self, objective, packed):
+        """See `Solver`; one pass."""
+        W, columns = packed
+        return self._state(objective, objective.value_and_gradient(W), columns)
+
+    def stopping(self, tol):
+        """See `Solver`."""
+        return Optimality(tol, gap=tol / 2)
+
+    def _columns(self, objective, state):
+        """The next working set: columns with a coefficient, those that violate most, and those of the last one."""
+        p, penalty = objective.design.n_features, objective.penalty
+        W, slope, l1 = state.point.W[:, :p], state.point.slope[:, :p], penalty.l1[:, :p]
+        on = ((W != 0) | (l1 == 0)).any(dim=2).any(dim=0)
+        score = (slope.abs() / l1).amax(dim=2).amax(dim=0)  # (p,) of the model that wants the column most
+        score[on] = torch.inf
+        score[state.columns] = score[state.columns].clamp(min=1.0)
+        wanted = max(tuning.LEAST_WORKING_SET, 2 * int(on.sum()) + len(state.columns) // 2)
+        best = score.topk(min(p, wanted)).indices
+        return best[score[best] > tuning.NEAR_KINK].sort().values
+
+    def _state(self, objective, point, columns, before=None):
+        gap = estimated_gap(objective, point) / point.value.clamp(min=torch.finfo(point.value.dtype).tiny)
+        reading = Reading.of(point, gap)
+        if before is not None:
+            pairs = zip(reading.norm, before.norm, reading.value, before.value, strict=True)
+            stuck = [new >= old and value >= was for new, old, value, was in pairs]
+            reading = reading._replace(stuck=stuck)
+        return WorkingSetState(point, reading, columns)
+
+
+def _solved(problem: SmallProblem, W: np.ndarray, goal: float) -> np.ndarray:
+    """The minimiser (d, K) from W, to a violation of `goal`."""
+    iterate, n_backtracks = problem.iterate(*problem.at(W)), 0
+    for _ in range(tuning.MOST_SET_STEPS):
+        if np.abs(iterate.violation).max() <= goal or iterate.change >= 0:
+            break
+        after = problem.step(iterate, n_backtracks)
+        n_backtracks = 0 if after is not None else n_backtracks + 1
+        if n_backtracks > tuning.MOST_HALVINGS // 4:
+            break
+        iterate = after or iterate
+    return iterate.at.W
+
+
+def _by_strength(penalty: Any) -> list[int]:
+    """The models, the one of the strongest L1 norm first."""
+    return penalty.l1.amax(dim=(1, 2)).argsort(descending=True, stable=True).tolist()
