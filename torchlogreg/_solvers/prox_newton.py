@@ -243,6 +243,8 @@ class ProxNewton(SelectableSolver):
             found.append(u)
             n_candidates = max(n_candidates, len(index))
         W = torch.from_numpy(np.stack(found)).view(len(found), point.W.shape[2], -1).mT.contiguous().to(point.W)
+        step = W - point.W
+        W = W - (step - objective.centred(step))  # blocks of a class each are not flat where the softmax is
         change = dot(point.slope, W - point.W)
         if penalty.l1 is not None:
             change = change + (penalty.l1 * (W.abs() - point.W.abs())).sum(dim=(1, 2))
