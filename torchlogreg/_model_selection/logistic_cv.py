@@ -25,8 +25,8 @@ from torchlogreg._estimators.base import LinearClassifier
 from torchlogreg._estimators.docstrings import documented_cv
 from torchlogreg._estimators.keywords import suggesting
 from torchlogreg._estimators.logistic import TorchLogisticRegression, TorchSoftmaxClassifier
-from torchlogreg._estimators.problem import check_combination
 from torchlogreg._estimators.predictor import LinearPredictor
+from torchlogreg._estimators.problem import check_combination
 from torchlogreg._model_selection.fit_and_score import (
     Fitted,
     Progress,

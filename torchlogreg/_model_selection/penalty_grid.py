@@ -53,7 +53,7 @@ def penalty_grid(Cs: Any, l1_ratios: Any, estimator: Any, data: TrainingData) ->
         return PenaltyGrid(checked_Cs(Cs), ratios)
     smallest = 0.0
     if (ratios > 0).all():
-        l1_ratio, intercept = float(ratios.max()), estimator.fit_intercept
+        l1_ratio, intercept = float(ratios.min()), estimator.fit_intercept
         smallest = _smallest(data, l1_ratio, intercept=intercept, class_weight=estimator.class_weight)
     if not 0.0 < smallest < np.inf:
         return PenaltyGrid(np.logspace(-4, 4, int(Cs)), ratios)
