@@ -195,9 +195,9 @@ def test_paths_with_an_l1_norm_leave_the_axis_where_a_coefficient_enters():
             on = np.isfinite(y_drawn)
             np.testing.assert_array_equal(y_drawn[on], path[on])
             assert not path[~on].any()
-            first = np.flatnonzero(path)[0]
+            first = np.flatnonzero(path).min(initial=len(path))
             assert np.isnan(y_drawn[: max(first - 1, 0)]).all()
-            assert on[max(first - 1, 0) :].all() or (path[first:] == 0).any()
+            assert on[first:].all() or (path[first:] == 0).any()
         np.testing.assert_array_equal(display.n_nonzero_, (coefs != 0).sum(axis=1))
         shown = [text.get_text() for text in display.counts_ax_.get_xticklabels()]
         assert shown == [str(n) for n in display.n_nonzero_]

@@ -24,7 +24,7 @@ from torchlogreg._model_selection.logistic_cv import TorchLogisticRegressionCV, 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MOST_COUNTS = 9  # numbers of non-zero coefficients that find room above a plot
+MOST_COUNTS = 7  # numbers of non-zero coefficients that find room above a plot
 PATH_BY_HAND = "CoefficientPathDisplay(Cs=..., coefs=..., C=...), with coefs of shape (n_cs, n_features)"
 
 

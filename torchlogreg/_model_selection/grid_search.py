@@ -53,8 +53,8 @@ class TorchGridSearchCV(GridSearchCV):
 
     The constructor, the attributes and the results are those of :class:`~sklearn.model_selection.GridSearchCV`. For a
     :class:`TorchLogisticRegression` or :class:`TorchSoftmaxClassifier`, or a :class:`~sklearn.pipeline.Pipeline` that
-    ends in one, candidates that differ only in ``C``, ``class_weight`` and ``fit_intercept`` are solved as one batch,
-    and the transformers are fitted once for each fold and each of their settings. `n_jobs` then has no effect, and
+    ends in one, candidates that differ only in ``C``, ``l1_ratio``, ``class_weight`` and ``fit_intercept`` are solved
+    as one batch (as two if some penalties have an L1 norm and others have none), and the transformers are fitted once for each fold and each of their settings. `n_jobs` then has no effect, and
     ``mean_fit_time`` is a candidate's share of the batch.
 
     All other searches are those of scikit-learn: with other estimators, ``solver="sgd"``, estimators that have

@@ -1,4 +1,4 @@
-"""The cross-validation estimators: folds times values of C in one batch."""
+"""The cross-validation estimators: folds times values of C and l1_ratio in one batch."""
 
 from __future__ import annotations
 
@@ -311,7 +311,7 @@ class _LinearClassifierCV(LinearPredictor):
 
 
 @documented_cv(
-    summary="Logistic regression for two classes, with C chosen by cross-validation.",
+    summary="Logistic regression for two classes, with C and l1_ratio chosen by cross-validation.",
     single="TorchLogisticRegression",
     example="""
     >>> from sklearn.datasets import load_breast_cancer
@@ -333,7 +333,7 @@ class TorchLogisticRegressionCV(_LinearClassifierCV):
 
 
 @documented_cv(
-    summary="Softmax regression for any number of classes, with C chosen by cross-validation.",
+    summary="Softmax regression for any number of classes, with C and l1_ratio chosen by cross-validation.",
     single="TorchSoftmaxClassifier",
     example="""
     >>> from sklearn.datasets import load_wine
