@@ -1,13 +1,11 @@
-"""The documentation that both estimators share, written once."""
-
-from __future__ import annotations
+"""The documentation that two estimators share, written once."""
 
 from collections.abc import Callable
 from typing import TypeVar
 
 Class = TypeVar("Class", bound=type)
 
-_TEMPLATE = """{summary}
+SINGLE_FIT = """{summary}
 
     It minimises scikit-learn's objective, on torch::
 
@@ -188,7 +186,7 @@ _TEMPLATE = """{summary}
     """
 
 
-_CV_TEMPLATE = """{summary}
+CROSS_VALIDATION = """{summary}
 
     For every value of C and l1_ratio and every fold it minimises the objective of :class:`{single}`. All these models
     are solved as one batch that shares the passes over the data (as two if some penalties have an L1 norm and others
@@ -215,8 +213,8 @@ _CV_TEMPLATE = """{summary}
         test indices. Rows that are listed twice count twice.
 
     scoring : str, callable or None, default='neg_log_loss'
-        The score that selects C and l1_ratio: the name of a scorer, a function ``scoring(estimator, X, y)``, or None for the
-        accuracy. ``'neg_log_loss'`` and ``'accuracy'`` are computed for all models at once.
+        The score that selects C and l1_ratio: the name of a scorer, a function ``scoring(estimator, X, y)``, or None
+        for the accuracy. ``'neg_log_loss'`` and ``'accuracy'`` are computed for all models at once.
 
     class_weight : dict or 'balanced', default=None
         Weight of each class, multiplied with the sample weights. ``'balanced'`` gives all classes the same total weight
@@ -261,7 +259,8 @@ _CV_TEMPLATE = """{summary}
         in place of ``n_classes`` if there are two classes.
 
     n_iter_ : ndarray of shape (n_folds, n_l1_ratios, n_cs)
-        Iterations of every fold, l1_ratio and C, including those of the model of all rows where the fold starts from it.
+        Iterations of every fold, l1_ratio and C, including those of the model of all rows where the fold starts from
+        it.
 
     cv_results_ : dict
         The scores in the format of :class:`~sklearn.model_selection.GridSearchCV`. Times are a model's share of the
@@ -319,25 +318,17 @@ _CV_TEMPLATE = """{summary}
     are fitted first, one for each C and only as precisely as the folds differ from them; those of the folds start
     there, and all folds share the preconditioner of their C. Where classes are nearly separable, the models with weak
     penalties start from those with stronger ones on the same fold instead. Models with an L1 norm share no
-    preconditioners, and all of those on the folds start at the models of all rows. A fold in which a class is missing is fitted
-    and scored with all classes, as in LogisticRegressionCV.
+    preconditioners, and all of those on the folds start at the models of all rows. A fold in which a class is missing
+    is fitted and scored with all classes, as in LogisticRegressionCV.
 
     Examples
     --------{example}
     """
 
 
-def documented(**parts: str) -> Callable[[Class], Class]:
-    """Fill in the docstring that the two estimators share."""
-    return _filled(_TEMPLATE, parts)
+def documented(template: str, **parts: str) -> Callable[[Class], Class]:
+    """Fill in a docstring that two estimators share."""
 
-
-def documented_cv(**parts: str) -> Callable[[Class], Class]:
-    """Fill in the docstring that the two cross-validation estimators share."""
-    return _filled(_CV_TEMPLATE, parts)
-
-
-def _filled(template: str, parts: dict[str, str]) -> Callable[[Class], Class]:
     def decorate(cls: Class) -> Class:
         cls.__doc__ = template.format(**parts)
         return cls

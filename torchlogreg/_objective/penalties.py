@@ -7,7 +7,7 @@ of 0 and 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -83,11 +83,15 @@ class ElasticNet(NamedTuple):
 
     def select(self, index: torch.Tensor) -> ElasticNet:
         """The penalties of the models at `index` alone."""
-        return ElasticNet(*(t if t is None or len(t) == 1 else t[index] for t in self))
+        return self._map(lambda t: t if len(t) == 1 else t[index])
 
     def of_columns(self, columns: torch.Tensor) -> ElasticNet:
         """The penalties of the coefficients at an index alone."""
-        return ElasticNet(*(t if t is None else t[:, columns] for t in self))
+        return self._map(lambda t: t[:, columns])
+
+    def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> ElasticNet:
+        l1, lower, upper = (None if t is None else function(t) for t in self[1:])
+        return ElasticNet(function(self.l2), l1, lower, upper)
 
     def value(self, W: torch.Tensor) -> torch.Tensor:
         """(B,)"""
@@ -115,7 +119,9 @@ class ElasticNet(NamedTuple):
 
     def clipped(self, W: torch.Tensor) -> torch.Tensor:
         """The nearest coefficients within the bounds."""
-        return W if self.lower is None else torch.minimum(torch.maximum(W, self.lower), self.upper)
+        if self.lower is None or self.upper is None:
+            return W
+        return torch.minimum(torch.maximum(W, self.lower), self.upper)
 
     def excess(self, W: torch.Tensor, V: torch.Tensor) -> torch.Tensor:
         """penalty(w) + conjugate(v) - w v, elementwise (B, d, K): zero where v is a subgradient at w, else positive.

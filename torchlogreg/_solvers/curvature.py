@@ -73,7 +73,9 @@ class BlockCurvature(Curvature):
         if diagonal is None:
             squares = weights.flatten(1).T.double() @ rows.double().square()
             diagonal = squares.view(*weights.shape[1:], -1) + l2[:, None]
-        return cls(rows.contiguous(), columns, weights, diagonal.cpu(), l2)
+        else:
+            diagonal = diagonal.cpu()
+        return cls(rows.contiguous(), columns, weights, diagonal, l2)
 
     def blocks(self, model, index):
         """See `Curvature`."""

@@ -87,7 +87,8 @@ def _on_samples(objective, W, rough, size, generator):
     sizes = [size]
     while sizes[-1] // 4 >= max(tuning.SMALLEST_NESTED_ROWS, 5 * n_unknowns):
         sizes.append(sizes[-1] // 4)
-    variances, state = scatter(sampled(pool, slice(sizes[-1]))), None
+    variances = scatter(sampled(pool, slice(sizes[-1])))
+    state: Any = None
     for m in reversed(sizes):
         sample = shrunk(sampled(pool, slice(m)), variances / m)
         state = rough.init(sample, W)

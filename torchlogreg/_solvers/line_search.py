@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -54,9 +54,26 @@ def trial_point(descent: Descent, n_backtracks: torch.Tensor) -> torch.Tensor:
     return descent.point.W + per_model(0.5**n_backtracks) * descent.direction
 
 
-def line_search_step(
-    objective: Objective, descent: Descent, trial: Point, n_backtracks: torch.Tensor
-) -> LineSearchResult:
+class Step(Protocol):
+    """What a line search has to know of the step that is tried."""
+
+    @property
+    def point(self) -> Point:
+        """Where it starts."""
+        ...
+
+    @property
+    def preconditioner(self) -> Any:
+        """What `solve`s for the norm of gradients."""
+        ...
+
+    @property
+    def slope(self) -> torch.Tensor:
+        """The change of the objective that it promises, (B,), without curvature."""
+        ...
+
+
+def line_search_step(objective: Objective, descent: Step, trial: Point, n_backtracks: torch.Tensor) -> LineSearchResult:
     """Judge the trial points of B models, at the step 0.5^n_backtracks.
 
     A step is accepted by Armijo's sufficient decrease. But where the values differ by no more than rounding can

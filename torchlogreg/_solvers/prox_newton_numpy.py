@@ -90,13 +90,13 @@ class SmallProblem:
 def kinks_of(penalty: ElasticNet, n_logits: int, model: int = 0) -> Kinks:
     """The kinks and bounds of a model's coefficients, class-major."""
 
-    def row(part):
-        return None if part is None else np.tile(part[min(model, len(part) - 1), :, 0].numpy(force=True), n_logits)
+    def row(part: torch.Tensor) -> np.ndarray:
+        return np.tile(part[min(model, len(part) - 1), :, 0].numpy(force=True), n_logits)
 
     d = penalty.l2.shape[1]
-    l1, l2 = np.zeros(n_logits * d) if penalty.l1 is None else row(penalty.l1), row(penalty.l2)
-    kinks = Kinks(l1, row(penalty.lower), row(penalty.upper))
-    features = np.flatnonzero((l1[:d] > 0) & (l2[:d] == 0))
+    l1 = np.zeros(n_logits * d) if penalty.l1 is None else row(penalty.l1)
+    kinks = Kinks(l1, *(None if part is None else row(part) for part in (penalty.lower, penalty.upper)))
+    features = np.flatnonzero((l1[:d] > 0) & (row(penalty.l2)[:d] == 0))
     if n_logits == 1 or penalty.lower is not None or not len(features):
         return kinks
     return kinks._replace(flat=features[:, None] + d * np.arange(n_logits))
