@@ -266,6 +266,8 @@ class ProxNewton(SelectableSolver):
             lengths.append(float(state.units[b].flatten().numpy() @ (u - w) ** 2))
             n_candidates = max(n_candidates, len(index))
         W = torch.from_numpy(np.stack(found)).view(len(found), point.W.shape[2], -1).mT.contiguous().to(point.W)
+        step = W - point.W
+        W = W - (step - objective.centred(step))  # blocks of a class each are not flat where the softmax is
         reading = Reading.of(point, None, stuck)._replace(gap=gaps)
         return state._replace(
             proposal=W,
