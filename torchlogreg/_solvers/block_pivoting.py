@@ -134,19 +134,27 @@ class _Guess(NamedTuple):
         return _Guess(free, side, at)
 
 
-def _pivot(matrix, c, kinks, u, gradient, tol, shift=None):
-    """The minimiser, with `shift` added to the diagonal; None if the guesses go in a circle; and the solutions."""
+def _pivot(matrix, kinks, u, gradient, tol, shift=None):
+    """The minimiser, with `shift` added to the diagonal; None if the guesses go in a circle; and the solutions.
+
+    All of it is in changes of u, where the smooth part has that gradient: on columns whose mean is huge beside their
+    spread, products of the matrix with u itself leave nothing of a small change.
+    """
+    start, slope = u, gradient
+    if shift is not None:  # and then nothing is flat
+        kinks = kinks._replace(flat=None)
     guess, fewest, patience = _Guess.near(kinks, u, gradient, tol), len(u) + 1, tuning.PIVOT_PATIENCE
     for n_solved in range(1, tuning.MOST_PIVOTS + 1):
         free = np.flatnonzero(guess.free)
-        u = np.where(guess.free, 0.0, guess.at)
-        r = c[free] + kinks.l1[free] * guess.side[free]
-        if u.any():
-            r = r + matrix.times(u)[free]
-        u[free] = matrix.solve(free, -r, shift)
-        gradient = matrix.times(u) + c
+        change = np.where(guess.free, 0.0, guess.at - start)
+        r = slope[free] + kinks.l1[free] * guess.side[free]
+        if change.any():
+            r = r + matrix.times(change)[free]
+        change[free] = matrix.solve(free, -r, shift)
+        u = np.where(guess.free, start + change, guess.at)
+        gradient = slope + matrix.times(change)
         if shift is not None:
-            gradient = gradient + shift * u
+            gradient = gradient + shift * change
         guess, n_wrong = guess.exchanged(kinks, u, gradient, tol)
         if not n_wrong:
             return u, n_solved
@@ -161,41 +169,40 @@ def _pivot(matrix, c, kinks, u, gradient, tol, shift=None):
 
 def minimise_quadratic(
     matrix: Matrix,
-    c: np.ndarray,
+    slope: np.ndarray,
     kinks: Kinks,
-    u: np.ndarray,
+    start: np.ndarray,
     *,
     share: float = tuning.MODEL_VIOLATION_SHARE,
     floor: float = 0.0,
 ) -> np.ndarray:
-    """argmin u' H u / 2 + c' u + l1 |u| within the bounds, from u (a,).
+    """argmin (u - start)' H (u - start) / 2 + slope' (u - start) + l1 |u| within the bounds, u (a,).
 
     Coefficients at a kink stay there while their violation is at most `share` of the largest one at the start, or
     `floor`. Every proximal step lowers the objective.
     """
-    gradient = matrix.times(u) + c
+    u, gradient = start, slope
     first = float(np.abs(kinks.violation(u, gradient)).max(initial=0.0))
     tol = max(share * first, floor)
     if first <= floor:
         return u
-    found, n_solved = _pivot(matrix, c, kinks, u, gradient, tol)
+    found, n_solved = _pivot(matrix, kinks, u, gradient, tol)
     if found is not None:
         return found
     diagonal, strength, least = matrix.diagonal(), 0.1, 1e-3
     while n_solved < tuning.MOST_MODEL_SOLUTIONS and strength <= 1e6:
-        shift = strength * diagonal
-        found, n = _pivot(matrix, c - shift * u, kinks, u, gradient, tol, shift)
+        found, n = _pivot(matrix, kinks, u, gradient, tol, strength * diagonal)
         n_solved += n
         if found is None:
             strength *= 10.0 if strength < 0.05 else 30.0
             least = strength / 3.0 if strength < 0.05 else least
             continue
         u = found
-        gradient = matrix.times(u) + c
+        gradient = slope + matrix.times(u - start)
         if np.abs(kinks.violation(u, gradient)).max() <= tol:
             break
         if strength <= least:
-            found, n = _pivot(matrix, c, kinks, u, gradient, tol)
+            found, n = _pivot(matrix, kinks, u, gradient, tol)
             n_solved += n
             if found is not None:
                 return found

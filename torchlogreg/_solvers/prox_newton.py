@@ -237,7 +237,7 @@ class ProxNewton(SelectableSolver):
             order, blocks = state.curvature.blocks(b, index)
             matrix = BlockMatrix(blocks, S[order], Y[order]).simplified()
             u = w.copy()
-            u[order] = minimise_quadratic(matrix, slope[order] - matrix.times(w[order]), kinks.select(order), w[order])
+            u[order] = minimise_quadratic(matrix, slope[order], kinks.select(order), w[order])
             found.append(u)
             n_candidates = max(n_candidates, len(index))
         W = torch.from_numpy(np.stack(found)).view(len(found), point.W.shape[2], -1).mT.contiguous().to(point.W)

@@ -62,7 +62,7 @@ class SmallProblem:
         matrix, kinks = DenseMatrix(H), self.kinks.select(index)
         proposal, curvature = w.copy(), np.ones_like(w)
         curvature[index] = np.maximum(H.diagonal(), SMALLEST_FLOAT)
-        proposal[index] = minimise_quadratic(matrix, slope[index] - matrix.times(w[index]), kinks, w[index])
+        proposal[index] = minimise_quadratic(matrix, slope[index], kinks, w[index])
         change = float(slope @ (proposal - w)) + self.kinks.value(proposal) - self.kinks.value(w)
         return Iterate(at, value, self.kinks.violation(w, slope), proposal, change, curvature)
 
