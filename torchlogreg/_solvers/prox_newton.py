@@ -241,6 +241,8 @@ class ProxNewton(SelectableSolver):
             found.append(u)
             n_candidates = max(n_candidates, len(index))
         W = torch.from_numpy(np.stack(found)).view(len(found), point.W.shape[2], -1).mT.contiguous().to(point.W)
+        if W.shape[2] > 1:
+            W = W - _is_flat(penalty) * (W - point.W).mean(dim=2, keepdim=True)
         change = dot(point.slope, W - point.W)
         if penalty.l1 is not None:
             change = change + (penalty.l1 * (W.abs() - point.W.abs())).sum(dim=(1, 2))
@@ -252,6 +254,11 @@ class ProxNewton(SelectableSolver):
 def _scaling(curvature, point):
     diagonal = curvature.diagonal().mT.to(point.W)
     return Scaling(torch.where(diagonal > 0, diagonal, 1.0))
+
+
+def _is_flat(penalty):
+    """Which features have neither a penalty nor bounds, (B, d, 1): a softmax is flat along their classes."""
+    return penalty.is_free if penalty.lower is None else penalty.is_free & (penalty.upper - penalty.lower).isinf()
 
 
 def _flat(tensor, model):

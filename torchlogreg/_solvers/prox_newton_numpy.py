@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from torchlogreg._objective.objective import Objective, Point
+from torchlogreg._objective.objective import Objective, OutOfRange, Point
 from torchlogreg._objective.penalties import ElasticNet
 from torchlogreg._solvers import tuning
 from torchlogreg._solvers.base import Reading, Solver
@@ -60,6 +60,8 @@ class SmallProblem:
         index = candidates(w, slope, self.kinks)
         H = self.smooth.hessian_on(at.eta, index)
         matrix, kinks = DenseMatrix(H), self.kinks.select(index)
+        if not np.isfinite(matrix.diagonal()).all():
+            raise OutOfRange("overflow")
         proposal, curvature = w.copy(), np.ones_like(w)
         curvature[index] = np.maximum(H.diagonal(), SMALLEST_FLOAT)
         proposal[index] = minimise_quadratic(matrix, slope[index], kinks, w[index])
