@@ -23,8 +23,8 @@ from torchlogreg._objective.reparametrisation import is_wide
 
 def is_separated(objective, W):
     """Whether the objective of one model has no minimum, for want of a penalty; W (1, d, K) is where a fit ended."""
-    p, l2 = objective.design.n_features, objective.penalty.l2[0, :, 0].numpy(force=True)
-    if l2[:p].any():
+    p, is_free = objective.design.n_features, objective.penalty.is_free[0, :, 0].numpy(force=True)
+    if not is_free[:p].all():
         return False
     objective = objective.exact()
     n, d = objective.design.shape
@@ -32,7 +32,7 @@ def is_separated(objective, W):
     n_unknowns = (n + 1 if wide else d) * max(1, W.shape[2] - 1)
     if n_unknowns > tuning.MOST_SEPARATION_UNKNOWNS:
         return _ranks_first(objective, W)
-    intercept = len(l2) > p and not l2[p]  # a grid has penalties that hold intercepts at zero
+    intercept = len(is_free) > p and bool(is_free[p])  # a grid has penalties that hold intercepts at zero
     if wide:
         table = _in_span(objective, W, intercept)
         return bool(_search(lambda: [table], n_unknowns))

@@ -14,6 +14,7 @@ from torchlogreg._solvers.base import Reading, SelectableSolver, drawn_seed
 from torchlogreg._solvers.block_pivoting import minimise_quadratic
 from torchlogreg._solvers.curvature import BlockCurvature, CoupledCurvature, Curvature, coupled_hessian
 from torchlogreg._solvers.curvature_policy import coupled_cost, curvature_at, start
+from torchlogreg._solvers.lbfgs import LBFGS
 from torchlogreg._solvers.lbfgs_memory import LBFGSMemory
 from torchlogreg._solvers.line_search import dot, line_search_step, select, where_accepted
 from torchlogreg._solvers.matrices import BlockMatrix
@@ -74,7 +75,8 @@ class ProxNewton(SelectableSolver):
     An iteration is one pass over X, for value and gradient at a trial point. The quadratic model there, of a Hessian
     from a sample of the rows and pairs of BFGS, is minimised with its kinks and bounds by block pivoting on the host.
     Where the present pace makes the Hessian of all rows pay, on the coefficients that matter, that takes over. A
-    `rough` one, on samples, has the Hessian of all of their rows at every point, and no pairs.
+    `rough` one, on samples, has the Hessian of all of their rows at every point, and no pairs. Without kinks and bounds
+    its models are those of preconditioned L-BFGS, which then takes over, for it knows what they hide from it.
     """
 
     seed: int = 0
@@ -188,9 +190,15 @@ class ProxNewton(SelectableSolver):
         """See `Solver`."""
         if self.rough:
             return self
+        if objective.penalty.is_smooth:
+            return LBFGS(seed=self.seed).specialised(objective, W)
         if are_wanted(objective):
             return WorkingSets()
         return ProxNewtonNumPy(objective) if is_small(objective, W) else self
+
+    def finisher(self, objective):
+        """See `Solver`."""
+        return LBFGS().finisher(objective) if objective.penalty.is_smooth else None
 
     def _may_couple(self, state):
         return not self.rough and state.n_candidates**2 <= tuning.PRECONDITIONER_NUMBERS

@@ -27,6 +27,8 @@ def remedy(objective, solver, ended, norms, W, settings):
             "The classes, or some of their rows, are perfectly separated, so without a penalty the coefficients grow "
             "without limit. Use a finite C."
         )
+    if end is End.LIMIT and not objective.penalty.is_smooth:
+        return f"Raise max_iter (now {settings.max_iter}), or standardise X."
     if end is End.LIMIT:
         other = "lbfgs" if solver.whole_hessian else "newton-cholesky"
         return f"Raise max_iter (now {settings.max_iter}), standardise X, or try solver={other!r}."
