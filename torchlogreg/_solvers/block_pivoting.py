@@ -141,8 +141,6 @@ def _pivot(matrix, kinks, u, gradient, tol, shift=None):
     spread, products of the matrix with u itself leave nothing of a small change.
     """
     start, slope = u, gradient
-    if shift is not None:  # and then nothing is flat
-        kinks = kinks._replace(flat=None)
     guess, fewest, patience = _Guess.near(kinks, u, gradient, tol), len(u) + 1, tuning.PIVOT_PATIENCE
     for n_solved in range(1, tuning.MOST_PIVOTS + 1):
         free = np.flatnonzero(guess.free)
@@ -190,8 +188,9 @@ def minimise_quadratic(
     if found is not None:
         return found
     diagonal, strength, least = matrix.diagonal(), 0.1, 1e-3
+    held = kinks._replace(flat=None)  # the matrix with a shift is not flat
     while n_solved < tuning.MOST_MODEL_SOLUTIONS and strength <= 1e6:
-        found, n = _pivot(matrix, kinks, u, gradient, tol, strength * diagonal)
+        found, n = _pivot(matrix, held, u, gradient, tol, strength * diagonal)
         n_solved += n
         if found is None:
             strength *= 10.0 if strength < 0.05 else 30.0

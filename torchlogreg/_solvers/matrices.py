@@ -67,6 +67,59 @@ class DenseMatrix(Matrix):
         return solve(H, r)
 
 
+class FactoredMatrix(Matrix):
+    """Z Z' plus a diagonal, Z (a, n) with few columns: only products of the rows that are solved for are made."""
+
+    def __init__(self, Z: np.ndarray, ridge: np.ndarray):
+        self.Z, self.ridge = Z, ridge
+        self.place = np.full(len(Z), -1)  # of the rows whose products are known
+        self.known, self.gram = np.empty(0, dtype=np.intp), np.empty((0, 0))
+
+    def diagonal(self):
+        """See `Matrix`."""
+        return np.einsum("ij,ij->i", self.Z, self.Z) + self.ridge
+
+    def times(self, v):
+        """See `Matrix`."""
+        index = np.flatnonzero(v)
+        inner = v[index] @ self.Z[index] if 2 * len(index) < len(v) else v @ self.Z
+        return self.Z @ inner + self.ridge * v
+
+    def solve(self, free, r, shift=None):
+        """See `Matrix`."""
+        new = free[self.place[free] < 0]
+        if len(new):
+            k, known = len(self.known), np.append(self.known, new)
+            self.place[new] = np.arange(k, len(known))
+            gram, rows = np.empty((len(known), len(known))), self.Z[new]
+            gram[:k, :k], gram[k:, :k], gram[k:, k:] = self.gram, rows @ self.Z[self.known].T, rows @ rows.T
+            gram[:k, k:] = gram[k:, :k].T
+            self.known, self.gram = known, gram
+        at = self.place[free]
+        H = self.gram[np.ix_(at, at)]
+        H.ravel()[:: len(free) + 1] += self.ridge[free] if shift is None else self.ridge[free] + shift[free]
+        return solve(H, r)
+
+
+class DampedMatrix(Matrix):
+    """A matrix plus a diagonal."""
+
+    def __init__(self, matrix: Matrix, damping: np.ndarray):
+        self.matrix, self.damping = matrix, damping
+
+    def diagonal(self):
+        """See `Matrix`."""
+        return self.matrix.diagonal() + self.damping
+
+    def times(self, v):
+        """See `Matrix`."""
+        return self.matrix.times(v) + self.damping * v
+
+    def solve(self, free, r, shift=None):
+        """See `Matrix`."""
+        return self.matrix.solve(free, r, self.damping if shift is None else self.damping + shift)
+
+
 class BlockMatrix(Matrix):
     """Diagonal blocks, each a matrix (m, m) or the diagonal (m,) of one, plus pairs of BFGS.
 

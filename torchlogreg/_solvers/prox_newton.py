@@ -144,8 +144,9 @@ class ProxNewton(SelectableSolver):
             memory = memory.appended(s.mT.contiguous(), y.mT.contiguous(), usable)
             # A refused step taught its model better, which then makes another one from the same point.
             n_refused = torch.where(search.accepted, 0.0, state.n_refused + 1.0)
-            corrected = usable & (n_refused <= tuning.MOST_CORRECTIONS) & (state.n_backtracks == 0)
-            n_backtracks = torch.where(corrected, 0.0, search.n_backtracks)
+            if not state.curvature.is_coupled:
+                corrected = usable & (n_refused <= tuning.MOST_CORRECTIONS) & (state.n_backtracks == 0)
+                n_backtracks = torch.where(corrected, 0.0, search.n_backtracks)
         point = where_accepted(search, trial, point)
         # 3. renewed curvature; where no step helps, at once and without the pairs, which may be what misleads
         lost = stuck is not None and bool((search.exhausted & ~stuck).any())
@@ -159,7 +160,8 @@ class ProxNewton(SelectableSolver):
             iteration=state.iteration + 1,
         )
         cost = coupled_cost(objective, state.n_candidates, trial.W.shape[2])
-        if self._may_couple(state) and not state.refresh.is_near and state.refresh.hessian_pays(len(point.W), cost):
+        pays = search.n_accepted and not state.refresh.is_near and state.refresh.hessian_pays(len(point.W), cost)
+        if pays and self._may_couple(state):
             state = self._coupled(objective, state)
         elif lost or self.rough or (state.iteration >= state.refresh.due and not state.curvature.is_coupled):
             state = self._renewed(objective, state)

@@ -13,7 +13,7 @@ from torchlogreg._solvers import tuning
 from torchlogreg._solvers.base import Reading, Solver
 from torchlogreg._solvers.block_pivoting import Kinks, minimise_quadratic
 from torchlogreg._solvers.line_search import is_stalled
-from torchlogreg._solvers.matrices import DenseMatrix
+from torchlogreg._solvers.matrices import DenseMatrix, FactoredMatrix
 from torchlogreg._solvers.newton_numpy import size
 from torchlogreg._solvers.small_objective import EPSILON, SMALLEST_FLOAT, Evaluation, SmallObjective, is_at_hand
 from torchlogreg._solvers.starts import is_far, nearer
@@ -58,15 +58,22 @@ class SmallProblem:
         """With the minimiser of the quadratic model of the coefficients that may move."""
         w, slope = flat(at.W), flat(at.gradient)
         index = candidates(w, slope, self.kinks)
-        H = self.smooth.hessian_on(at.eta, index)
-        matrix, kinks = DenseMatrix(H), self.kinks.select(index)
-        if not np.isfinite(matrix.diagonal()).all():
+        matrix, kinks = self._matrix(at.eta, index), self.kinks.select(index)
+        diagonal = matrix.diagonal()
+        if not np.isfinite(diagonal).all():
             raise OutOfRange("overflow")
         proposal, curvature = w.copy(), np.ones_like(w)
-        curvature[index] = np.maximum(H.diagonal(), SMALLEST_FLOAT)
+        curvature[index] = np.maximum(diagonal, SMALLEST_FLOAT)
         proposal[index] = minimise_quadratic(matrix, slope[index], kinks, w[index])
         change = float(slope @ (proposal - w)) + self.kinks.value(proposal) - self.kinks.value(w)
         return Iterate(at, value, self.kinks.violation(w, slope), proposal, change, curvature)
+
+    def _matrix(self, eta, index):
+        """The Hessian on the coefficients at an index, where the rows have logits eta (n, K)."""
+        n, n_logits = eta.shape
+        if n_logits > 1 or 2 * len(index) <= n:
+            return DenseMatrix(self.smooth.hessian_on(eta, index))
+        return FactoredMatrix(self.smooth.root_on(eta, index), self.smooth.ridge[index])
 
     def step(self, before: Iterate, n_backtracks: int) -> Iterate | None:
         """The iterate at the step 0.5^n_backtracks, if it is good enough."""
