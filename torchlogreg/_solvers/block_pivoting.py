@@ -134,6 +134,21 @@ class _Guess(NamedTuple):
         return _Guess(free, side, at)
 
 
+def hides_curvature(matrix: Matrix, free: np.ndarray) -> bool:
+    """Whether what is solved with is not quite the matrix on an index (f,), for a diagonal was raised, or by rounding.
+
+    A raise by a millionth of a millionth is more than the curvature along some directions that matter where columns
+    depend on one another and the penalty is weak.
+    """
+    scale = np.sqrt(matrix.diagonal()[free])
+    known = scale > 0
+    r = np.random.default_rng(0).standard_normal(len(free)) * scale
+    x = np.zeros(len(matrix.diagonal()))
+    x[free] = matrix.solve(free, r)
+    missing = ((matrix.times(x)[free] - r)[known] / scale[known]) ** 2
+    return bool(missing.sum() > tuning.MOST_MISSING**2 * len(free))
+
+
 def _pivot(matrix, kinks, u, gradient, tol, shift=None):
     """The minimiser, with `shift` added to the diagonal; None if the guesses go in a circle; and the solutions.
 

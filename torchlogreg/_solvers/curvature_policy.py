@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from torchlogreg._objective.objective import Objective, Point
+from torchlogreg._objective.objective import Objective, Point, in_range
 from torchlogreg._objective.sampling import sampled, scatter, shrunk
 from torchlogreg._solvers import cost_model, tuning
 from torchlogreg._solvers.curvature import BlockCurvature
