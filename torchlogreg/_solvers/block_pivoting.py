@@ -180,6 +180,24 @@ def _pivot(matrix, kinks, u, gradient, tol, shift=None):
     return None, n_solved
 
 
+def _spread(matrix, kinks):
+    """The diagonal, less what those without a kink or bounds explain of it: the spread of columns about their mean.
+
+    A proximal term of a share of the diagonal itself holds columns in place whose mean is large.
+    """
+    diagonal = matrix.diagonal()
+    smooth = kinks.l1 == 0
+    if kinks.lower is not None and kinks.upper is not None:
+        smooth &= np.isinf(kinks.lower) & np.isinf(kinks.upper)
+    index = np.flatnonzero(smooth)
+    if not 0 < len(index) <= tuning.MOST_EXPLAINING:
+        return diagonal
+    unit = np.eye(len(diagonal))[index]
+    columns = np.stack([matrix.times(row) for row in unit])
+    explained = (columns * np.linalg.lstsq(columns[:, index], columns)[0]).sum(axis=0)
+    return np.where(smooth, 0.0, np.maximum(diagonal - explained, tuning.LEAST_RAISE * diagonal))
+
+
 def minimise_quadratic(
     matrix: Matrix,
     slope: np.ndarray,
@@ -194,15 +212,25 @@ def minimise_quadratic(
     Coefficients at a kink stay there while their violation is at most `share` of the largest one at the start, or
     `floor`. Every proximal step lowers the objective.
     """
-    u, gradient = start, slope
-    first = float(np.abs(kinks.violation(u, gradient)).max(initial=0.0))
-    tol = max(share * first, floor)
+    first = float(np.abs(kinks.violation(start, slope)).max(initial=0.0))
     if first <= floor:
-        return u
+        return start
+    while True:
+        u = _minimiser(matrix, slope, kinks, start, max(share * first, floor))
+        change = u - start
+        lowered = change @ (slope + 0.5 * matrix.times(change)) + kinks.value(u) < kinks.value(start)
+        if lowered or share <= tuning.LEAST_VIOLATION_SHARE:
+            return u
+        share *= 0.01  # what it left to violations was more than all there is to gain
+
+
+def _minimiser(matrix, slope, kinks, start, tol):
+    """See `minimise_quadratic`."""
+    u, gradient = start, slope
     found, n_solved = _pivot(matrix, kinks, u, gradient, tol)
     if found is not None:
         return found
-    diagonal, strength, least = matrix.diagonal(), 0.1, 1e-3
+    diagonal, strength, least = _spread(matrix, kinks), 0.1, 1e-9
     held = kinks._replace(flat=None)  # the matrix with a shift is not flat
     while n_solved < tuning.MOST_MODEL_SOLUTIONS and strength <= 1e6:
         found, n = _pivot(matrix, held, u, gradient, tol, strength * diagonal)
@@ -215,7 +243,7 @@ def minimise_quadratic(
         gradient = slope + matrix.times(u - start)
         if np.abs(kinks.violation(u, gradient)).max() <= tol:
             break
-        if strength <= least:
+        if strength <= max(least, 1e-3):
             found, n = _pivot(matrix, kinks, u, gradient, tol)
             n_solved += n
             if found is not None:
