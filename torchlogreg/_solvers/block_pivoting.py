@@ -206,7 +206,8 @@ def _spread(matrix, kinks):
     index = np.flatnonzero(smooth)
     if not 0 < len(index) <= tuning.MOST_EXPLAINING:
         return diagonal
-    unit = np.eye(len(diagonal))[index]
+    unit = np.zeros((len(index), len(diagonal)))
+    unit[np.arange(len(index)), index] = 1.0
     columns = np.stack([matrix.times(row) for row in unit])
     explained = (columns * np.linalg.lstsq(columns[:, index], columns)[0]).sum(axis=0)
     return np.where(smooth, 0.0, np.maximum(diagonal - explained, tuning.LEAST_RAISE * diagonal))
