@@ -175,11 +175,34 @@ def test_scikit_learns_cv_estimator():
         ScorePathDisplay.from_estimator(legacy)
     settings |= {"Cs": CS[:2], "l1_ratios": (0.0, 0.5), "solver": "saga", "tol": 1e-2, "max_iter": 1000}
     both = LogisticRegressionCV(**settings, use_legacy_attributes=False).fit(X, y)
-    with pytest.raises(ValueError, match=r"2 values of l1_ratio.*scores_\[:, i\]"):
-        ScorePathDisplay.from_estimator(both)
-    # the remedy that the message names
-    rows = both.scores_[:, 1]
-    check(ScorePathDisplay(Cs=both.Cs_, scores=rows, C=both.C_).plot(), CS[:2], rows, both.C_)
+    chosen = int(both.l1_ratio_ == 0.5)
+    check(ScorePathDisplay.from_estimator(both), CS[:2], both.scores_[:, chosen], both.C_)
+
+
+def test_one_curve_for_each_l1_ratio():
+    X, y = table("wine", True)
+    model = TorchSoftmaxClassifierCV(Cs=CS, l1_ratios=(0.0, 0.5), cv=3).fit(X, y)
+    search = TorchGridSearchCV(
+        make_pipeline(TorchSoftmaxClassifier()),
+        {"torchsoftmaxclassifier__C": CS, "torchsoftmaxclassifier__l1_ratio": [0.0, 0.5]},
+        scoring="neg_log_loss",
+        cv=3,
+    ).fit(X, y)
+    assert search.best_params_["torchsoftmaxclassifier__l1_ratio"] == model.l1_ratio_
+    other = 0.5 - model.l1_ratio_
+    for estimator in (model, search):
+        display = ScorePathDisplay.from_estimator(estimator)
+        second = ScorePathDisplay.from_estimator(estimator, l1_ratio=other, ax=display.ax_)
+        chosen = int(model.l1_ratio_ == 0.5)
+        np.testing.assert_allclose(display.line_.get_ydata(), model.scores_[:, chosen].mean(axis=0), rtol=1e-2)
+        np.testing.assert_allclose(second.line_.get_ydata(), model.scores_[:, 1 - chosen].mean(axis=0), rtol=1e-2)
+        assert display.chosen_ is not None
+        assert second.chosen_ is None
+        labels = [text.get_text() for text in display.ax_.get_legend().get_texts()]
+        assert f"l1_ratio = {model.l1_ratio_:g}, mean of 3 folds" in labels
+        assert f"l1_ratio = {other:g}, mean of 3 folds" in labels
+        with pytest.raises(ValueError, match=r"values that were tried, \[0.0, 0.5\]; got 0.7"):
+            ScorePathDisplay.from_estimator(estimator, l1_ratio=0.7)
 
 
 def fold_scores(search, metric="score"):

@@ -181,6 +181,36 @@ def test_coefficient_paths_of_a_class(target):
         assert len(legend(display)) == 7
 
 
+def test_paths_with_an_l1_norm_leave_the_axis_where_a_coefficient_enters():
+    X, y = table("breast_cancer", True)
+    model = TorchLogisticRegressionCV(Cs=8, l1_ratios=(0.5, 1.0), cv=3, max_iter=500).fit(X, y)
+    other = 1.5 - model.l1_ratio_
+    for l1_ratio in (None, other):
+        display = CoefficientPathDisplay.from_estimator(model, l1_ratio=l1_ratio)
+        drawn = model.l1_ratio_ if l1_ratio is None else other
+        coefs = model.coefs_paths_[:, int(drawn == 1.0), :, 0, :30].mean(axis=0)
+        assert (display.chosen_ is None) == (l1_ratio is not None)
+        for line, path in zip(display.lines_, coefs.T, strict=True):
+            y_drawn = line.get_ydata()
+            on = np.isfinite(y_drawn)
+            np.testing.assert_array_equal(y_drawn[on], path[on])
+            assert not path[~on].any()
+            first = np.flatnonzero(path).min(initial=len(path))
+            assert np.isnan(y_drawn[: max(first - 1, 0)]).all()
+            assert on[first:].all() or (path[first:] == 0).any()
+        np.testing.assert_array_equal(display.n_nonzero_, (coefs != 0).sum(axis=1))
+        shown = [text.get_text() for text in display.counts_ax_.get_xticklabels()]
+        assert shown == [str(n) for n in display.n_nonzero_]
+        check_layout(display.figure_)
+    smooth = CoefficientPathDisplay(Cs=[1, 2], coefs=np.ones((2, 3))).plot()
+    assert smooth.counts_ax_ is None
+    with pytest.raises(ValueError, match=r"values that were tried, \[0.5, 1.0\]; got 0.7"):
+        CoefficientPathDisplay.from_estimator(model, l1_ratio=0.7)
+    display = CoefficientPathDisplay(Cs=[1, 2, 4, 8], coefs=[[0, 0], [0, 0], [1, 0], [0, 0]], C=2).plot()
+    np.testing.assert_array_equal(display.lines_[0].get_ydata(), [np.nan, 0, 1, 0])
+    assert legend(display) == ["x0", "C = 2"]  # the other is nowhere
+
+
 def test_options_of_the_path():
     _, ax = plt.subplots()
     display = CoefficientPathDisplay(Cs=CS, coefs=np.eye(3)).plot(ax, max_names=0, line_kw={"lw": 3, "c": "g"})

@@ -14,6 +14,7 @@ from torchlogreg._export.conversion import LogisticModule, to_sklearn, to_torch
 from torchlogreg._export.safetensors import SKOPS_TRUSTED_TYPES
 from torchlogreg._model_selection.grid_search import TorchGridSearchCV
 from torchlogreg._model_selection.logistic_cv import TorchLogisticRegressionCV, TorchSoftmaxClassifierCV
+from torchlogreg._model_selection.penalty_grid import smallest_useful_C
 
 for _class in (
     CoefficientDisplay,
@@ -43,6 +44,7 @@ __all__ = [
     "TorchLogisticRegressionCV",
     "TorchSoftmaxClassifier",
     "TorchSoftmaxClassifierCV",
+    "smallest_useful_C",
     "to_sklearn",
     "to_torch",
 ]

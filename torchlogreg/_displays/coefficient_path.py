@@ -10,21 +10,31 @@ from sklearn.linear_model import LogisticRegressionCV
 from sklearn.utils.validation import check_is_fitted
 
 from torchlogreg._data.validation import plain
-from torchlogreg._displays.shared import COLOURS, axes_for, checked_Cs, mark_chosen, names_of_features, row_of_class
+from torchlogreg._displays.shared import (
+    COLOURS,
+    axes_for,
+    checked_Cs,
+    index_of_ratio,
+    mark_chosen,
+    names_of_features,
+    row_of_class,
+)
 from torchlogreg._model_selection.logistic_cv import TorchLogisticRegressionCV, TorchSoftmaxClassifierCV
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+MOST_COUNTS = 7  # numbers of non-zero coefficients that find room above a plot
 PATH_BY_HAND = "CoefficientPathDisplay(Cs=..., coefs=..., C=...), with coefs of shape (n_cs, n_features)"
 
 
 class CoefficientPathDisplay:
     """Coefficients against C, one line a feature, with the value of C that was chosen.
 
-    The features with the largest coefficients have colours and names, the others are grey. Create it from a fitted
-    estimator with :meth:`from_estimator`, or from arrays with the constructor, which stores its parameters as
-    attributes; :meth:`plot` draws it.
+    The features with the largest coefficients have colours and names, the others are grey. Where an L1 norm keeps
+    coefficients at zero, a line begins where its coefficient leaves zero, and a second axis counts those that are not.
+    Create it from a fitted estimator with :meth:`from_estimator`, or from arrays with the constructor, which stores its
+    parameters as attributes; :meth:`plot` draws it.
 
     Parameters
     ----------
@@ -56,6 +66,12 @@ class CoefficientPathDisplay:
 
     chosen_ : matplotlib Line2D or None
         Vertical line at the chosen value of C; None without one.
+
+    n_nonzero_ : ndarray of shape (n_cs,)
+        How many of the coefficients are not zero at each value of C, in ascending order of C.
+
+    counts_ax_ : matplotlib SecondaryAxis or None
+        The axis above the plot with these numbers; None if no coefficient is zero anywhere.
 
     See Also
     --------
@@ -93,6 +109,7 @@ class CoefficientPathDisplay:
         estimator: TorchLogisticRegressionCV | TorchSoftmaxClassifierCV | LogisticRegressionCV,
         *,
         target: object = None,
+        l1_ratio: float | None = None,
         feature_names: ArrayLike | None = None,
         max_names: int = 6,
         ax: Axes | None = None,
@@ -101,16 +118,21 @@ class CoefficientPathDisplay:
     ) -> Self:
         """Draw the coefficients of an estimator that tried several values of C: their mean over the folds.
 
+        A mean is zero where the coefficient is zero on all folds.
+
         Parameters
         ----------
         estimator : object
             A fitted :class:`TorchLogisticRegressionCV` or :class:`TorchSoftmaxClassifierCV`, or a
-            :class:`~sklearn.linear_model.LogisticRegressionCV` with ``use_legacy_attributes=False`` and at most one
-            value of `l1_ratios`.
+            :class:`~sklearn.linear_model.LogisticRegressionCV` with ``use_legacy_attributes=False``.
 
         target : label, default=None
             The class whose coefficients are drawn. Needed for more than two classes; two have one row of coefficients,
             for ``classes_[1]``.
+
+        l1_ratio : float, default=None
+            The value of l1_ratio whose path is drawn, of several that were tried. None is the chosen one. The chosen C
+            is marked on the path of the chosen l1_ratio alone.
 
         feature_names : array-like of shape (n_features,), default=None
             Names of the features. None takes those of the estimator.
@@ -139,7 +161,8 @@ class CoefficientPathDisplay:
         NotFittedError
             If it is not fitted.
         ValueError
-            If `target` is missing or unknown, or the coefficients cannot be drawn; see :meth:`plot`.
+            If `target` is missing or unknown, `l1_ratio` was not tried, or the coefficients cannot be drawn; see
+            :meth:`plot`.
         ImportError
             If matplotlib is not installed.
 
@@ -165,15 +188,17 @@ class CoefficientPathDisplay:
         check_is_fitted(estimator)
         model: Any = plain(estimator)
         paths = model.coefs_paths_
-        if isinstance(paths, dict) or paths.shape[1] != 1:
+        if isinstance(paths, dict):
             raise ValueError(
                 f"CoefficientPathDisplay draws one path, over C: fit the {type(estimator).__name__} with "
-                f"use_legacy_attributes=False and one value of l1_ratios, or use {PATH_BY_HAND}."
+                f"use_legacy_attributes=False, or use {PATH_BY_HAND}."
             )
         row, target = row_of_class(model.classes_, target)
-        coefs = paths[:, 0, :, row, : model.coef_.shape[1]].mean(axis=0)
+        i, is_chosen = index_of_ratio(model, l1_ratio)
+        C = model.C_ if is_chosen else None
+        coefs = paths[:, i, :, row, : model.coef_.shape[1]].mean(axis=0)
         names = names_of_features(feature_names, model, coefs.shape[1])
-        display = cls(Cs=model.Cs_, coefs=coefs, C=model.C_, feature_names=names, target=target)
+        display = cls(Cs=model.Cs_, coefs=coefs, C=C, feature_names=names, target=target)
         return display.plot(ax, max_names=max_names, line_kw=line_kw, chosen_kw=chosen_kw)
 
     def plot(
@@ -219,7 +244,8 @@ class CoefficientPathDisplay:
         from matplotlib.cbook import normalize_kwargs
         from matplotlib.lines import Line2D
 
-        named = np.argsort(-np.abs(coefs).max(axis=0), kind="stable")[:max_names]
+        largest = np.abs(coefs).max(axis=0)
+        named = np.argsort(-largest, kind="stable")[: min(max_names, np.count_nonzero(largest))]
         named = named[np.argsort(-coefs[-1, named], kind="stable")]
         colours = dict(zip(named.tolist(), COLOURS, strict=False))
         given = normalize_kwargs(line_kw or {}, Line2D)
@@ -229,7 +255,7 @@ class CoefficientPathDisplay:
         for j, name in enumerate(names):
             options = {"color": colours.get(j, "0.8"), "zorder": 2.5 if j in colours else 1.5, "label": name}
             options |= {"marker": "o", "markersize": 3} if j in colours else {"linewidth": 1}
-            self.lines_ += ax.plot(Cs, coefs[:, j], **{**options, **given})
+            self.lines_ += ax.plot(Cs, _off_the_axis(coefs[:, j]), **{**options, **given})
         handles = [self.lines_[j] for j in named]
         self.chosen_ = mark_chosen(ax, self.C, chosen_kw, color="0.3", linewidth=1)
         if self.chosen_ is not None:
@@ -238,6 +264,8 @@ class CoefficientPathDisplay:
         ax.set(xlabel="C (inverse penalty strength)", ylabel=label)
         if handles:
             ax.legend(handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5))
+        self.n_nonzero_ = np.count_nonzero(coefs, axis=1)
+        self.counts_ax_ = _count_axis(ax, Cs, self.n_nonzero_) if (coefs == 0).any() else None
         self.ax_, self.figure_ = ax, ax.figure
         return self
 
@@ -257,3 +285,24 @@ class CoefficientPathDisplay:
             raise ValueError(f"max_names={max_names}, and there are {len(COLOURS)} colours that can be told apart.")
         order = np.argsort(Cs, kind="stable")
         return Cs[order], coefs[order], names
+
+
+def _off_the_axis(path: np.ndarray) -> np.ndarray:
+    """A path (n_cs,) without its zeros, but for those beside another value, from which the line leaves the axis."""
+    near = path != 0
+    near[1:] |= path[:-1] != 0
+    near[:-1] |= path[1:] != 0
+    return np.where(near, path, np.nan)
+
+
+def _count_axis(ax: Axes, Cs: np.ndarray, n_nonzero: np.ndarray) -> Any:
+    """An axis above the plot that says how many coefficients are not zero at some of the values of C."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    axis = ax.secondary_xaxis("top")
+    shown = np.unique(np.linspace(0, len(Cs) - 1, min(len(Cs), MOST_COUNTS)).round().astype(int))
+    axis.xaxis.set_major_locator(FixedLocator(Cs[shown].tolist()))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.set_xticklabels([str(n) for n in n_nonzero[shown]])
+    axis.set_xlabel("Non-zero coefficients")
+    return axis

@@ -11,7 +11,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.utils.validation import check_is_fitted
 
 from torchlogreg._data.array_api import numpy_of
-from torchlogreg._displays.shared import axes_for, checked_Cs, mark_chosen
+from torchlogreg._displays.shared import axes_for, checked_Cs, index_of_ratio, mark_chosen
 from torchlogreg._model_selection.grid_search import same_value
 from torchlogreg._model_selection.logistic_cv import TorchLogisticRegressionCV, TorchSoftmaxClassifierCV
 
@@ -87,6 +87,7 @@ class ScorePathDisplay:
         cls,
         estimator: TorchLogisticRegressionCV | TorchSoftmaxClassifierCV | LogisticRegressionCV | GridSearchCV,
         *,
+        l1_ratio: float | None = None,
         ax: Axes | None = None,
         score_name: str | None = None,
         line_kw: dict[str, Any] | None = None,
@@ -102,11 +103,14 @@ class ScorePathDisplay:
 
             - :class:`TorchLogisticRegressionCV` or :class:`TorchSoftmaxClassifierCV`. With ``refit=False`` the marked C
               is their ``C_``, the mean of what the folds chose;
-            - :class:`~sklearn.linear_model.LogisticRegressionCV` with ``use_legacy_attributes=False`` and at most one
-              value of `l1_ratios`;
+            - :class:`~sklearn.linear_model.LogisticRegressionCV` with ``use_legacy_attributes=False``;
             - :class:`TorchGridSearchCV` or :class:`~sklearn.model_selection.GridSearchCV` whose candidates differ in
-              one parameter only, named ``C`` or, in a pipeline, ending in ``__C``. Of several metrics, the one that
-              `refit` names is drawn.
+              ``C`` only, or in ``C`` and ``l1_ratio``; in a pipeline, in parameters that end in ``__C`` and
+              ``__l1_ratio``. Of several metrics, the one that `refit` names is drawn.
+
+        l1_ratio : float, default=None
+            The value of l1_ratio whose scores are drawn, of several that were tried. None is the chosen one. The chosen
+            C is marked on the curve of the chosen l1_ratio alone. Give `ax` to draw another curve on the same axes.
 
         ax : matplotlib Axes, default=None
             Axes to draw on. None makes a new figure.
@@ -136,7 +140,8 @@ class ScorePathDisplay:
         NotFittedError
             If it is not fitted.
         ValueError
-            If its scores are not one curve over C, or cannot be drawn; see :meth:`plot`.
+            If its scores are not one curve over C, `l1_ratio` was not tried, or the scores cannot be drawn; see
+            :meth:`plot`.
         ImportError
             If matplotlib is not installed.
 
@@ -164,7 +169,9 @@ class ScorePathDisplay:
                 f"pipeline that ends in one, give the last step, pipeline[-1]; otherwise use {SCORES_BY_HAND}."
             )
         check_is_fitted(estimator)
-        Cs, scores, C, scoring = curve(estimator)
+        Cs, scores, C, scoring, label = curve(estimator, l1_ratio)
+        if label is not None:
+            line_kw = {"label": label, **(line_kw or {})}
         display = cls(Cs=Cs, scores=scores, C=C, score_name=_named(scoring) if score_name is None else score_name)
         return display.plot(ax, line_kw=line_kw, fill_between_kw=fill_between_kw, chosen_kw=chosen_kw)
 
@@ -250,27 +257,31 @@ class ScorePathDisplay:
         return np.sort(Cs), mean, scores.std(axis=0)
 
 
-def _curve_of_cv(model: Any) -> tuple:
-    """(Cs, scores, C, scoring) of an estimator that cross-validates C."""
+def _curve_of_cv(model: Any, l1_ratio: float | None) -> tuple:
+    """(Cs, scores, C, scoring, label) of an estimator that cross-validates C, at one value of l1_ratio."""
     if isinstance(model.scores_, dict):
         raise ValueError(
             f"The scores of this {type(model).__name__} are a dict, one entry a class. Fit it with "
             "use_legacy_attributes=False."
         )
-    if model.scores_.shape[1] != 1:
-        raise ValueError(
-            f"{model.scores_.shape[1]} values of l1_ratio were searched, and ScorePathDisplay draws one curve, over C. "
-            f"Draw one of them, with its scores estimator.scores_[:, i]: {SCORES_BY_HAND}."
-        )
+    i, is_chosen = index_of_ratio(model, l1_ratio)
     unset = model.scoring is None or model.scoring == "warn"  # scikit-learn 1.9 announces a new default by "warn"
-    scores = np.asarray(numpy_of(model.scores_))[:, 0]
-    return numpy_of(model.Cs_), scores, model.C_, "accuracy" if unset else model.scoring
+    scores = np.asarray(numpy_of(model.scores_))[:, i]
+    label = None if len(model.l1_ratios_) == 1 else _label(model.l1_ratios_[i], len(scores))
+    C = model.C_ if is_chosen else None
+    return numpy_of(model.Cs_), scores, C, "accuracy" if unset else model.scoring, label
 
 
-def _curve_of_search(search: Any) -> tuple:
-    """(Cs, scores, C, scoring) of a grid search over C."""
+def _label(l1_ratio: float, n_folds: int) -> str:
+    """What the legend calls one of several curves."""
+    return f"l1_ratio = {float(l1_ratio):g}, " + (f"mean of {n_folds} folds" if n_folds > 1 else "1 fold")
+
+
+def _curve_of_search(search: Any, l1_ratio: float | None) -> tuple:
+    """(Cs, scores, C, scoring, label) of a grid search over C, at one value of l1_ratio."""
     candidates = search.cv_results_["params"]
-    name = _name_of_C(candidates)
+    ratio = _name_of_ratio(candidates)
+    name = _name_of_C([{k: v for k, v in candidate.items() if k != ratio} for candidate in candidates])
     metric, scoring = "score", search.scoring
     if search.multimetric_:
         if not isinstance(search.refit, str):
@@ -279,8 +290,25 @@ def _curve_of_search(search: Any) -> tuple:
                 f"{SCORES_BY_HAND}, from cv_results_['split0_test_<metric>'] and so on."
             )
         metric = scoring = search.refit
-    scores = [search.cv_results_[f"split{f}_test_{metric}"] for f in range(search.n_splits_)]
-    return [candidate[name] for candidate in candidates], np.stack(scores), search.best_params_[name], scoring
+    best, drawn, label = search.best_params_, [*range(len(candidates))], None
+    C = best[name]
+    if ratio is not None:
+        tried = [float(candidate[ratio]) for candidate in candidates]
+        wanted = float(best[ratio] if l1_ratio is None else l1_ratio)
+        C, drawn = C if wanted == best[ratio] else None, [i for i, value in enumerate(tried) if value == wanted]
+        if not drawn:
+            raise ValueError(f"Set l1_ratio to one of the values that were tried, {sorted({*tried})}; got {wanted}.")
+        label = _label(wanted, search.n_splits_)
+    scores = np.stack([search.cv_results_[f"split{f}_test_{metric}"] for f in range(search.n_splits_)])
+    return [candidates[i][name] for i in drawn], scores[:, drawn], C, scoring, label
+
+
+def _name_of_ratio(candidates: list[dict[str, Any]]) -> str | None:
+    """The parameter l1_ratio, if all candidates have one and they differ in it."""
+    for name in sorted(set.intersection(*map(set, candidates))):
+        if name.split("__")[-1] == "l1_ratio" and len({candidate[name] for candidate in candidates}) > 1:
+            return name
+    return None
 
 
 def _name_of_C(candidates: list[dict[str, Any]]) -> str:

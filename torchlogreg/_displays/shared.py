@@ -48,6 +48,16 @@ def checked_Cs(Cs: ArrayLike, C: float | None, by_hand: str) -> np.ndarray:
     return Cs
 
 
+def index_of_ratio(model: Any, l1_ratio: float | None) -> tuple[int, bool]:
+    """Which of the values of l1_ratio that were tried is drawn, the chosen one for None, and whether it is that."""
+    ratios = [0.0 if ratio is None else float(ratio) for ratio in model.l1_ratios_]
+    chosen = ratios[0] if len(ratios) == 1 else float(model.l1_ratio_)
+    wanted = chosen if l1_ratio is None else float(l1_ratio)
+    if wanted not in ratios:
+        raise ValueError(f"Set l1_ratio to one of the values that were tried, {ratios}; got {wanted}.")
+    return ratios.index(wanted), wanted == chosen
+
+
 def mark_chosen(ax: Axes, C: float | None, given: dict[str, Any] | None, **options: Any) -> Line2D | None:
     """The vertical line at the chosen C, drawn with the caller's options over the display's; None if there is none."""
     from matplotlib.cbook import normalize_kwargs

@@ -200,18 +200,22 @@ SINGLE_FIT = """{summary}
 
 CROSS_VALIDATION = """{summary}
 
-    For every value of C and every fold it minimises the objective of :class:`{single}`. All these models are solved as
-    one batch that shares the passes over the data, so the results are those of single fits in a fraction of the time.
-    It follows
+    For every value of C and l1_ratio and every fold it minimises the objective of :class:`{single}`. All these models
+    are solved as one batch that shares the passes over the data (as two if some penalties have an L1 norm and others
+    have none), so the results are those of single fits in a fraction of the time. It follows
     :class:`~sklearn.linear_model.LogisticRegressionCV` with ``use_legacy_attributes=False``.
 
     Parameters
     ----------
     Cs : int or array-like of shape (n_cs,), default=10
-        Values of C, or how many of them to space evenly on a log scale from 1e-4 to 1e4. ``np.inf`` means no penalty.
+        Values of C, or how many of them to space evenly on a log scale: from 1e-4 to 1e4 if 0 is among `l1_ratios`, as
+        in LogisticRegressionCV. Otherwise they begin where all coefficients are still zero and the first is about to
+        enter, at :func:`smallest_useful_C` of the smallest l1_ratio, and span four powers of ten, or two if there are
+        not more rows than features. ``np.inf`` means no penalty.
 
-    l1_ratios : array-like of shape (1,), default=(0.0,)
-        Share of the L1 norm in the penalty. Only 0, the L2 penalty, is supported so far.
+    l1_ratios : array-like of shape (n_l1_ratios,), default=(0.0,)
+        Values of l1_ratio, the share of the L1 norm in the penalty, from 0 (L2) to 1 (L1). All values of C are tried
+        with each of them.
 
     fit_intercept : bool, default=True
         Whether the models have an intercept.
@@ -221,15 +225,15 @@ CROSS_VALIDATION = """{summary}
         test indices. Rows that are listed twice count twice.
 
     scoring : str, callable or None, default='neg_log_loss'
-        The score that selects C: the name of a scorer, a function ``scoring(estimator, X, y)``, or None for the
-        accuracy. ``'neg_log_loss'`` and ``'accuracy'`` are computed for all models at once.
+        The score that selects C and l1_ratio: the name of a scorer, a function ``scoring(estimator, X, y)``, or None
+        for the accuracy. ``'neg_log_loss'`` and ``'accuracy'`` are computed for all models at once.
 
     class_weight : dict or 'balanced', default=None
         Weight of each class, multiplied with the sample weights. ``'balanced'`` gives all classes the same total weight
         in every fold (in LogisticRegressionCV: in all rows together).
 
-    solver : {{'auto', 'lbfgs', 'newton-cholesky'}}, default='auto'
-        The algorithm; see :class:`{single}`.
+    solver : {{'auto', 'lbfgs', 'newton-cholesky', 'prox-newton'}}, default='auto'
+        The algorithm; see :class:`{single}`. Penalties with an L1 norm need ``'auto'`` or ``'prox-newton'``.
 
     tol : float, default=1e-4
         Tolerance of each fit; see :class:`{single}`.
@@ -238,11 +242,11 @@ CROSS_VALIDATION = """{summary}
         Maximum number of iterations of each fit.
 
     refit : bool, default=True
-        Whether the final model is fitted to all rows at the best C. Otherwise it is the mean over the folds of the
-        models that were best on each, and `C_` the mean of their C.
+        Whether the final model is fitted to all rows at the best C and l1_ratio. Otherwise it is the mean over the
+        folds of the models that were best on each, and `C_` and `l1_ratio_` are the means of theirs.
 
     random_state : int, RandomState instance or None, default=None
-        Seed of the samples of rows in ``'lbfgs'``, where None is a fixed seed.
+        Seed of the samples of rows in ``'lbfgs'`` and ``'prox-newton'``, where None is a fixed seed.
 
     verbose : int, default=0
         Whether to print how many models are done. ``set_callbacks(ProgressBar())`` shows a progress bar.
@@ -253,20 +257,22 @@ CROSS_VALIDATION = """{summary}
     Attributes
     ----------
     C_ : float
-        The best C: the one with the largest mean score, the first of several with the same score.
+        The best C: the one with the largest mean score, together with `l1_ratio_`. Of several with the same score, the
+        first.
 
     Cs_ : ndarray of shape (n_cs,)
         The values of C.
 
-    scores_ : ndarray of shape (n_folds, 1, n_cs)
-        Score of every fold and C. The axis of length one is that of `l1_ratios`.
+    scores_ : ndarray of shape (n_folds, n_l1_ratios, n_cs)
+        Score of every fold, l1_ratio and C.
 
-    coefs_paths_ : ndarray of shape (n_folds, 1, n_cs, n_classes, n_features + 1)
-        Coefficients of every fold and C, the intercept last (without it if ``fit_intercept=False``); one row in place
-        of ``n_classes`` if there are two classes.
+    coefs_paths_ : ndarray of shape (n_folds, n_l1_ratios, n_cs, n_classes, n_features + 1)
+        Coefficients of every fold, l1_ratio and C, the intercept last (without it if ``fit_intercept=False``); one row
+        in place of ``n_classes`` if there are two classes.
 
-    n_iter_ : ndarray of shape (n_folds, 1, n_cs)
-        Iterations of every fold and C, including those of the model of all rows where the fold starts from it.
+    n_iter_ : ndarray of shape (n_folds, n_l1_ratios, n_cs)
+        Iterations of every fold, l1_ratio and C, including those of the model of all rows where the fold starts from
+        it.
 
     cv_results_ : dict
         The scores in the format of :class:`~sklearn.model_selection.GridSearchCV`. Times are a model's share of the
@@ -291,13 +297,13 @@ CROSS_VALIDATION = """{summary}
         Largest absolute entry of its gradient, if ``refit=True``.
 
     l1_ratio_ : float
-        Zero.
+        The best l1_ratio.
 
-    l1_ratios_ : ndarray of shape (1,)
-        Zero.
+    l1_ratios_ : ndarray of shape (n_l1_ratios,)
+        The values of l1_ratio.
 
     solver_ : str
-        The solver that was used.
+        The solver of the final model.
 
     device_ : str
         The device that was used.
@@ -316,14 +322,16 @@ CROSS_VALIDATION = """{summary}
     {single} : One fit.
     TorchGridSearchCV : The same for other parameters, and for pipelines.
     ScorePathDisplay : Plot of the scores against C.
+    smallest_useful_C : Where a path of models with an L1 norm begins.
 
     Notes
     -----
     A fold is a weight of zero for the rows that it holds out, so X is neither copied nor sliced. The models of all rows
     are fitted first, one for each C and only as precisely as the folds differ from them; those of the folds start
     there, and all folds share the preconditioner of their C. Where classes are nearly separable, the models with weak
-    penalties start from those with stronger ones on the same fold instead. A fold in which a class is missing is fitted
-    and scored with all classes, as in LogisticRegressionCV.
+    penalties start from those with stronger ones on the same fold instead. Models with an L1 norm share no
+    preconditioners, and all of those on the folds start at the models of all rows. A fold in which a class is missing
+    is fitted and scored with all classes, as in LogisticRegressionCV.
 
     Examples
     --------{example}

@@ -61,7 +61,8 @@ class BatchedFits:
         self.columns = NonEmptyColumns.of(design, torch.zeros(1, design.shape[1], 1, dtype=torch.float64, device="cpu"))
         design = self.columns.design
         d, accumulation = design.shape[1], design.accumulation
-        selected = solver_class(method.params["solver"], design, loss.n_logits)
+        smooth = candidates.l1 is None
+        selected = solver_class(method.params["solver"], design, loss.n_logits, smooth=smooth)
         self.solver = selected.from_params(method.params)
         self.design, self.factors = normalised(design.reweighted(columns.flatten(0, 1).T))
         # A model for each column, without a penalty: the others differ by theirs.
@@ -72,16 +73,14 @@ class BatchedFits:
         # Which class has all the weight of each column; -1 if several have some.
         present = torch.from_numpy(self.mass > 0).flatten(0, 1).to(accumulation.device)
         self.only = torch.where(present.sum(dim=1) == 1, present.int().argmax(dim=1), -1)
-        self.l2 = candidates.l2[:, None, None].expand(-1, d, 1).clone()  # (Q, d, 1)
-        if design.intercept:
-            self.l2[:, -1] = 0.0
+        self.penalty = _elastic_net(candidates, d, design.intercept)
         self.paths = self._paths()
 
     def on_all(self, q: slice = slice(None), W: torch.Tensor | None = None, *, loosely: bool = False) -> Results:
         """The Results of the candidates q on all rows, from W."""
         weighting, tol, floor = self.candidates.weighting[q], self.tol, None
         if W is None:
-            start = self.l2.new_zeros(len(weighting), self.design.shape[1], self.loss.n_logits)
+            start = self.penalty.l2.new_zeros(len(weighting), self.design.shape[1], self.loss.n_logits)
         else:
             start = self.columns.enter(W)
         if loosely:
@@ -90,11 +89,16 @@ class BatchedFits:
             n, d = self.design.shape
             tol = max(tol, min(tuning.CENTRE_TOL, (d * self.loss.n_logits / n) ** (2 / 3)))
             floor = self.paths.threshold[q]  # folds that follow a path do not start from here
-        return self._solve(weighting, q, start, tol, floor=floor)
+        if self.candidates.l1 is None:
+            return self._solve(weighting, q, start, tol, floor=floor)
+        index = torch.arange(len(self.candidates.l2), device=weighting.device)[q]
+        together = torch.arange(len(index), device=index.device).split(self._n_affordable())
+        parts = [self._solve(weighting[part], index[part], start[part], tol) for part in together]
+        return Results(*map(torch.cat, zip(*parts, strict=True)))
 
     def on_folds(self, centre: Results) -> Results:
         """The Results of all candidates on the folds, fold by fold (F Q models), from those on all rows."""
-        F, Q, device = self.n_folds, len(self.l2), self.l2.device
+        F, Q, device = self.n_folds, len(self.candidates.l2), self.candidates.l2.device
         W = self.columns.enter(centre.W)
         around = self._objective(self.candidates.weighting, slice(None))
         found = Results(*(v.new_empty(F * Q, *v.shape[1:]) for v in centre))
@@ -121,7 +125,7 @@ class BatchedFits:
         """Where to start candidate q on all rows: the centre, or the mean of the folds where that was left early."""
         if not self.followed_paths(centre)[q]:
             return centre.W[q : q + 1]
-        return on_folds.W[q :: len(self.l2)].mean(dim=0, keepdim=True)
+        return on_folds.W[q :: len(self.candidates.l2)].mean(dim=0, keepdim=True)
 
     def _paths(self) -> Paths:
         """The paths of the candidates; none where the solver needs no preconditioner from samples of the rows."""
@@ -147,11 +151,27 @@ class BatchedFits:
 
     def _n_affordable(self) -> int:
         """How many models may be solved at a time."""
+        if self._go_alone():
+            return 1
         d, K = self.design.shape[1], self.loss.n_logits
         numbers = tuning.ARRAYS_OF_A_MODEL * d * K
+        if self.candidates.l1 is not None:
+            numbers += tuning.PAIRS_OF_A_MODEL * d * K + K * min(d, tuning.COLUMNS_OF_A_MODEL) ** 2
         if self.solver.whole_hessian:
             numbers += tuning.HESSIANS_OF_A_MODEL * (d * K) ** 2
         return max(1, max(tuning.BATCH_BYTES, self.design.n_bytes) // (8 * numbers))
+
+    def _go_alone(self) -> bool:
+        """Whether models with an L1 norm are so small that they are solved faster one by one, in NumPy.
+
+        A batch of 50 of them on wine, with three classes, takes 3.7 seconds of the processor, one by one 0.5.
+        """
+        if self.candidates.l1 is None:
+            return False
+        first = torch.zeros(2, dtype=torch.long, device=self.candidates.l1.device)
+        W = self.penalty.l2.new_zeros(2, self.design.shape[1], self.loss.n_logits)
+        one, two = (type(self.solver.specialised(self._objective(first[:n], first[:n]), W[:n])) for n in (1, 2))
+        return one is not two
 
     def _continued(self, W: torch.Tensor, first: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
         """Where the paths in W (F Q, d, K) of the folds that begin at `first` lead for candidates q."""
@@ -161,7 +181,8 @@ class BatchedFits:
 
     def _objective(self, column: torch.Tensor, q: torch.Tensor | slice) -> Objective:
         """The objective of the candidates q with the weights `column`."""
-        penalty = ElasticNet(self.l2[q]).divided([factor[column] for factor in self.factors])
+        l2, l1 = self.penalty.l2[q], None if self.penalty.l1 is None else self.penalty.l1[q]
+        penalty = ElasticNet(l2, l1).divided([factor[column] for factor in self.factors])
         if self.design.intercept:
             penalty.l2[:, -1, 0] = torch.where(self.candidates.has_intercept[q], 0.0, tuning.NO_INTERCEPT)
         return Objective(self.design.select(column), self.loss, penalty, self.base.passes)
@@ -189,3 +210,15 @@ class BatchedFits:
         if self.design.intercept:  # exactly zero, for a row of zeros is a tie
             W[:, -1] = torch.where(self.candidates.has_intercept[q, None], W[:, -1], 0.0)
         return Results(W, n_iter, point.value, point.gradient_norm, converged)
+
+
+def _elastic_net(candidates: Candidates, d: int, intercept: bool) -> ElasticNet:
+    """The penalties of Q candidates, (Q, d, 1)."""
+
+    def rows(strength):
+        out = strength[:, None, None].expand(-1, d, 1).clone()
+        if intercept:
+            out[:, -1] = 0.0
+        return out
+
+    return ElasticNet(rows(candidates.l2), None if candidates.l1 is None else rows(candidates.l1))

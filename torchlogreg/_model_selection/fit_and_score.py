@@ -25,7 +25,16 @@ from torchlogreg._runtime.out_of_memory import attempts, translated, with_room
 from torchlogreg._runtime.threads import caller_settings, fit_arithmetic, mapped, package_settings, plain_arithmetic
 from torchlogreg._runtime.warn import warn
 
-BATCHED = {"C", "class_weight", "fit_intercept"}  # parameters in which the models of a batch may differ
+BATCHED = {"C", "class_weight", "fit_intercept", "l1_ratio"}  # parameters in which the models of a batch may differ
+
+
+class Group(NamedTuple):
+    """The candidates of a grid that one solver solves: those with an L1 norm, or those without."""
+
+    index: list[int]  # of these q candidates among all Q
+    fits: BatchedFits
+    on_all: Results  # (q), approximate if there are folds
+    on_folds: Results | None  # (F q), fold by fold
 
 
 class Fitted(NamedTuple):
@@ -34,19 +43,19 @@ class Fitted(NamedTuple):
     estimator: Any  # the prototype that was fitted
     data: TrainingData
     candidates: list[dict[str, Any]]  # Q dicts of parameters in BATCHED
-    fits: BatchedFits
-    on_all: Results  # (Q), approximate if there are folds
+    groups: list[Group]
+    on_all: Results  # (Q), of all groups
     on_folds: Results | None  # (F Q), fold by fold
     seconds: float
 
     @property
     def loss(self) -> Loss:
-        return self.fits.loss
+        return self.groups[0].fits.loss
 
     @property
     def intercept(self) -> bool:
         """Whether the coefficients have the intercept as last row."""
-        return self.fits.design.intercept
+        return self.groups[0].fits.design.intercept
 
     @property
     def n_models(self) -> int:
@@ -64,6 +73,24 @@ class Fitted(NamedTuple):
             return self.on_all
         Q = len(self.candidates)
         return Results(*(values[fold * Q : (fold + 1) * Q] for values in self.folds))
+
+    def group_of(self, q: int) -> tuple[Group, int]:
+        """The group of candidate q, and its place there."""
+        group = next(group for group in self.groups if q in group.index)
+        return group, group.index.index(q)
+
+    def solver_name(self, q: int) -> str:
+        """The solver of candidate q."""
+        return self.group_of(q)[0].fits.solver.name
+
+    def n_iter(self) -> np.ndarray:
+        """Iterations (F, Q) on the folds, and of the models on all rows where those of the folds start there."""
+        out = np.empty((self.folds.n_iter.numel() // len(self.candidates), len(self.candidates)), dtype=np.int32)
+        for group in self.groups:
+            assert group.on_folds is not None
+            at_centre = group.on_all.n_iter * ~group.fits.followed_paths(group.on_all)  # others start on a path
+            out[:, group.index] = (group.on_folds.n_iter.view(len(out), -1) + at_centre).numpy(force=True)
+        return out
 
     def held_out(self, index: np.ndarray, fold: int | None = None) -> torch.Tensor:
         """Logits (m, Q, K) of some rows of the data."""
@@ -98,7 +125,7 @@ class Fitted(NamedTuple):
         vars(model).update(
             self.candidates[q],
             **model_attributes(found.W[q : q + 1], data, self.intercept),
-            solver_=self.fits.solver.name,
+            solver_=self.solver_name(q),
             device_=str(self.data.X.device),
             device_reason_=self.data.device_reason,
             n_iter_=np.array([int(found.n_iter[q])], dtype=np.int32),
@@ -110,9 +137,11 @@ class Fitted(NamedTuple):
 
     def refit(self, q: int) -> Results:
         """The Results of candidate q on all rows, after the folds."""
+        (_, fits, on_all, on_folds), i = self.group_of(q)
+        assert on_folds is not None
 
         def work():
-            return self.fits.on_all(slice(q, q + 1), self.fits.near_optimum(q, self.on_all, self.folds))
+            return fits.on_all(slice(i, i + 1), fits.near_optimum(i, on_all, on_folds))
 
         with torch.inference_mode(False), torch.no_grad(), fit_arithmetic(self.data.X):
             return with_room(work)
@@ -176,10 +205,40 @@ def fit_all(
         for attempt in attempts():
             with attempt, fit_arithmetic(data.X):
                 told.n_models = 0
-                fits = _batched_fits(data, settings, trains, Method(common, storage_rounding(data), told))
-                on_all = fits.on_all(loosely=bool(trains))
-                on_folds = fits.on_folds(on_all) if trains else None
-    return Fitted(estimator, data, candidates, fits, on_all, on_folds, time.perf_counter() - start)
+                method, groups = Method(common, storage_rounding(data), told), []
+                for index in _by_smoothness(settings):
+                    fits = _batched_fits(data, settings, index, trains, method)
+                    on_all = fits.on_all(loosely=bool(trains))
+                    groups.append(Group(index, fits, on_all, fits.on_folds(on_all) if trains else None))
+    on_all = _merged([(group.index, group.on_all) for group in groups])
+    on_folds = _merged([(group.index, group.on_folds) for group in groups]) if trains else None
+    return Fitted(estimator, data, candidates, groups, on_all, on_folds, time.perf_counter() - start)
+
+
+def _by_smoothness(settings: list[dict[str, Any]]) -> list[list[int]]:
+    """Index of the candidates without an L1 norm, and of those with one, where there are such.
+
+    One solver would do for both, but where there are many features the one for L1 norms has no Hessian to offer to
+    coefficients that are all different from zero.
+    """
+    kinked = [strengths(s["C"], s["l1_ratio"]).l1 > 0 for s in settings]
+    groups = [[q for q, kink in enumerate(kinked) if kink == kind] for kind in (False, True)]
+    return [group for group in groups if group]
+
+
+def _merged(groups: list[tuple[list[int], Any]]) -> Results:
+    """The Results of all candidates on all rows or, fold by fold, on the folds, from those of groups of them."""
+    if len(groups) == 1:
+        return groups[0][1]
+    n_candidates = sum(len(index) for index, _ in groups)
+    merged = []
+    for parts in zip(*(results for _, results in groups), strict=True):
+        folds = [part.unflatten(0, (-1, len(index))) for (index, _), part in zip(groups, parts, strict=True)]
+        out = folds[0].new_empty(len(folds[0]), n_candidates, *folds[0].shape[2:])
+        for (index, _), part in zip(groups, folds, strict=True):
+            out[:, index] = part
+        merged.append(out.flatten(0, 1))
+    return Results(*merged)
 
 
 class _Told:
@@ -197,24 +256,30 @@ class _Told:
 
 
 def _batched_fits(
-    data: TrainingData, settings: list[dict[str, Any]], trains: Sequence[np.ndarray], method: Method
+    data: TrainingData,
+    settings: list[dict[str, Any]],
+    index: list[int],
+    trains: Sequence[np.ndarray],
+    method: Method,
 ) -> BatchedFits:
-    """The models of these settings, on all rows and on the folds, before they are solved."""
+    """The models of the settings at an index, on all rows and on the folds, before they are solved."""
     loss = loss_of(len(data.classes))
     design = design_of(data, loss, intercept=any(s["fit_intercept"] for s in settings))
-    accumulation = design.accumulation
+    accumulation, settings = design.accumulation, [settings[q] for q in index]
     kinds, weighting = _distinct([s["class_weight"] for s in settings])
+    l1, l2 = torch.tensor(
+        [strengths(s["C"], s["l1_ratio"]) for s in settings], dtype=accumulation.dtype, device=accumulation.device
+    ).T
     values = Candidates(
-        l2=torch.tensor(
-            [strengths(s["C"], 0.0).l2 for s in settings], dtype=accumulation.dtype, device=accumulation.device
-        ),
+        l2=l2,
+        l1=l1 if l1.any() else None,
         has_intercept=torch.tensor([bool(s["fit_intercept"]) for s in settings], device=accumulation.device),
         weighting=torch.tensor(weighting, device=accumulation.device),
     )
-    return BatchedFits(design, loss, _weights(data, kinds, trains), values, method)
+    return BatchedFits(design, loss, weights_of(data, kinds, trains), values, method)
 
 
-def _weights(data: TrainingData, kinds: list, trains: Sequence[np.ndarray]) -> Weights:
+def weights_of(data: TrainingData, kinds: list, trains: Sequence[np.ndarray]) -> Weights:
     """The weights of all rows first, then of each fold, by class weight."""
     assert data.codes is not None  # a stream was refused
     assert data.weight is not None

@@ -41,7 +41,7 @@ from torchlogreg._runtime.sklearn_private import (
     is_of_answers,
     score_with,
 )
-from torchlogreg._solvers import is_stochastic
+from torchlogreg._solvers import is_stochastic, takes_kinks
 
 
 class _NotBatched(Exception):
@@ -53,9 +53,10 @@ class TorchGridSearchCV(GridSearchCV):
 
     The constructor, the attributes and the results are those of :class:`~sklearn.model_selection.GridSearchCV`. For a
     :class:`TorchLogisticRegression` or :class:`TorchSoftmaxClassifier`, or a :class:`~sklearn.pipeline.Pipeline` that
-    ends in one, candidates that differ only in ``C``, ``class_weight`` and ``fit_intercept`` are solved as one batch,
-    and the transformers are fitted once for each fold and each of their settings. `n_jobs` then has no effect, and
-    ``mean_fit_time`` is a candidate's share of the batch.
+    ends in one, candidates that differ only in ``C``, ``l1_ratio``, ``class_weight`` and ``fit_intercept`` are solved
+    as one batch (as two if some penalties have an L1 norm and others have none), and the transformers are fitted once
+    for each fold and each of their settings. `n_jobs` then has no effect, and ``mean_fit_time`` is a candidate's share
+    of the batch.
 
     All other searches are those of scikit-learn: with other estimators, ``solver="sgd"``, estimators that have
     callbacks, fit parameters other than the sample weights, folds that lack a class, or a fit that fails. `verbose` is
@@ -224,7 +225,7 @@ def _batches(estimator: Any, candidates: list[dict[str, Any]]) -> list[_Batch]:
 
 def _check_batchable(full: Any, last: Any) -> None:
     """Raise unless `full` ends in an estimator of ours, `last`, that can be in a batch, with valid parameters."""
-    if type(last) not in (TorchLogisticRegression, TorchSoftmaxClassifier) or last.l1_ratio != 0:
+    if type(last) not in (TorchLogisticRegression, TorchSoftmaxClassifier):
         raise _NotBatched
     if last.penalty_weights is not None or last.coef_bounds is not None:
         raise _NotBatched
@@ -236,7 +237,7 @@ def _check_batchable(full: Any, last: Any) -> None:
     if any(hasattr(step, "_skl_callbacks") for step in steps):
         raise _NotBatched
     last._validate_params()
-    if is_stochastic(last.solver):
+    if is_stochastic(last.solver) or (last.l1_ratio != 0 and not takes_kinks(last.solver)):
         raise _NotBatched
 
 

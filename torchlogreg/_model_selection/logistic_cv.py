@@ -1,4 +1,4 @@
-"""The cross-validation estimators: folds times values of C in one batch."""
+"""The cross-validation estimators: folds times values of C and l1_ratio in one batch."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from torchlogreg._estimators.docstrings import CROSS_VALIDATION, documented
 from torchlogreg._estimators.keywords import suggesting
 from torchlogreg._estimators.logistic import TorchLogisticRegression, TorchSoftmaxClassifier
 from torchlogreg._estimators.predictor import LinearPredictor
+from torchlogreg._estimators.problem import check_combination
 from torchlogreg._model_selection.fit_and_score import (
     Fitted,
     Progress,
@@ -35,6 +36,7 @@ from torchlogreg._model_selection.fit_and_score import (
     unweighted_data,
     warn_unless_converged,
 )
+from torchlogreg._model_selection.penalty_grid import PenaltyGrid, checked_ratios, penalty_grid
 from torchlogreg._model_selection.scoring import CachedPredictor, score_by_name
 from torchlogreg._monitoring.callback_context import FitCall
 from torchlogreg._runtime.sklearn_private import (
@@ -83,7 +85,7 @@ class _LinearClassifierCV(LinearPredictor):
         cv: Any = None,
         scoring: str | Callable | None = "neg_log_loss",
         class_weight: dict | Literal["balanced"] | None = None,
-        solver: Literal["auto", "lbfgs", "newton-cholesky"] = "auto",
+        solver: Literal["auto", "lbfgs", "newton-cholesky", "prox-newton"] = "auto",
         tol: float = 1e-4,
         max_iter: int = 100,
         refit: bool = True,
@@ -107,7 +109,7 @@ class _LinearClassifierCV(LinearPredictor):
 
     @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: ArrayLike | None = None, sample_weight: ArrayLike | None = None, **params: Any) -> Self:
-        """Fit a model for each value of C on each fold, and on all rows at the best C.
+        """Fit a model for each value of C and of l1_ratio on each fold, and on all rows at the best ones.
 
         Parameters
         ----------
@@ -133,8 +135,6 @@ class _LinearClassifierCV(LinearPredictor):
         ------
         ValueError
             If the data or a parameter is invalid. The estimator is then as it was before the call.
-        NotImplementedError
-            If ``l1_ratios`` holds anything but 0.
 
         Warns
         -----
@@ -145,65 +145,66 @@ class _LinearClassifierCV(LinearPredictor):
         """
         raise_for_params(params, self, "fit")
         params = numpy_values(params)
-        Cs = self._checked_grid()
-        plain = self._single(**{name: getattr(self, name) for name in ("solver", *PLAIN)})
+        l1_ratio = float(checked_ratios(self.l1_ratios).max())
+        plain = self._single(l1_ratio=l1_ratio, **{name: getattr(self, name) for name in ("solver", *PLAIN)})
+        check_combination(plain)
         data = unweighted_data(plain, X, y, sample_weight)
+        grid = penalty_grid(self.Cs, self.l1_ratios, plain, data)
         labels, weight = numpy_of(y), numpy_of(sample_weight)
         splits, score_params = self._splits(X, labels, data, weight, params)
-        n_models = (len(splits) + 1) * len(Cs) + self.refit
+        candidates = grid.candidates
+        n_models = (len(splits) + 1) * len(candidates) + self.refit
         data = placed_for(plain, data, n_models)
         call = FitCall.begin(self, X, labels, sample_weight, max_subtasks=n_models)
         progress = Progress(call, n_models, self.verbose)
-        candidates, trains = [{"C": C} for C in Cs.tolist()], [train for train, _ in splits]
-        fitted = fit_all(plain, data, candidates, trains, progress.advance)
-        scores, seconds = np.empty((len(splits), len(Cs))), np.empty(len(splits))
+        fitted = fit_all(plain, data, candidates, [train for train, _ in splits], progress.advance)
+        scores, seconds = np.empty((len(splits), len(candidates))), np.empty(len(splits))
         for f, (_, test) in enumerate(splits):
             start = time.perf_counter()
             scores[f] = self._scores(fitted, f, X, labels, test, score_params)
-            seconds[f] = (time.perf_counter() - start) / len(Cs)
-        attributes = self._path_attributes(fitted, Cs, scores, seconds) | self._chosen_attributes(fitted, Cs, scores)
+            seconds[f] = (time.perf_counter() - start) / len(candidates)
+        attributes = self._path_attributes(fitted, grid, scores, seconds)
+        attributes |= self._chosen_attributes(fitted, grid, scores)
         replace_attributes(self, attributes, stale=OF_THE_LAST_FIT, then=call.end)
         return self
 
-    def _path_attributes(self, fitted: Fitted, Cs, scores, seconds) -> dict[str, Any]:
-        """The attributes that concern all models."""
-        data, shape = fitted.data, scores.shape  # (F, Q)
-        at_centre = fitted.on_all.n_iter * ~fitted.fits.followed_paths(fitted.on_all)  # others start on a path
-        n_iter = (fitted.folds.n_iter.view(shape) + at_centre).numpy(force=True)
-        coefs = fitted.folds.W.unflatten(0, shape).mT.numpy(force=True)[:, None].astype(data.dtype)
+    def _path_attributes(self, fitted: Fitted, grid: PenaltyGrid, scores, seconds) -> dict[str, Any]:
+        """The attributes that concern all models, whose `scores` are (F, Q)."""
+        data = fitted.data
+        coefs = fitted.folds.W.unflatten(0, scores.shape).mT.numpy(force=True).astype(data.dtype)
         array = data.space.array
         return {
-            "Cs_": array(Cs),
-            "l1_ratios_": array(np.zeros(1)),
-            "scores_": array(scores[:, None]),
-            "coefs_paths_": array(np.ascontiguousarray(coefs)),
-            "n_iter_": array(n_iter[:, None].astype(np.int32)),
+            "Cs_": array(grid.Cs),
+            "l1_ratios_": array(grid.l1_ratios),
+            "scores_": array(grid.arranged(scores)),
+            "coefs_paths_": array(grid.arranged(coefs)),
+            "n_iter_": array(grid.arranged(fitted.n_iter())),
             "cv_results_": format_results(fitted.candidates, scores, fitted.seconds / fitted.n_models, seconds),
-            "solver_": fitted.fits.solver.name,
             "device_": str(data.X.device),
             "device_reason_": data.device_reason,
         }
 
-    def _chosen_attributes(self, fitted: Fitted, Cs, scores) -> dict[str, Any]:
+    def _chosen_attributes(self, fitted: Fitted, grid: PenaltyGrid, scores) -> dict[str, Any]:
         """The attributes of the final model, which is fitted to all rows or the mean over the folds."""
         F, Q = scores.shape
         ranked = np.where(np.isfinite(scores), scores, -np.inf)
         n_unconverged, of_refit = fitted.n_unconverged(), {}
         if self.refit:
-            best = int(ranked.sum(axis=0).argmax())
-            C, final = float(Cs[best]), fitted.refit(best)
+            best = ranked.sum(axis=0).argmax()
+            final = fitted.refit(int(best))
             W = final.W
             n_unconverged += int(~final.converged)
             of_refit = {"objective_": float(final.value), "gradient_norm_": float(final.gradient_norm)}
         else:
             best = ranked.argmax(axis=1)
             W = fitted.folds.W.unflatten(0, (F, Q))[np.arange(F), best].mean(dim=0, keepdim=True)
-            C = float(np.mean(Cs[best]))
+        C, l1_ratio = grid.means(best)
         return {
             **of_refit,
             **model_attributes(W, fitted.data, fitted.intercept),
             "C_": C,
-            "l1_ratio_": 0.0,
+            "l1_ratio_": l1_ratio,
+            "solver_": fitted.solver_name(int(np.ravel(best)[0])),
             "converged_": warn_unless_converged(n_unconverged, F * Q + self.refit, self),
         }
 
@@ -256,17 +257,6 @@ class _LinearClassifierCV(LinearPredictor):
             .add(scorer=get_scorer(self.scoring or "accuracy"), method_mapping=scorer)
         )
 
-    def _checked_grid(self) -> np.ndarray:
-        """The values of C."""
-        if np.any(np.asarray(self.l1_ratios, dtype=np.float64) != 0) or np.size(self.l1_ratios) != 1:
-            raise NotImplementedError(f"l1_ratios={self.l1_ratios} is not supported yet: use (0.0,), the L2 penalty.")
-        if isinstance(self.Cs, Integral):
-            return np.logspace(-4, 4, self.Cs)
-        Cs = np.asarray(numpy_of(self.Cs), dtype=np.float64)
-        if Cs.ndim != 1 or not len(Cs) or not (Cs > 0).all():
-            raise ValueError(f"Cs must be a number of values or hold positive numbers; got {self.Cs!r}.")
-        return Cs
-
     def _splits(self, X, y, data: TrainingData, sample_weight, params: dict) -> tuple[list, dict]:
         """The folds, and the parameters of the scorer."""
         split_params, score_params = {}, {}
@@ -306,7 +296,7 @@ class _LinearClassifierCV(LinearPredictor):
 
 @documented(
     CROSS_VALIDATION,
-    summary="Logistic regression for two classes, with C chosen by cross-validation.",
+    summary="Logistic regression for two classes, with C and l1_ratio chosen by cross-validation.",
     single="TorchLogisticRegression",
     example="""
     >>> from sklearn.datasets import load_breast_cancer
@@ -329,7 +319,7 @@ class TorchLogisticRegressionCV(_LinearClassifierCV):
 
 @documented(
     CROSS_VALIDATION,
-    summary="Softmax regression for any number of classes, with C chosen by cross-validation.",
+    summary="Softmax regression for any number of classes, with C and l1_ratio chosen by cross-validation.",
     single="TorchSoftmaxClassifier",
     example="""
     >>> from sklearn.datasets import load_wine

@@ -16,6 +16,7 @@ class Candidates(NamedTuple):
     """Q settings of one model."""
 
     l2: torch.Tensor  # (Q,) strengths
+    l1: torch.Tensor | None  # (Q,) all positive, or None where no candidate has an L1 norm
     has_intercept: torch.Tensor  # (Q,)
     weighting: torch.Tensor  # (Q,) which of the V weightings of the rows
 

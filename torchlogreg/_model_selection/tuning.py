@@ -6,6 +6,9 @@
 BATCH_BYTES = 2**28
 ARRAYS_OF_A_MODEL = 24
 HESSIANS_OF_A_MODEL = 3
+# With an L1 norm a model takes about so many arrays more, and for each class a matrix of at most so many columns, those
+# that are not zero or nearly so.
+PAIRS_OF_A_MODEL, COLUMNS_OF_A_MODEL = 40, 1000
 
 # Share of the best objective without features below which an optimum moves far with the rows and with C: weaker
 # penalties are then solved along the path of their fold.
@@ -15,6 +18,13 @@ PATH_STRETCH = 1.5
 
 # Largest tolerance for the models of all rows where those of the folds start from them.
 CENTRE_TOL = 0.2
+
+# Powers of ten that values of C span from the smallest useful one on; fewer where there are more features than rows,
+# which weak penalties separate.
+DECADES_OF_C, DECADES_OF_C_WIDE = 4, 2
+
+# Share of the weight that a class without any has where its logarithm is an intercept.
+LEAST_SHARE = 1e-300
 
 # Strength, over S, of the penalty on an intercept that a candidate does not have: an intercept of 1e-30 changes no
 # logit.
