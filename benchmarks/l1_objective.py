@@ -8,8 +8,6 @@ from measure import BLOCK, CACHE
 from scipy.sparse import issparse
 from scipy.special import entr, expit, logsumexp, softmax
 
-ENDED_WELL = 1e-7  # largest relative distance between an optimum and its lower bound that is worth keeping
-
 
 class L1Objective:
     """F(W) = mean loss + ||coefficients||_1 / (C n) for each of B values of C.
@@ -25,12 +23,11 @@ class L1Objective:
         self.strengths = 1.0 / (Cs * self.n)
 
     def relative_gap(self, coef, intercept, optimum):
-        """The largest (F - optimum) / optimum of all models; infinite if some are missing."""
-        coef, intercept = self._shaped(coef, intercept)
-        if len(coef) < len(self.Cs):
+        """Return the largest (F - F*) / F* of all models; infinite if some are missing."""
+        if coef is None:
             return np.inf
-        gap = np.max(self.values(coef, intercept) / optimum - 1.0)
-        return float(gap) if np.isfinite(gap) else np.inf
+        coef, intercept = self.shaped(coef, intercept)
+        return optimum.gap(self.values(coef, intercept)) if len(coef) == len(self.Cs) else np.inf
 
     def values(self, coef, intercept):
         """F of every model."""
@@ -54,7 +51,8 @@ class L1Objective:
             dual = dual + self._entropy(targets + shrunk * (self._probabilities(eta) - targets)).sum(axis=0)
         return dual / self.n
 
-    def _shaped(self, coef, intercept):
+    def shaped(self, coef, intercept):
+        """Coefficients (B, K, p) and intercepts (B, K)."""
         intercept = np.asarray(intercept, dtype=np.float64).reshape(-1, self.K)
         return np.asarray(coef, dtype=np.float64).reshape(len(intercept), self.K, -1), intercept
 
@@ -82,33 +80,46 @@ class L1Objective:
 
 
 class Optimum:
-    """Least known values of an objective, with the distance to their bounds, kept in a file under the data's hash."""
+    """The least known values of an objective, kept in a file under the data's hash.
+
+    `uncertainty` is the largest relative distance to a bound from below, for the model where that is largest.
+    """
 
     def __init__(self, objective):
         self.objective = objective
         self.path = CACHE / f"l1-{fingerprint(objective)}.json"
-        known = json.loads(self.path.read_text()) if self.path.exists() else {}
-        self.values = np.array(known["values"]) if known else None
-        self.uncertainty = known.get("uncertainty")  # relative, the largest of all models
+        self.values = self.least = self.uncertainty = None
+        if self.path.exists():
+            known = json.loads(self.path.read_text())
+            self.values, self.uncertainty = np.array(known["values"]), known["uncertainty"]
+            self.least = self.values
 
     def find(self, fit):
-        """Compute them from what `fit()` returns, unless they are known."""
+        """Take them from what `fit()` returns, unless they are known."""
         if self.values is None:
-            coef, intercept = self.objective._shaped(*fit()[:2])
-            self.values = self.objective.values(coef, intercept)
-            bounds = self.objective.bounds(coef, intercept)
-            self.uncertainty = float(np.max(1.0 - bounds / self.values))
-            if self.uncertainty <= ENDED_WELL:
-                self.store()
+            coef, intercept = self.objective.shaped(*fit()[:2])
+            self.values = self.least = self.objective.values(coef, intercept)
+            self.uncertainty = float(np.max(1.0 - self.objective.bounds(coef, intercept) / self.values))
+            self._store()
         return self
 
-    def lower(self, gap):
-        """Note that some result was below, by the relative gap."""
-        self.values = self.values * (1.0 + gap)
-        self.store()
+    def gap(self, values):
+        """Return the largest relative distance of some other values, and keep them in mind."""
+        gap = np.max(values / self.values - 1.0)
+        if not np.isfinite(gap):
+            return np.inf
+        self.least = np.minimum(self.least, values)
+        return float(gap)
 
-    def store(self):
-        """Write the file."""
+    def correct(self):
+        """Return by which relative distance some result was below, and keep what is less for the next time."""
+        excess = float(np.max(1.0 - self.least / self.values))
+        if excess > 0:
+            self.values = self.least
+            self._store()
+        return excess
+
+    def _store(self):
         CACHE.mkdir(exist_ok=True)
         self.path.write_text(json.dumps({"values": self.values.tolist(), "uncertainty": self.uncertainty}))
 

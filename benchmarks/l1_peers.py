@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 from measure import THREADS
 from peers import TINY, Contestant, Fit, ours
-from scipy.sparse import csc_array, csc_matrix, csr_matrix, hstack, issparse
+from scipy.sparse import csc_matrix, csr_matrix, hstack, issparse
 from sklearn.linear_model import LogisticRegression
 
 from torchlogreg import TorchLogisticRegression, TorchLogisticRegressionCV
@@ -19,10 +19,16 @@ OURS, OURS_IN_TURN = "torchlogreg", "torchlogreg, warm starts"
 LIBLINEAR, SAGA = "scikit-learn liblinear", "scikit-learn saga"
 PER_DECADE = 4  # efforts by tolerance
 MANY = 100_000  # iterations, where the tolerance ends a fit
-CONSTANT = 100.0  # of the column that stands for an intercept where a peer has none without a penalty: the larger, the
-# smaller the penalty
+TIGHTEST = 12 * PER_DECADE
+CONSTANT = 1000.0  # of the column that stands for an intercept where a peer penalises it; 100 leaves gaps above 1e-6
 PENALISED = f"penalises the intercept, a little: it is the coefficient of a column of {CONSTANT:g}s"
+HESSIAN = 2**30  # bytes of the largest one that is formed
 MODULES = {"scikit-learn": "sklearn"}
+
+
+def is_ours(name):
+    """Whether a contestant is ours."""
+    return name.startswith(OURS)
 
 
 @dataclass(frozen=True)
@@ -32,9 +38,15 @@ class L1Contestant(Contestant):
     by_tolerance: bool = True
     threads: tuple[int | None, ...] = (None,)
 
+    def excluded(self, n, p, K, budget):
+        """Why it sits out a data set, or an empty string."""
+        if self.hessian and 8 * p**2 > HESSIAN:
+            return "Hessian too large"
+        return super().excluded(n, p, K, budget)
+
 
 def contestant(intercept, name, fit, prepare, **settings):
-    """A contestant whose package is the first word of its name."""
+    """Return a contestant whose package is the first word of its name."""
     package = name.split()[0].rstrip(",")
     return L1Contestant(
         name, partial(fit, intercept=intercept), prepare, package, MODULES.get(package, package), **settings
@@ -50,16 +62,17 @@ def singles(intercept):
     """All that fit one model."""
     one = partial(contestant, intercept)
     penalised = {"binary": True, "note": PENALISED if intercept else ""}
+    constant = partial(with_constant, intercept=intercept)
     return [
         one(OURS, fit_ours, as_it_is, by_tolerance=False, patience=2.0),
         one(LIBLINEAR, fit_liblinear, as_it_is, **penalised),
         one(SAGA, fit_saga, as_it_is, by_tolerance=False),
-        one("celer", fit_celer, partial(with_constant, intercept=intercept), **penalised),
+        one("celer", fit_celer, constant, **penalised),
         one("skglm", fit_skglm, by_column, binary=True),
         one("adelie", fit_adelie, for_adelie, binary=True, note="both of its loops get the same tolerance"),
-        one("glum", fit_glum, by_column, binary=True, threads=(None, 1), note="`irls-cd`"),
-        one("snapml", fit_snapml, as_it_is, by_tolerance=False, **penalised),
-        one("cyanure", fit_cyanure, for_cyanure),
+        one("glum", fit_glum, by_column, binary=True, hessian=True, threads=(None, 1), note="`irls-cd`"),
+        one("snapml", fit_snapml, partial(constant, prepare=for_snapml), by_tolerance=False, **penalised),
+        one("cyanure", fit_cyanure, for_cyanure, by_tolerance=False),
     ]
 
 
@@ -70,19 +83,19 @@ def paths(intercept):
     in_turn = "a fit for each C, with `warm_start`"
     liblinear = "a fit for each C" + (f"; {penalised}" if penalised else "")
     return [
-        one(OURS, path_ours, as_it_is, patience=2.0, note="`TorchLogisticRegressionCV`, one split that trains on all rows"),
+        one(OURS, path_ours, as_it_is, patience=2.0, note="`TorchLogisticRegressionCV`, a split of all rows"),
         one(OURS_IN_TURN, path_ours_in_turn, as_it_is, note=in_turn),
         one(LIBLINEAR, path_liblinear, as_it_is, note=liblinear),
         one(SAGA, path_saga, as_it_is, by_tolerance=False, note=in_turn),
         one("celer", path_celer, partial(with_constant, intercept=intercept), note=penalised),
         one("skglm", path_skglm, by_column, note=in_turn),
         one("adelie", fit_adelie, for_adelie, note="both of its loops get the same tolerance"),
-        one("glum", path_glum, by_column, threads=(None, 1), note="`irls-cd`, `alpha_search`"),
+        one("glum", path_glum, by_column, hessian=True, threads=(None, 1), note="`irls-cd`, `alpha_search`"),
     ]
 
 
 def tolerance(effort):
-    """The tolerance that an effort stands for."""
+    """Return the tolerance that an effort stands for."""
     return 10.0 ** (-effort / PER_DECADE)
 
 
@@ -93,15 +106,15 @@ def as_it_is(X, y):
 
 def by_column(X, y):
     """Columns one after the other, dense or CSC."""
-    return csc_array(X) if issparse(X) else np.asfortranarray(X), y
+    return csc_matrix(X) if issparse(X) else np.asfortranarray(X), y
 
 
-def with_constant(X, y, intercept):
-    """Columns one after the other, the last of them constant where there is to be an intercept; labels -1 and 1."""
+def with_constant(X, y, intercept, prepare=by_column):
+    """One more column, a constant one, where there is to be an intercept; labels -1 and 1."""
     if intercept:
         column = np.full((X.shape[0], 1), CONSTANT, dtype=X.dtype)
-        X = hstack([X, column]) if issparse(X) else np.hstack([X, column])
-    return csc_matrix(X) if issparse(X) else np.asfortranarray(X), 2.0 * y - 1.0
+        X = hstack([X, column], format="csr") if issparse(X) else np.hstack([X, column])
+    return prepare(X, 2.0 * y - 1.0)
 
 
 def for_adelie(X, y):
@@ -113,8 +126,13 @@ def for_adelie(X, y):
     return sparse(csc_matrix(X), method="naive", n_threads=1), y
 
 
+def for_snapml(X, y):
+    """Sparse: the older kind of CSC matrix, or rows one after the other."""
+    return csc_matrix(X) if issparse(X) else X, y
+
+
 def for_cyanure(X, y):
-    """The older kind of CSR matrix."""
+    """Sparse: the older kind of CSR matrix."""
     return csr_matrix(X) if issparse(X) else X, y
 
 
@@ -147,7 +165,7 @@ def fit_skglm(X, y, C, effort, intercept):
 
 
 def fit_adelie(X, y, C, effort, intercept):
-    """A model or a path."""
+    """Fit a model or a path."""
     from adelie import grpnet
     from adelie.glm import binomial
 
@@ -163,21 +181,21 @@ def fit_glum(X, y, C, effort, intercept):
 
 
 def fit_snapml(X, y, C, effort, intercept):
+    """Its own `fit_intercept` leaves the intercept at zero where the penalty is an L1 norm."""
     from snapml import LogisticRegression as SnapML
 
-    settings = {"penalty": "l1", "dual": False, "fit_intercept": intercept, "intercept_scaling": CONSTANT}
-    model = SnapML(regularizer=1.0 / C, max_iter=effort, tol=TINY, n_jobs=1, random_state=0, **settings).fit(X, y)
-    constant = model.intercept_ if intercept else 0.0
-    return Fit(np.reshape(model.coef_, (1, -1)), np.reshape(constant, -1))
+    settings = {"penalty": "l1", "dual": False, "fit_intercept": False, "n_jobs": 1, "random_state": 0}
+    model = SnapML(regularizer=1.0 / C, max_iter=effort, tol=TINY, **settings).fit(X, y)
+    return without_constant(np.reshape(model.coef_, (1, -1)), intercept)
 
 
 def fit_cyanure(X, y, C, effort, intercept):
     from cyanure.estimators import Classifier
 
-    settings = {"penalty": "l1", "lambda_1": 1.0 / (C * X.shape[0]), "fit_intercept": intercept, "max_iter": MANY}
+    settings = {"penalty": "l1", "lambda_1": 1.0 / (C * X.shape[0]), "fit_intercept": intercept, "tol": TINY}
     settings |= {"loss": "multiclass-logistic", "multi_class": "multinomial"} if y.max() > 1 else {"loss": "logistic"}
-    model = Classifier(tol=tolerance(effort), n_threads=THREADS, verbose=False, **settings).fit(X, y)
-    coef = np.reshape(model.coef_, (-1, X.shape[1]))
+    model = Classifier(max_iter=effort, n_threads=THREADS, verbose=False, **settings).fit(X, y)
+    coef = np.reshape(model.coef_, (X.shape[1], -1)).T  # (p, K)
     return Fit(coef, np.reshape(model.intercept_, -1) if intercept else np.zeros(len(coef)))
 
 

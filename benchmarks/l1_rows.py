@@ -48,14 +48,14 @@ class Row:
         return X, np.unique(y, return_inverse=True)[1]
 
     def values_of_C(self, X, y, n_models):
-        """The values of C, (n_models,) for a path and (1,) for a single model."""
+        """Return the values of C, (n_models,) for a path and (1,) for a single model."""
         if self.is_path:
             return least_useful_C(X, y, self.intercept) * np.logspace(np.log10(LEAST), self.decades, n_models)
         return np.array([self.C * least_useful_C(X, y, self.intercept) if self.relative else self.C])
 
 
 def least_useful_C(X, y, intercept):
-    """The C below which all coefficients are zero: 1 / max |X'(Y - P)|, P the probabilities without any."""
+    """Return the C below which all coefficients are zero: 1 / max |X'(Y - P)|, P the probabilities then."""
     K = int(y.max()) + 1
     Y = np.eye(K)[y]
     residual = Y - (Y.mean(axis=0) if intercept else 1.0 / K)
@@ -101,7 +101,7 @@ SIX, FOUR, LEVEL = {FASTEST: 6.0}, {FASTEST: 4.0}, {FASTEST: 1 / 1.2}
 TALL = {"make": partial(isotropic, p=54), "n": 500_000, "quick": 10_000}
 CORRELATED = {"make": partial(correlated, p=300), "n": 100_000, "quick": 2_000}
 IMAGES = {"make": mnist, "n": 20_000, "quick": 500, "budget": 60.0}
-# Two of the peers for these have no intercept that is free of a penalty, so that nobody gets one.
+# celer and snapml, strong on these, have no intercept that is free of a penalty; so nobody gets one.
 WORDS = {"make": text, "n": 60_000, "quick": 2_000, "intercept": False}
 AR = {"make": neighbours, "n": 500, "quick": 60, "intercept": False}
 WIDE = {"make": partial(isotropic, p=20_000), "n": 500, "quick": 60, "intercept": False}
