@@ -15,6 +15,8 @@ from sklearn.datasets import load_digits
 
 from torchlogreg import TorchLogisticRegression, TorchLogisticRegressionCV, TorchSoftmaxClassifier
 from torchlogreg._data.dense import DenseDesign
+from torchlogreg._data.design import Access
+from torchlogreg._data.device_cost import Rates, Table, Work
 from torchlogreg._objective.losses import Binomial, Multinomial
 from torchlogreg._objective.objective import Objective
 from torchlogreg._objective.penalties import ElasticNet, Strengths
@@ -33,6 +35,11 @@ TABLE = {False: (5_000_000, 100, 2), True: (3_000, 10, 2)}
 PROBE = {False: (1_280_000, 768, 1000), True: (900, 12, 15)}
 GRID = {False: (500_000, 100, 2), True: (300, 5, 2)}
 MEMORY = {False: (500_000, 100, 2), True: (300, 10, 2)}
+# By side, for a device is done with few rows before its kernels are launched.
+ARITHMETIC = {
+    False: {"host": (20_000, 256, 200), "device": (400_000, 256, 200)},
+    True: {"host": (300, 12, 15), "device": (300, 12, 15)},
+}
 COPIED = {False: 2**30, True: 2**16}  # bytes
 PARITY = {
     False: {"binary": (400, 6, 2), "softmax": (500, 8, 4), "large": (9_000, 10, 3), "wide": (60, 200, 3)},
@@ -102,14 +109,17 @@ def seconds_of(device, function, repeats=5):
 
 
 def card(run):
-    """Time the first use, copies and passes: what the rule for device="auto" needs."""
+    """Time the first use, copies, passes, arithmetic and calls: what the rule for device="auto" needs."""
     for name, needs, function in (
         ("first use", 5, first_use),
         ("copies", 10, copies),
         ("pass", 10, pass_over_table),
+        ("arithmetic", 20, arithmetic),
+        ("calls", 2, calls),
     ):
         found = run.step(name, needs, function)
         run.figures.update({key: value for key, value in (found or {}).items() if value is not None})
+    run.constants = run.step("constants", 0, constants) or {}
     run.step("auto", 0, break_even)
 
 
@@ -152,18 +162,78 @@ def pass_over_table(run):
     return out
 
 
-def break_even(run, n_passes=10):
-    """Bytes of X from which a fit with that many passes repays its copy, with and without the start of a context."""
+def arithmetic(run):
+    """Multiplications and additions a second in a pass with many classes, by side and dtype."""
+    out = {}
+    for where, device in (("host", "cpu"), ("device", run.device)):
+        n, p, n_classes = ARITHMETIC[run.toy][where]
+        for dtype in (torch.float32, torch.float64):
+            if dtype in dtypes(device):
+                X, y = planted((n, p, n_classes), dtype, device)
+                rate = 4.0 * n * p * n_classes / one_pass(X, y, n_classes)
+                out[f"{where}_flops_per_s_{dtype}".replace("torch.", "")] = rate
+    return out
+
+
+def calls(run, n_calls=1000):
+    """Seconds of one operation on a few numbers, on both sides."""
+    out = {}
+    for where, device in (("host", "cpu"), ("device", run.device)):
+        x = torch.zeros(8, device=device)
+
+        def work(x=x):
+            for _ in range(n_calls):
+                x.add_(1.0)
+
+        out[f"{where}_call_s"] = seconds_of(device, work) / n_calls
+    return out
+
+
+def constants(run):
+    """Give the constants of `torchlogreg._data.tuning` that depend on the machine, by their names there."""
     f = run.figures
-    saved = 2 * n_passes * (1 / f["pass_host_bytes_per_s"] - 1 / f["pass_device_bytes_per_s"])
-    saved -= 1 / f["copy_from_host_bytes_per_s"]  # seconds for each byte
-    context = f["context_s"] + f["first_product_s"]
+
+    def rates(where):
+        return {np.dtype(name).itemsize: f.get(f"{where}_flops_per_s_{name}") for name in ("float32", "float64")}
+
     return {
-        "passes": n_passes,
-        "seconds_saved_per_byte": saved,
-        "break_even_bytes_in_a_fresh_process": context / saved if saved > 0 else None,
-        "repays_the_copy": saved > 0,
+        "HOST_BYTES_PER_S": f.get("pass_host_bytes_per_s"),
+        "DEVICE_BYTES_PER_S": f.get("pass_device_bytes_per_s"),
+        "HOST_FLOPS_PER_S": rates("host"),
+        "DEVICE_FLOPS_PER_S": rates("device"),
+        "HOST_CALL_SECONDS": f.get("host_call_s"),
+        "LAUNCH_SECONDS": f.get("device_call_s"),
+        "BUS_BYTES_PER_S": f.get("copy_from_host_bytes_per_s"),
+        "START_SECONDS": f["context_s"] + f["first_product_s"] if "context_s" in f else None,
     }
+
+
+def break_even(run):
+    """Rows from which the rule with these constants takes the device, and with those that the package has."""
+    c = run.constants
+    host = Rates(c["HOST_BYTES_PER_S"], c["HOST_FLOPS_PER_S"], c["HOST_CALL_SECONDS"])
+    device = Rates(
+        c["DEVICE_BYTES_PER_S"],
+        c["DEVICE_FLOPS_PER_S"],
+        c["LAUNCH_SECONDS"],
+        c["BUS_BYTES_PER_S"],
+        c["START_SECONDS"],
+    )
+    out = {}
+    for p, n_logits, dtype in (
+        *((100, 1, dtype) for dtype in dtypes(run.device)[:2] if dtype in (torch.float32, torch.float64)),
+        (768, 1000, torch.float32),
+    ):
+
+        def pays(n, *rates, p=p, n_logits=n_logits, size=dtype.itemsize):
+            return Work.of(Table((n, p), n_logits, size, size), Access()).pays(*rates)
+
+        sizes = [2**k for k in range(6, 40)]
+        out[f"rows of {p}, {n_logits} logits, {dtype}".replace("torch.", "")] = {
+            "with these constants": next((n for n in sizes if pays(n, host, device)), None),
+            "as it is": next((n for n in sizes if pays(n)), None),
+        }
+    return out
 
 
 def one_pass(X, y, n_classes):

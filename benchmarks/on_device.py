@@ -32,15 +32,15 @@ PATIENCE = 4.0  # times the seconds that a step is expected to take, after which
 class Run:
     """The steps of one run: each is isolated, stops in time, and is on the disk when the next one begins.
 
-    `figures` is what later steps need of earlier ones, such as the bandwidth of the device; `stop` is when the step has
-    to end.
+    `figures` is what later steps need of earlier ones, such as the bandwidth of the device, and `constants` what the
+    rule of device="auto" has in its tuning table; `stop` is when the step has to end.
     """
 
     def __init__(self, device, toy, seconds, path):
         self.device, self.toy, self.path = device, toy, path
         self.deadline = time.monotonic() + seconds
         self.stop = self.deadline  # of the step that runs
-        self.part, self.records, self.figures = "", [], {}
+        self.part, self.records, self.figures, self.constants = "", [], {}, {}
 
     def left(self):
         """Seconds until the run has to end."""
@@ -139,9 +139,11 @@ def summary(run):
     """Print the card, the constants for ``device="auto"``, and what failed."""
     described = [record["result"] for record in run.records if record["step"] == "machine" and "result" in record]
     print(f"\nDevice: {described[0].get('Device', 'the CPU itself') if described else run.device}")
-    print('For the rule of device="auto":')
-    for name, value in run.figures.items():
-        print(f"  {name} = {value:.3g}")
+    print('For the rule of device="auto", in torchlogreg/_data/tuning.py:')
+    for name, value in run.constants.items():
+        by_bytes = isinstance(value, dict)  # of a number
+        value = {size: as_json(rate) for size, rate in value.items()} if by_bytes else as_json(value)
+        print(f"  {name} = {value}")
     skipped = sum("skipped" in record for record in run.records)
     print(f"{len(run.records)} steps, {skipped} skipped, {len(run.failed)} failed; in {run.path}")
     for name in run.failed:

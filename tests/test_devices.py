@@ -27,7 +27,7 @@ from torchlogreg import (
     TorchSoftmaxClassifierCV,
     to_torch,
 )
-from torchlogreg._data.device import resolve_device
+from torchlogreg._data.device import choose_device
 from torchlogreg._model_selection.grid_search import _batches
 from torchlogreg.callbacks import Checkpoint, EarlyStopping, LiveBoundary
 
@@ -249,4 +249,4 @@ def test_candidates_of_a_search_stay_one_batch():
 
 def test_the_device_of_a_tensor_on_an_apple_is_available_there(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert resolve_device(torch.device("mps", 0), torch.zeros(1, 1), 1) == torch.device("mps", 0)
+    assert choose_device(torch.device("mps", 0), torch.zeros(1, 1), None).device == torch.device("mps", 0)

@@ -254,17 +254,19 @@ def test_a_model_for_another_device_predicts_here():
 
 
 def test_the_choice_of_a_device(monkeypatch):
-    from torchlogreg._data.device import available_devices, resolve_device
-    from torchlogreg._data.tuning import MIN_ACCELERATOR_WORK
+    from torchlogreg._data.device import available_devices, choose_device
+    from torchlogreg._data.device_cost import Work
 
+    little, much = Work(1.0, 1.0, 1.0, 1.0, 8), Work(1e12, 1e12, 1.0, 1.0, 8)
     host = torch.zeros(1, 1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert available_devices()[:4] == ["cpu", "cuda", "cuda:0", "cuda:1"]
-    assert resolve_device("auto", host, MIN_ACCELERATOR_WORK - 1).type == "cpu"
-    assert resolve_device("auto", host, MIN_ACCELERATOR_WORK).type == "cuda"
-    assert resolve_device("cpu", host, MIN_ACCELERATOR_WORK).type == "cpu"
-    assert resolve_device("cuda:1", host, 1) == torch.device("cuda", 1)
+    assert choose_device("auto", host, little).device.type == "cpu"
+    assert choose_device("auto", host, much).device.type == "cuda"
+    assert choose_device("auto", host, None).device.type == "cpu"
+    assert choose_device("cpu", host, much).device.type == "cpu"
+    assert choose_device("cuda:1", host, little).device == torch.device("cuda", 1)
 
 
 def test_a_tensor_on_an_accelerator_is_checked_there():

@@ -8,6 +8,8 @@ import pretend
 import pytest
 import torch
 
+from torchlogreg._data import tuning
+
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 NO_BACKWARD = "Cannot access accelerator device when none is available."
 
@@ -60,8 +62,9 @@ def test_parts_run_on_a_pretend_device(command, figures_of_memory, capsys):
     check([line for line in lines if line not in backward], parts)
     printed = capsys.readouterr().out
     assert "Device: Pretend 1000" in printed
-    constants = ["context_s", "copy_from_host_bytes_per_s", "pass_host_bytes_per_s", "pass_device_bytes_per_s"]
+    (constants,) = (line["result"] for line in lines if line["step"] == "constants")
     assert all(f"  {name} = " in printed for name in constants)
+    assert set(constants) <= set(vars(tuning))
 
 
 def test_parts_run_on_the_cpu(command):

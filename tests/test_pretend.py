@@ -48,6 +48,7 @@ from torchlogreg import (
 )
 from torchlogreg._data import device, training_data, tuning
 from torchlogreg._data.dense import DenseDesign
+from torchlogreg._data.device_cost import Work
 from torchlogreg._data.streamed import StreamedDesign
 from torchlogreg._estimators import fitting
 from torchlogreg._model_selection import fit_and_score, scoring
@@ -903,5 +904,5 @@ def test_waits_and_kernels_are_counted():
 def test_xpu_is_offered():
     with pretend.devices("xpu"):
         assert device.available_devices()[:3] == ["cpu", "xpu", "xpu:0"]
-        assert device.resolve_device("auto", torch.zeros(1, 1), tuning.MIN_ACCELERATOR_WORK).type == "xpu"
+        assert device.choose_device("auto", torch.zeros(1, 1), Work(1e12, 1e12, 1.0, 1.0, 4)).device.type == "xpu"
         assert SOFTMAX(device="xpu").fit(X3, Y3).device_ == "xpu:0"

@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 
 
 class Access(NamedTuple):
-    """How a solver goes through X, which decides how X is best stored."""
+    """How a solver goes through X, which decides how X is best stored, and where."""
 
     in_random_order: bool = False  # row by row, not in blocks of consecutive rows
     by_products: bool = True  # through products with X and samples of its rows alone
+    batch_rows: int | None = None  # rows that are multiplied together; None for blocks of many
+    n_models: int = 1  # that share the passes
+    n_passes: int | None = None  # None where it is not known beforehand
 
 
 class Design(ABC):

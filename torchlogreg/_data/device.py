@@ -4,7 +4,7 @@ from typing import NamedTuple, Self
 
 import torch
 
-from torchlogreg._data import tuning
+from torchlogreg._data.device_cost import Work
 
 
 class Placement(NamedTuple):
@@ -43,18 +43,40 @@ def available_devices() -> list[str]:
     return names
 
 
-def resolve_device(device: str | torch.device, X, work: int) -> torch.device:
-    """The device that a fit of X runs on; `work` is the size of one pass, n p K."""
-    name = str(device)
-    if name == "auto":
-        if X.device.type != "cpu" or work < tuning.MIN_ACCELERATOR_WORK:
-            return X.device
-        for kind in ("cuda", "xpu"):
-            if getattr(torch, kind).is_available():
-                return torch.device(kind)
-        # Without float64 an MPS device is a fair choice for single precision only.
-        return torch.device("mps" if X.dtype == torch.float32 and torch.backends.mps.is_available() else "cpu")
-    names = available_devices()
-    if name not in names:
-        raise ValueError(f"device={name!r} is not available here. Choose 'auto' or one of {names}.")
-    return torch.device(name)
+class Choice(NamedTuple):
+    """Where a fit runs, and the reason in a sentence that begins with the name of the device."""
+
+    device: torch.device
+    reason: str
+
+    @classmethod
+    def of(cls, device: str | torch.device, because: str) -> Self:
+        return cls(torch.device(device), f"{device}: {because}")
+
+
+def choose_device(asked: str | torch.device, X, work: Work | None) -> Choice:
+    """The device for a fit of X; `work` is None where products with X run on the host.
+
+    The work is looked at first, and devices are looked for only if it pays: to ask CUDA how many there are starts no
+    context, but it does start the driver, after which a forked process cannot use it.
+    """
+    if str(asked) != "auto":
+        names = available_devices()
+        if str(asked) not in names:
+            raise ValueError(f"device={str(asked)!r} is not available here. Choose 'auto' or one of {names}.")
+        return Choice.of(asked, "the parameter device asks for it")
+    if X.device.type != "cpu":
+        return Choice.of(X.device, "the rows are there already")
+    if work is None:
+        return Choice.of("cpu", "products with a sparse X run on the host")
+    if not work.pays():
+        return Choice.of("cpu", work.why_not())
+    for kind in ("cuda", "xpu"):
+        if getattr(torch, kind).is_available():
+            return Choice.of(kind, work.why())
+    if not torch.backends.mps.is_available():
+        return Choice.of("cpu", "no accelerator was found")
+    # Without float64 an MPS device is a fair choice for single precision only.
+    if X.dtype != torch.float32:
+        return Choice.of("cpu", f"mps is chosen for float32 alone, and X is {str(X.dtype).removeprefix('torch.')}")
+    return Choice.of("mps", work.why())

@@ -3,6 +3,7 @@
 import copy
 import math
 import numbers
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -15,7 +16,9 @@ from torchlogreg._data import tuning
 from torchlogreg._data.array_api import Space, numpy_of
 from torchlogreg._data.array_blocks import ArrayBlocks
 from torchlogreg._data.design import Access, Design, is_wide_table
-from torchlogreg._data.device import resolve_device, widest_dtype
+from torchlogreg._data.device import Choice, choose_device, widest_dtype
+from torchlogreg._data.device_cost import Table, Work
+from torchlogreg._data.products import product_dtype
 from torchlogreg._data.scanned_stream import Block, ScannedStream
 from torchlogreg._data.storage import (
     StoredX,
@@ -63,6 +66,7 @@ class TrainingData(NamedTuple):
     mass: np.ndarray | None = None  # (n_classes,) total weight of each class; None for a block of `partial_fit`
     sample_weight: np.ndarray | None = None  # (n,) without class weights; None if it was not given
     factor: np.ndarray | None = None  # (n_classes,) class weights, where they were given
+    device_reason: str = ""  # why X is where it is
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -79,7 +83,7 @@ def fit_data(
     *,
     validated: bool = False,
 ) -> TrainingData:
-    """What `training_data` returns, or a stream: of blocks, or of a memory-mapped file.
+    """What `training_data` returns, where the fit runs, or a stream: of blocks, or of a memory-mapped file.
 
     With `validated`, early stopping holds out no rows, because there are other rows to validate on.
     """
@@ -91,7 +95,7 @@ def fit_data(
     if y is not None and _is_large_file(X) and not scattered and not is_wide_table(*X.shape):
         return _streamed(estimator, ArrayBlocks(X, *_sliceable(X, y, sample_weight)), access)
     try:
-        return training_data(estimator, X, y, sample_weight, access)
+        return placed(estimator, training_data(estimator, X, y, sample_weight), access, or_streamed=not scattered)
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if not ran_out(error) or scattered or (isinstance(X, torch.Tensor) and X.device.type != "cpu"):
             raise
@@ -99,7 +103,8 @@ def fit_data(
     stand_in = copy.copy(estimator)
     checked = checked_X(stand_in, X, reset=True)
     data = _streamed(estimator, ArrayBlocks(checked, *_sliceable(checked, y, sample_weight)), access)
-    return data._replace(schema={**data.schema, **_schema(stand_in)})
+    reason = f"{data.device_reason}; X does not fit in its memory, and its blocks are copied in each pass"
+    return data._replace(schema={**data.schema, **_schema(stand_in)}, device_reason=reason)
 
 
 def _is_large_file(X) -> bool:
@@ -139,13 +144,14 @@ def _streamed(estimator, source, access: Access, validated: bool = False) -> Tra
     mass = stream.mass * stream.factor
     check_presence(classes, mass)
     like = torch.empty(0, dtype=stream.dtype, device=stream.device)
-    stream.device = resolve_device(estimator.device, like, work=stream.numel() * n_logits_of(classes))
+    table = _table(like, stream.shape, classes)._replace(is_streamed=True)
+    stream.device, reason = choose_device(estimator.device, like, Work.of(table, access))
     dtype = np.dtype(np.float32 if stream.dtype == torch.float32 else np.float64)
     if stream.device.type == "mps":
         stream.dtype = torch.float32
     schema = {**_schema(stand_in), "classes_": classes}
     factor = None if given is None else stream.factor
-    return TrainingData(stream, None, None, classes, schema, dtype, Space(), mass, factor=factor)
+    return TrainingData(stream, None, None, classes, schema, dtype, Space(), mass, factor=factor, device_reason=reason)
 
 
 def _check_repeatable(estimator, source, access: Access, validated: bool) -> None:
@@ -199,8 +205,8 @@ def _schema(stand_in):
     return {name: value for name, value in vars(stand_in).items() if name in ("n_features_in_", "feature_names_in_")}
 
 
-def training_data(estimator, X, y, sample_weight, access: Access = Access()) -> TrainingData:  # noqa: B008 - immutable
-    """Check the arguments of `fit` without touching the estimator."""
+def training_data(estimator, X, y, sample_weight) -> TrainingData:
+    """Check the arguments of `fit` without touching the estimator; X is where it was."""
     if is_no_table(X) or (y is None and is_stream(X)):
         raise ValueError(STREAMED)
     space = Space.of(X)
@@ -215,14 +221,11 @@ def training_data(estimator, X, y, sample_weight, access: Access = Access()) -> 
     check_number_of_classes(estimator, classes)
     mass = np.bincount(codes, weights=weight, minlength=len(classes))
     check_presence(classes, mass)
-    X, dtype = _on_device(estimator, X, classes)
-    if access.by_products:
-        X = sparsify_if_mostly_zero(X)
-    return TrainingData(X, codes, weight, classes, schema, dtype, space, mass, given, factor)
+    return TrainingData(X, codes, weight, classes, schema, _coefficient_dtype(X), space, mass, given, factor)
 
 
 def block_data(estimator, X, y, classes, sample_weight) -> TrainingData:
-    """Check the arguments of `partial_fit` without touching the estimator."""
+    """Check the arguments of `partial_fit` without touching the estimator; X is where it was."""
     if is_no_table(X):
         raise ValueError("partial_fit takes the blocks of a stream one by one: partial_fit(X, y) for each of them.")
     if estimator.class_weight == "balanced":
@@ -250,8 +253,7 @@ def block_data(estimator, X, y, classes, sample_weight) -> TrainingData:
         weight = class_weighted(weight, class_weights(estimator.class_weight, given, codes, weight), codes)
     if not weight.any():
         raise ValueError("class_weight leaves no row of this block; at least one weight must be positive.")
-    X, dtype = _on_device(estimator, X, given)
-    return TrainingData(X, codes, weight, given, schema, dtype, space)
+    return TrainingData(X, codes, weight, given, schema, _coefficient_dtype(X), space)
 
 
 def _checked_pair(estimator, X, y, *, reset):
@@ -267,11 +269,39 @@ def _checked_pair(estimator, X, y, *, reset):
     return X, y, _schema(stand_in)
 
 
-def _on_device(estimator, X: StoredX, classes: np.ndarray) -> tuple[StoredX, np.dtype]:
-    """X where the fit runs, and the dtype of the coefficients."""
-    dtype = np.dtype(np.float32 if X.dtype.is_floating_point and X.dtype != torch.float64 else np.float64)
-    work = 0 if stays_on_host(X) else X.numel() * n_logits_of(classes)
-    return _moved(X, resolve_device(estimator.device, X, work)), dtype
+def _coefficient_dtype(X: StoredX) -> np.dtype:
+    return np.dtype(np.float32 if X.dtype.is_floating_point and X.dtype != torch.float64 else np.float64)
+
+
+def placed(estimator, data: TrainingData, access: Access, *, or_streamed: bool = False) -> TrainingData:
+    """The data where the fit runs, with the reason.
+
+    With device="auto", an X for which the accelerator has no memory stays on the host, unless it may be streamed and
+    that pays: then the error is raised, as for a device that was asked for.
+    """
+    X = data.X
+    assert not isinstance(X, ScannedStream)  # which is placed where it is opened
+    table = None if stays_on_host(X) else _table(X, X.shape, data.classes)
+    choice = choose_device(estimator.device, X, None if table is None else Work.of(table, access))
+    try:
+        X = _moved(X, choice.device)
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        by_rule = str(estimator.device) == "auto" and choice.device.type != "cpu"
+        if not ran_out(error) or not by_rule or table is None:
+            raise
+        in_blocks = table._replace(stored_bytes=table.number_bytes, is_streamed=True)
+        if or_streamed and Work.of(in_blocks, access).pays():
+            raise
+        choice = Choice.of("cpu", f"X does not fit in the memory of {choice.device}")
+    if access.by_products:
+        X = sparsify_if_mostly_zero(X)
+    return data._replace(X=X, device_reason=choice.reason)
+
+
+def _table(X: StoredX, shape: Sequence[int], classes: np.ndarray) -> Table:
+    """What the cost of a fit depends on: a shape, and the dtype of X."""
+    n, p = shape
+    return Table((n, p), n_logits_of(classes), product_dtype(X).itemsize, X.element_size())
 
 
 def design_of(data: TrainingData, loss, index: np.ndarray | None = None, *, intercept: bool) -> Design:

@@ -88,9 +88,27 @@ HASHED_BYTES = 2**20
 # The same on an accelerator.
 ACCELERATOR_HASHED_BYTES = 2**26
 
-# --- Checks and devices.
+# --- Checks.
 
 # Numbers of X that are checked together for NaN and infinity.
 FINITE_CHECK_NUMBERS = 2**22
-# Work of one pass (n p K) from which an accelerator is expected to repay the copy of X, for device="auto".
-MIN_ACCELERATOR_WORK = 50_000_000
+
+# --- The rule of device="auto" (`device_cost.py`); docs/devices.md has the same table.
+# What concerns the host was measured on two Zen 4 cores that others used as well, and is rounded. What concerns an
+# accelerator is assumed, not measured, for no GPU has run this yet. benchmarks/on_device.py prints all by name.
+
+# Bytes a second that a pass over X moves, X counted twice. The host: 1,000,000 x 100 and one logit, float32, two cores.
+HOST_BYTES_PER_S, DEVICE_BYTES_PER_S = 7e9, 1e12
+# Multiplications and additions a second of a pass with 200 logits, by the bytes of a number (float32, float64).
+HOST_FLOPS_PER_S, DEVICE_FLOPS_PER_S = {4: 2e10, 8: 1.2e10}, {4: 5e12, 8: 1e12}
+# Seconds of an operation on a few numbers.
+HOST_CALL_SECONDS, LAUNCH_SECONDS = 7e-6, 1e-5
+# Bytes a second from the host's pageable memory to a device.
+BUS_BYTES_PER_S = 1e10
+# Seconds from the first use of a device to the end of the first product there.
+START_SECONDS = 1.0
+# Passes over the data of a fit. It is the same for all solvers and whatever max_iter is: with another max_iter a
+# checkpoint is resumed, and that has to be where the fit began.
+ASSUMED_PASSES = 10
+# Operations in a pass, and for each block or mini-batch in it: counted on the pretend device of the tests.
+CALLS_PER_PASS, CALLS_PER_BATCH = 130, 16

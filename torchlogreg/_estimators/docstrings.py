@@ -97,8 +97,8 @@ _TEMPLATE = """{summary}
 
     device : str or torch.device, default='auto'
         Where to compute: ``'cpu'``, ``'cuda'``, ``'cuda:1'``, ``'xpu'``, ``'mps'``. With ``'auto'`` a tensor stays on
-        its device; other data is moved to an accelerator if there is one and the computation is large enough to be
-        worth the copy. Sparse X stays on the CPU.
+        its device; other data is moved to an accelerator if there is one and it is expected to be done sooner, its
+        start and the copy of X included. Sparse X stays on the CPU. `device_reason_` says what was decided, and why.
 
     Attributes
     ----------
@@ -154,6 +154,9 @@ _TEMPLATE = """{summary}
 
     device_ : str
         The device that was used.
+
+    device_reason_ : str
+        Why it was used, in a sentence.
 
     n_features_in_ : int
         Number of features.
@@ -235,7 +238,7 @@ _CV_TEMPLATE = """{summary}
         Whether to print how many models are done. ``set_callbacks(ProgressBar())`` shows a progress bar.
 
     device : str or torch.device, default='auto'
-        Where to compute; see :class:`{single}`.
+        Where to compute; see :class:`{single}`. With ``'auto'`` the number of models counts.
 
     Attributes
     ----------
@@ -288,6 +291,9 @@ _CV_TEMPLATE = """{summary}
 
     device_ : str
         The device that was used.
+
+    device_reason_ : str
+        Why it was used, in a sentence.
 
     n_features_in_ : int
         Number of features.

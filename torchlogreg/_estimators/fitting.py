@@ -59,6 +59,7 @@ def fitted_attributes(problem: FitProblem, result: Result, history: FitHistory) 
         **model_attributes(problem.columns.leave(result.point.W), data, design.intercept),
         "solver_": problem.solver.name,
         "device_": str(design.device),
+        "device_reason_": data.device_reason,
         "n_iter_": data.space.array(result.n_iter.numpy(force=True).astype(np.int32)),
         "converged_": bool(result.converged),
         "objective_": float(result.point.value),

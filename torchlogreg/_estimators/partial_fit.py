@@ -11,11 +11,13 @@ import numpy as np
 import torch
 
 from torchlogreg._data.array_api import numpy_of
+from torchlogreg._data.design import Access
 from torchlogreg._data.finite import explained
 from torchlogreg._data.scanned_stream import ScannedStream
-from torchlogreg._data.training_data import TrainingData, block_data, bytes_of_rows, design_of, total_weight
+from torchlogreg._data.training_data import TrainingData, block_data, bytes_of_rows, design_of, placed, total_weight
 from torchlogreg._estimators import tuning
 from torchlogreg._estimators.attributes import model_attributes
+from torchlogreg._estimators.problem import batch_rows
 from torchlogreg._estimators.start import start_coefficients
 from torchlogreg._objective.losses import Loss, loss_of
 from torchlogreg._objective.objective import Objective
@@ -95,7 +97,8 @@ def partial_fit_attributes(estimator: Any, X, y, classes, sample_weight) -> dict
     """The attributes of the estimator after one epoch over a block."""
     before = PartialFitState.restored(estimator._seen) if hasattr(estimator, "_seen") else None
     with package_settings(), torch.inference_mode(False), torch.no_grad(), translated(device=True):
-        data = block_data(estimator, X, y, classes, sample_weight)
+        access = Access(in_random_order=True, by_products=False, batch_rows=batch_rows(estimator), n_passes=1)
+        data = placed(estimator, block_data(estimator, X, y, classes, sample_weight), access)
     n_iter = 1 + (0 if before is None else int(np.max(numpy_of(estimator.n_iter_))))
     with torch.inference_mode(False), torch.no_grad(), explained(data.X):
         for attempt in attempts():
@@ -109,6 +112,7 @@ def partial_fit_attributes(estimator: Any, X, y, classes, sample_weight) -> dict
         **attributes,
         "solver_": SGD.name,
         "device_": device,
+        "device_reason_": data.device_reason,
         "n_iter_": data.space.array(np.array([n_iter], dtype=np.int32)),
         "converged_": False,
         "loss_curve_": data.space.array(curve),

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from sklearn.model_selection import StratifiedShuffleSplit
 
+from torchlogreg._data.design import Access
 from torchlogreg._data.training_data import TrainingData, design_of, fit_data
 from torchlogreg._estimators.start import start_coefficients
 from torchlogreg._monitoring.monitors import Validation, held_out_data, validation_data
@@ -16,7 +17,7 @@ from torchlogreg._objective.objective import Objective
 from torchlogreg._objective.penalties import ElasticNet, strengths
 from torchlogreg._objective.reparametrisation import NonEmptyColumns
 from torchlogreg._runtime.out_of_memory import translated
-from torchlogreg._solvers import access_of, is_stochastic, solver_class, takes_kinks
+from torchlogreg._solvers import access_of, is_stochastic, solver_class, takes_kinks, tuning
 from torchlogreg._solvers.base import Solver
 
 
@@ -31,6 +32,17 @@ def check_combination(estimator: Any) -> None:
         )
 
 
+def fit_access(estimator: Any, n_models: int = 1) -> Access:
+    """How the solver of an estimator goes through X for so many models."""
+    access = access_of(estimator.solver)._replace(n_models=n_models)
+    return access._replace(batch_rows=batch_rows(estimator)) if access.in_random_order else access
+
+
+def batch_rows(estimator: Any) -> int | None:
+    """The rows of a mini-batch; None for all."""
+    return tuning.AUTOMATIC_BATCH_ROWS if estimator.batch_size == "auto" else estimator.batch_size
+
+
 class FitInputs(NamedTuple):
     """What a fit was given, checked."""
 
@@ -43,7 +55,7 @@ class FitInputs(NamedTuple):
 def fit_inputs(estimator: Any, X, y, sample_weight, *, start: tuple, validation: tuple) -> FitInputs:
     """Check the arguments of `fit`, among them a `start` (coef, intercept) and `validation` (X, y, sample_weight)."""
     with translated(device=True):
-        access = access_of(estimator.solver)
+        access = fit_access(estimator)
         data = fit_data(estimator, X, y, sample_weight, access, validated=validation[0] is not None)
         monitor = validation_data(estimator, data, *validation)
     loss = loss_of(len(data.classes))

@@ -15,8 +15,9 @@ from torchlogreg._data.array_api import Space, numpy_of
 from torchlogreg._data.finite import explained
 from torchlogreg._data.prediction import prediction_design
 from torchlogreg._data.targets import class_weighted, class_weights
-from torchlogreg._data.training_data import TrainingData, design_of, training_data
+from torchlogreg._data.training_data import TrainingData, design_of, placed, training_data
 from torchlogreg._estimators.attributes import model_attributes, storage_rounding
+from torchlogreg._estimators.problem import fit_access
 from torchlogreg._model_selection.batched_fits import BatchedFits, Method, Results, Weights
 from torchlogreg._model_selection.paths import Candidates
 from torchlogreg._monitoring.callback_context import FitCall
@@ -25,7 +26,6 @@ from torchlogreg._objective.penalties import strengths
 from torchlogreg._runtime.out_of_memory import attempts, translated, with_room
 from torchlogreg._runtime.threads import caller_settings, fit_arithmetic, mapped, package_settings, plain_arithmetic
 from torchlogreg._runtime.warn import warn
-from torchlogreg._solvers import access_of
 
 BATCHED = {"C", "class_weight", "fit_intercept"}  # parameters in which the models of a batch may differ
 
@@ -102,6 +102,7 @@ class Fitted(NamedTuple):
             **model_attributes(found.W[q : q + 1], data, self.intercept),
             solver_=self.fits.solver.name,
             device_=str(self.data.X.device),
+            device_reason_=self.data.device_reason,
             n_iter_=np.array([int(found.n_iter[q])], dtype=np.int32),
             converged_=bool(found.converged[q]),
             objective_=float(found.value[q]),
@@ -135,11 +136,17 @@ def warn_unless_converged(n_unconverged: int, n_models: int, estimator: Any) -> 
 
 
 def unweighted_data(estimator: Any, X, y, sample_weight) -> TrainingData:
-    """The checked data, without class weights, which depend on the fold."""
+    """The checked data where it was, without class weights, which depend on the fold."""
     estimator = copy.copy(estimator)
     estimator.class_weight = None
     with package_settings(), translated(device=True):
-        return training_data(estimator, X, y, sample_weight, access_of(estimator.solver))
+        return training_data(estimator, X, y, sample_weight)
+
+
+def placed_for(estimator: Any, data: TrainingData, n_models: int) -> TrainingData:
+    """The data where so many models are fitted, as one batch."""
+    with package_settings(), translated(device=True):
+        return placed(estimator, data, fit_access(estimator, n_models))
 
 
 def as_splits(splits: Iterable, n: int) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -29,6 +29,7 @@ from torchlogreg._model_selection.fit_and_score import (
     Fitted,
     as_splits,
     fit_all,
+    placed_for,
     unweighted_data,
     warn_unless_converged,
 )
@@ -59,6 +60,13 @@ class TorchGridSearchCV(GridSearchCV):
     All other searches are those of scikit-learn: with other estimators, ``solver="sgd"``, estimators that have
     callbacks, fit parameters other than the sample weights, folds that lack a class, or a fit that fails. `verbose` is
     either 0 or not; its value has no further meaning.
+
+    Attributes
+    ----------
+    device_reason_ : str
+        Where the batches were computed, and why; see :class:`TorchLogisticRegression`. With ``device="auto"`` that
+        depends on how many models are in a batch. It is absent where the search was left to scikit-learn;
+        ``best_estimator_`` has one of its own.
 
     Examples
     --------
@@ -110,6 +118,7 @@ class TorchGridSearchCV(GridSearchCV):
             search = _Search(self, X, y, params)
             evaluations = search.evaluate()
         if search is None or evaluations is None:
+            vars(self).pop("device_reason_", None)  # of an earlier fit
             try:
                 self.cv = cv if search is None else search.splits  # an iterator has no second run
                 return super().fit(X, y, **params)
@@ -160,6 +169,7 @@ class TorchGridSearchCV(GridSearchCV):
             task.call_on_fit_task_end(**arguments)
         self.scorer_ = search.scorers._scorers if is_multimetric(search.scorers) else search.scorers
         self.cv_results_ = results
+        self.device_reason_ = "; ".join(search.device_reasons.values())
         root.call_on_fit_task_end(**arguments)
 
 
@@ -262,6 +272,7 @@ class _Search:
         params = {name: numpy_of(value) for name, value in params.items()}  # as splitters and scorers know them
         self.search, self.params = search, params
         self.n_unconverged = self.n_fitted = 0
+        self.device_reasons: dict[str, str] = {}  # by device, the first one each
         # 1. which candidates go together
         if y is None:
             raise _NotBatched
@@ -344,7 +355,9 @@ class _Search:
 
     def _fitted(self, batch: _Batch, X, y, weight, trains: list[np.ndarray]) -> Fitted:
         """The models of a batch."""
-        data = unweighted_data(batch.estimator, X, y, weight)
+        n_models = len(batch.members) * (1 + len(trains))
+        data = placed_for(batch.estimator, unweighted_data(batch.estimator, X, y, weight), n_models)
+        self.device_reasons.setdefault(str(data.X.device), data.device_reason)
         fitted = fit_all(batch.estimator, data, [own for _, own in batch.members], trains)
         self.n_unconverged += fitted.n_unconverged()
         self.n_fitted += len(batch.members) * max(1, len(trains))

@@ -31,6 +31,7 @@ from torchlogreg._model_selection.fit_and_score import (
     Progress,
     as_splits,
     fit_all,
+    placed_for,
     unweighted_data,
     warn_unless_converged,
 )
@@ -149,6 +150,7 @@ class _LinearClassifierCV(LinearPredictor):
         labels, weight = numpy_of(y), numpy_of(sample_weight)
         splits, score_params = self._splits(X, labels, data, weight, params)
         n_models = (len(splits) + 1) * len(Cs) + self.refit
+        data = placed_for(plain, data, n_models)
         call = FitCall.begin(self, X, labels, sample_weight, max_subtasks=n_models)
         progress = Progress(call, n_models, self.verbose)
         candidates, trains = [{"C": C} for C in Cs.tolist()], [train for train, _ in splits]
@@ -178,6 +180,7 @@ class _LinearClassifierCV(LinearPredictor):
             "cv_results_": format_results(fitted.candidates, scores, fitted.seconds / fitted.n_models, seconds),
             "solver_": fitted.fits.solver.name,
             "device_": str(data.X.device),
+            "device_reason_": data.device_reason,
         }
 
     def _chosen_attributes(self, fitted: Fitted, Cs, scores) -> dict[str, Any]:

@@ -78,6 +78,19 @@ class Kinks(NamedTuple):
         return np.maximum(low, self.lower), np.minimum(high, self.upper)
 
 
+def at_medians(u: np.ndarray, flat: np.ndarray) -> np.ndarray:
+    """Coefficients that differ from u by a constant for each row of an index `flat` (R, K), and have the least L1 norm.
+
+    That constant is a median; of several the one nearest zero.
+    """
+    values = np.sort(u[flat], axis=1)
+    n_classes = values.shape[1]
+    shift = np.clip(0.0, values[:, (n_classes - 1) // 2], values[:, n_classes // 2])
+    u = u.copy()
+    u[flat] -= shift[:, None]
+    return u
+
+
 class _Guess(NamedTuple):
     """Which coefficients are free, on which side of zero, and where the others are."""
 
@@ -182,9 +195,10 @@ def minimise_quadratic(
     if found is not None:
         return found
     diagonal, strength, least = matrix.diagonal(), 0.1, 1e-3
+    held = kinks._replace(flat=None)  # the matrix with a shift is not flat
     while n_solved < tuning.MOST_MODEL_SOLUTIONS and strength <= 1e6:
         shift = strength * diagonal
-        found, n = _pivot(matrix, c - shift * u, kinks, u, gradient, tol, shift)
+        found, n = _pivot(matrix, c - shift * u, held, u, gradient, tol, shift)
         n_solved += n
         if found is None:
             strength *= 10.0 if strength < 0.05 else 30.0

@@ -101,6 +101,25 @@ class FactoredMatrix(Matrix):
         return solve(H, r)
 
 
+class DampedMatrix(Matrix):
+    """A matrix plus a diagonal."""
+
+    def __init__(self, matrix: Matrix, damping: np.ndarray):
+        self.matrix, self.damping = matrix, damping
+
+    def diagonal(self):
+        """See `Matrix`."""
+        return self.matrix.diagonal() + self.damping
+
+    def times(self, v):
+        """See `Matrix`."""
+        return self.matrix.times(v) + self.damping * v
+
+    def solve(self, free, r, shift=None):
+        """See `Matrix`."""
+        return self.matrix.solve(free, r, self.damping if shift is None else self.damping + shift)
+
+
 class BlockMatrix(Matrix):
     """Diagonal blocks, each a matrix (m, m) or the diagonal (m,) of one, plus pairs of BFGS.
 

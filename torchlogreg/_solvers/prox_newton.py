@@ -11,14 +11,15 @@ import torch
 from torchlogreg._objective.objective import Point
 from torchlogreg._solvers import tuning
 from torchlogreg._solvers.base import Reading, SelectableSolver, drawn_seed
-from torchlogreg._solvers.block_pivoting import minimise_quadratic
+from torchlogreg._solvers.block_pivoting import Kinks, Matrix, at_medians, minimise_quadratic
 from torchlogreg._solvers.curvature import BlockCurvature, CoupledCurvature, Curvature, coupled_hessian
 from torchlogreg._solvers.curvature_policy import coupled_cost, curvature_at, start
 from torchlogreg._solvers.lbfgs_memory import LBFGSMemory
 from torchlogreg._solvers.line_search import dot, line_search_step, select, where_accepted
-from torchlogreg._solvers.matrices import BlockMatrix
+from torchlogreg._solvers.matrices import BlockMatrix, DampedMatrix
 from torchlogreg._solvers.preconditioners.refresh import Refresh
 from torchlogreg._solvers.prox_newton_numpy import ProxNewtonNumPy, candidates, is_small, kinks_of
+from torchlogreg._solvers.small_objective import SMALLEST_FLOAT
 from torchlogreg._solvers.starts import is_far, nearer
 from torchlogreg._solvers.stopping import Optimality
 from torchlogreg._solvers.working_sets import WorkingSets, are_wanted
@@ -57,11 +58,12 @@ class ProxNewtonState(NamedTuple):
     random: torch.Tensor  # state of the generator that draws samples
     refresh: Refresh
     n_backtracks: torch.Tensor  # (B,) how often the step is halved
-    n_refused: torch.Tensor  # (B,) steps in a row that did not help
+    damping: torch.Tensor  # (B,) of the models, in units of `units`
     restarted: torch.Tensor  # (B,) whether no step helped, and the pairs were given up for that
     curvature: Curvature | None = None  # None at a start that is worse than zero
     proposal: Any = None  # (B, d, K)
     change: Any = None  # (B,) of the objective that the models promise
+    units: Any = None  # (B, K, d) diagonal of the first curvature
     n_candidates: int = 0  # most coefficients in a model
     iteration: int = 0
     settled: bool = False
@@ -101,7 +103,7 @@ class ProxNewton(SelectableSolver):
             torch.Generator("cpu").manual_seed(self.seed).get_state(),
             Refresh(due=tuning.SOON_ITERATION),
             n_backtracks=zeros,
-            n_refused=zeros,
+            damping=zeros,
             restarted=torch.zeros_like(zeros, dtype=torch.bool),
         )
         if not W.any() and not self.rough:
@@ -135,15 +137,12 @@ class ProxNewton(SelectableSolver):
             if stuck.all():
                 return state._replace(reading=state.reading._replace(stuck=stuck.tolist()))
         # 2. new pair, of weight zero for models that did not move
-        memory, n_refused, n_backtracks = state.memory, state.n_refused, search.n_backtracks
+        memory = state.memory
         if not self.rough:
             s, y = trial.W - point.W, trial.slope - point.slope
             usable = dot(s, y) > tuning.LEAST_CURVATURE * dot(s, s).sqrt() * dot(y, y).sqrt()
             memory = memory.appended(s.mT.contiguous(), y.mT.contiguous(), usable)
-            # A refused step taught its model better, which then makes another one from the same point.
-            n_refused = torch.where(search.accepted, 0.0, state.n_refused + 1.0)
-            corrected = usable & (n_refused <= tuning.MOST_CORRECTIONS) & (state.n_backtracks == 0)
-            n_backtracks = torch.where(corrected, 0.0, search.n_backtracks)
+        n_backtracks, damping = _damped(state, search, trial)
         point = where_accepted(search, trial, point)
         # 3. renewed curvature; where no step helps, at once and without the pairs, which may be what misleads
         lost = stuck is not None and bool((search.exhausted & ~stuck).any())
@@ -152,12 +151,13 @@ class ProxNewton(SelectableSolver):
             memory=memory.cleared() if lost else memory,
             refresh=state.refresh.seen(max(state.reading.gap)),
             n_backtracks=torch.zeros_like(n_backtracks) if lost else n_backtracks,
-            n_refused=n_refused,
+            damping=damping,
             restarted=search.exhausted | (state.restarted & ~search.accepted),
             iteration=state.iteration + 1,
         )
         cost = coupled_cost(objective, state.n_candidates, trial.W.shape[2])
-        if self._may_couple(state) and not state.refresh.is_near and state.refresh.hessian_pays(len(point.W), cost):
+        pays = search.n_accepted and not state.refresh.is_near and state.refresh.hessian_pays(len(point.W), cost)
+        if pays and self._may_couple(state):
             state = self._coupled(objective, state)
         elif lost or self.rough or (state.iteration >= state.refresh.due and not state.curvature.is_coupled):
             state = self._renewed(objective, state)
@@ -165,7 +165,7 @@ class ProxNewton(SelectableSolver):
 
     def select(self, state, index):
         """See `Solver`."""
-        names = "point", "n_backtracks", "n_refused", "restarted", "proposal", "change"
+        names = "point", "n_backtracks", "damping", "restarted", "proposal", "change", "units"
         selected = {name: select(index, getattr(state, name)) for name in names}
         curvature = state.curvature and state.curvature.select(index)
         memory, reading = state.memory.select(index), state.reading.select(index.tolist())
@@ -226,27 +226,89 @@ class ProxNewton(SelectableSolver):
     def _proposed(self, objective, state, stuck=None):
         """The state with the minimisers of its quadratic models, and the gap that they promise."""
         point, penalty = state.point, objective.penalty
-        found, n_candidates = [], 0
+        if state.units is None:
+            state = state._replace(units=state.curvature.diagonal())
+        found, n_candidates, gaps = [], 0, []
+        values, damping = point.value.tolist(), state.damping.tolist()
         for b in range(len(point.W)):
             kinks = kinks_of(penalty, point.W.shape[2], b)
-            if not (state.curvature.is_coupled):
+            flat = kinks.flat
+            if not state.curvature.is_coupled or damping[b] > 0:
                 kinks = kinks._replace(flat=None)
             w, slope = (_flat(tensor, b) for tensor in (point.W, point.slope))
             S, Y = state.memory.pairs(b)
             index = candidates(w, slope, kinks, also=S.any(axis=1) if S.size else None)
             order, blocks = state.curvature.blocks(b, index)
             matrix = BlockMatrix(blocks, S[order], Y[order]).simplified()
+            model = Model(matrix, slope[order], kinks.select(order), w[order])
             u = w.copy()
-            u[order] = minimise_quadratic(matrix, slope[order] - matrix.times(w[order]), kinks.select(order), w[order])
-            found.append(u)
+            units = state.units[b].flatten().numpy()[order]
+            u[order], damping[b], gap = model.credible_minimiser(values[b], damping[b], units)
+            gaps.append(gap)
+            found.append(u if flat is None else at_medians(u, flat))
             n_candidates = max(n_candidates, len(index))
         W = torch.from_numpy(np.stack(found)).view(len(found), point.W.shape[2], -1).mT.contiguous().to(point.W)
         change = dot(point.slope, W - point.W)
         if penalty.l1 is not None:
             change = change + (penalty.l1 * (W.abs() - point.W.abs())).sum(dim=(1, 2))
-        gap = -0.5 * change / point.value.clamp(min=torch.finfo(change.dtype).tiny)
+        damping, gap = change.new_tensor(damping), change.new_tensor(gaps)
         reading = Reading.of(point, gap, stuck)
-        return state._replace(proposal=W, change=change, reading=reading, n_candidates=n_candidates)
+        return state._replace(proposal=W, change=change, damping=damping, reading=reading, n_candidates=n_candidates)
+
+
+class Model(NamedTuple):
+    """The quadratic model of one objective on its candidates."""
+
+    matrix: Matrix
+    slope: np.ndarray  # (a,)
+    kinks: Kinks
+    w: np.ndarray  # (a,)
+
+    def minimiser(self, damping: np.ndarray | float = 0.0) -> tuple[np.ndarray, float]:
+        """The minimiser, and how much it promises: half of the change by the slope."""
+        matrix = DampedMatrix(self.matrix, damping) if np.any(damping) else self.matrix
+        u = minimise_quadratic(matrix, self.slope - matrix.times(self.w), self.kinks, self.w)
+        change = float(self.slope @ (u - self.w)) + self.kinks.value(u) - self.kinks.value(self.w)
+        return u, -0.5 * change
+
+    def credible_minimiser(self, value: float, damping: float, units: np.ndarray) -> tuple[np.ndarray, float, float]:
+        """The minimiser, the damping at which it promises no more than there is, and the relative gap.
+
+        The objective is not negative; but where rows are predicted well, their curvature falls faster than their
+        losses, and models promise anything. The gap is that of the model without damping, once it is small.
+        """
+        for _ in range(tuning.MOST_DAMPINGS):
+            u, promise = self.minimiser(damping * units)
+            if promise <= value:
+                break
+            own = 2.0 * promise / max(float(units @ (u - self.w) ** 2), SMALLEST_FLOAT)
+            damping = max(2.0 * promise / value * own, 10.0 * damping)
+        gap = promise / max(value, SMALLEST_FLOAT)
+        if damping and gap <= tuning.SURE_GAP**2:
+            gap = self.minimiser()[1] / max(value, SMALLEST_FLOAT)
+        elif damping:
+            gap = max(gap, tuning.SURE_GAP)
+        return u, damping, gap
+
+
+def _damped(state, search, trial):
+    """How often each model halves its next step, and the damping of the next model, both (B,).
+
+    A step that was refused raises the damping instead of being halved, at first: so far that the model's own step is as
+    short as the logits say. One that achieved what its model promised lowers it.
+    """
+    s = (state.proposal - state.point.W).mT
+    own = -state.change / (state.units.to(s) * s * s).sum(dim=(1, 2)).clamp(min=SMALLEST_FLOAT)  # curvature of s
+    achieved = (trial.value - state.point.value) / state.change  # of what the slope promises; half of that is right
+    low, high = tuning.GOOD_STEPS
+    factor = torch.where(achieved > high, 0.1, torch.where(achieved > low, 0.3, 1.0))
+    lowered = factor * state.damping
+    lowered = torch.where(lowered > tuning.NEGLIGIBLE_DAMPING * own, lowered, 0.0)
+    raised = ~search.accepted & ~search.exhausted & (state.n_backtracks == 0)
+    more = torch.maximum(10.0 * state.damping, (2.0**search.n_backtracks - 1.0) * own)
+    raised &= torch.isfinite(more)
+    damping = torch.where(raised, more, torch.where(search.accepted, lowered, state.damping))
+    return torch.where(raised, 0.0, search.n_backtracks), damping
 
 
 def _scaling(curvature, point):

@@ -98,11 +98,13 @@ EQUAL_WEIGHTS = 1e-12  # relative difference of weights that are all alike
 PIVOTS_FROM_SUPPORT = 20
 MOST_PIVOTS, PIVOT_PATIENCE = 25, 4  # solutions of one guessing, and those in a row that contradict no fewer
 MOST_MODEL_SOLUTIONS = 120  # of one model, beyond which the best proximal point is enough
-MODEL_VIOLATION_SHARE = 1e-2  # violation that a model's minimiser may keep, of that at the start
+MODEL_VIOLATION_SHARE = 1e-3  # violation that a model's minimiser may keep, of that at the start
 LEAST_RAISE = 1e-12  # added to a diagonal scaled to one, before it is factored
 BLOCK_SCALES, LEAST_DIAGONAL_SHARE = (1e-2, 1e2), 1e-3  # that pairs may scale blocks by, and leave of a diagonal
 KINK_MEMORY_PAIRS = 20
-MOST_CORRECTIONS = 3  # of a model by refused steps, before steps are halved
+# Damping of a model: how often it is raised at once, the shares of the slope's promise from which on a step lowers it a
+# little and by much, and the share of the curvature along a step that does not matter.
+MOST_DAMPINGS, GOOD_STEPS, NEGLIGIBLE_DAMPING = 6, (0.25, 0.4), 0.01
 CLASS_BLOCK_ROWS, SAMPLE_NUMBERS = (
     6000,
     2**25,
