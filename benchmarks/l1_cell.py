@@ -11,14 +11,15 @@ from peers import Fit
 TARGET = 1e-6  # relative gap
 FINEST = 15 * PER_DECADE  # the effort of the smallest tolerance
 WARM = np.array([1.0, 10.0])  # values of C for the first fit, at which coefficients are not zero: skglm compiles then
+GROWTH = 1.5  # times the seconds of a fit that one with the next tolerance is taken to need
 OVERTIME = 1.5  # times the budget after which a fit is stopped
 
 
 class L1Cell(Cell):
     """A `Cell` that looks for one target, and stops a fit that takes too long; `ended` says why it did not get there.
 
-    Tolerances become finer by a factor of ten. Three of them in a row may have the same result without a meaning, so
-    that only the number of iterations of a solver is taken to have come to its end then.
+    Tolerances become finer by a factor of ten, or of a hundred where fits take long. Several in a row may have the same
+    result without a meaning; a solver that gets a number of iterations has come to its end then.
     """
 
     def __init__(self, contestant, data, objective, optimum, budget):
@@ -45,12 +46,13 @@ class L1Cell(Cell):
             stalled = not by_tolerance and len(gaps) == STALLED and len(set(gaps)) == 1
             if gaps[-1] <= TARGET or self.ended:
                 return
-            if stalled or (effort == FINEST and by_tolerance):
+            if stalled or (effort >= FINEST and by_tolerance):
                 self.ended = "no closer"
                 return
             seconds, before = self.points[effort]["climb"], effort
-            effort = before + PER_DECADE if by_tolerance else next_rung(before, seconds > COARSE * self.budget)
-            predicted = seconds * effort / before
+            coarse = seconds > COARSE * self.budget
+            effort = before + PER_DECADE * (1 + coarse) if by_tolerance else next_rung(before, coarse)
+            predicted = seconds * (GROWTH if by_tolerance else effort / before)
         self.ended = "out of time"
 
     def fit(self, effort, limit):

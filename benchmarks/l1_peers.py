@@ -84,7 +84,7 @@ def paths(intercept):
     liblinear = "a fit for each C" + (f"; {penalised}" if penalised else "")
     return [
         one(OURS, path_ours, as_it_is, patience=2.0, note="`TorchLogisticRegressionCV`, a split of all rows"),
-        one(OURS_IN_TURN, path_ours_in_turn, as_it_is, note=in_turn),
+        one(OURS_IN_TURN, path_ours_in_turn, as_it_is, patience=2.0, note=in_turn),
         one(LIBLINEAR, path_liblinear, as_it_is, note=liblinear),
         one(SAGA, path_saga, as_it_is, by_tolerance=False, note=in_turn),
         one("celer", path_celer, partial(with_constant, intercept=intercept), note=penalised),
