@@ -11,11 +11,6 @@ Models = torch.Tensor | slice  # an index of models
 EVERY_MODEL = slice(None)
 
 
-def weights_of_models(columns: torch.Tensor, weight_index: torch.Tensor | None) -> torch.Tensor:
-    """The weights that each model uses, (n, B), laid out as logits are; (n, 1) if all models use the same ones."""
-    return columns if weight_index is None else columns.T[weight_index].T
-
-
 def index_of_selected(columns: torch.Tensor, weight_index: torch.Tensor | None, models: Models) -> torch.Tensor | None:
     """The weight index of the models at an index alone; None if all models use the only column."""
     if weight_index is not None:

@@ -1,13 +1,11 @@
-"""The documentation that both estimators share, written once."""
-
-from __future__ import annotations
+"""The documentation that two estimators share, written once."""
 
 from collections.abc import Callable
 from typing import TypeVar
 
 Class = TypeVar("Class", bound=type)
 
-_TEMPLATE = """{summary}
+SINGLE_FIT = """{summary}
 
     It minimises scikit-learn's objective, on torch::
 
@@ -188,7 +186,7 @@ _TEMPLATE = """{summary}
     """
 
 
-_CV_TEMPLATE = """{summary}
+CROSS_VALIDATION = """{summary}
 
     For every value of C and every fold it minimises the objective of :class:`{single}`. All these models are solved as
     one batch that shares the passes over the data, so the results are those of single fits in a fraction of the time.
@@ -320,17 +318,9 @@ _CV_TEMPLATE = """{summary}
     """
 
 
-def documented(**parts: str) -> Callable[[Class], Class]:
-    """Fill in the docstring that the two estimators share."""
-    return _filled(_TEMPLATE, parts)
+def documented(template: str, **parts: str) -> Callable[[Class], Class]:
+    """Fill in a docstring that two estimators share."""
 
-
-def documented_cv(**parts: str) -> Callable[[Class], Class]:
-    """Fill in the docstring that the two cross-validation estimators share."""
-    return _filled(_CV_TEMPLATE, parts)
-
-
-def _filled(template: str, parts: dict[str, str]) -> Callable[[Class], Class]:
     def decorate(cls: Class) -> Class:
         cls.__doc__ = template.format(**parts)
         return cls

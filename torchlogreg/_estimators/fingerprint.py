@@ -1,7 +1,5 @@
 """How a checkpoint recognises the fit that it belongs to."""
 
-from __future__ import annotations
-
 from importlib.metadata import version
 from typing import Any
 

@@ -78,11 +78,6 @@ class PartialFitState(NamedTuple):
         """Total weight of the rows in a pass."""
         return max(self.weight, self.weight_before)
 
-    @property
-    def mean_weight(self) -> float:
-        """Mean weight of the rows in a pass."""
-        return self.S / max(self.n_rows, self.n_rows_before)
-
 
 def _fingerprint(data: TrainingData) -> int:
     """A checksum of a block: of its length, and of some of its rows and labels."""
@@ -96,7 +91,7 @@ def _fingerprint(data: TrainingData) -> int:
 def partial_fit_attributes(estimator: Any, X, y, classes, sample_weight) -> dict[str, Any]:
     """The attributes of the estimator after one epoch over a block."""
     before = PartialFitState.restored(estimator._seen) if hasattr(estimator, "_seen") else None
-    with package_settings(), torch.inference_mode(False), torch.no_grad(), translated(device=True):
+    with package_settings(), torch.inference_mode(False), torch.no_grad(), translated():
         access = Access(in_random_order=True, by_products=False, batch_rows=batch_rows(estimator), n_passes=1)
         data = placed(estimator, block_data(estimator, X, y, classes, sample_weight), access)
     n_iter = 1 + (0 if before is None else int(np.max(numpy_of(estimator.n_iter_))))
@@ -186,7 +181,7 @@ def _block_objective(design: Any, loss: Loss, total: Strengths, seen: PartialFit
     penalty = ElasticNet.of(share, design.n_features, intercept=design.intercept, accumulation=design.accumulation)
     objective = Objective.of(design, loss, penalty)
     # A block whose rows weigh more than others of the stream weighs more, too.
-    share = weight / design.shape[0] / seen.mean_weight
+    share = weight / design.shape[0] / (seen.S / max(seen.n_rows, seen.n_rows_before))
     return objective if share == 1.0 else objective.reweighted(objective.design.sample_weights * share)
 
 

@@ -1,7 +1,5 @@
 """From the arguments of `fit` to the objective that is minimised."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,7 +52,7 @@ class FitInputs(NamedTuple):
 
 def fit_inputs(estimator: Any, X, y, sample_weight, *, start: tuple, validation: tuple) -> FitInputs:
     """Check the arguments of `fit`, among them a `start` (coef, intercept) and `validation` (X, y, sample_weight)."""
-    with translated(device=True):
+    with translated():
         access = fit_access(estimator)
         data = fit_data(estimator, X, y, sample_weight, access, validated=validation[0] is not None)
         monitor = validation_data(estimator, data, *validation)

@@ -245,11 +245,6 @@ def from_sklearn_model(cls: Any, model: Any) -> Any:
             f"from_sklearn takes a LogisticRegression or LogisticRegressionCV, not a {type(model).__name__}. Of a "
             "pipeline that ends in one, give the last step, pipeline[-1]."
         )
-    return _converted(cls, model)
-
-
-def _converted(cls: Any, model: Any) -> Any:
-    """The conversion itself, of a model of the right type."""
     check_is_fitted(model)
     if sparse.issparse(model.coef_):
         raise ValueError("coef_ is sparse: call densify() of the LogisticRegression first.")

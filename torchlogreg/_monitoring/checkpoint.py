@@ -5,8 +5,6 @@
 It is read with torch's `weights_only`, so nothing in it is ever executed.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

@@ -54,6 +54,8 @@ def _duality_gap(objective, point, losses):
     W = point.W[:, :p]
     V = features.gradient(W) - point.slope[:, :p]
     gap = features.excess(W, V).sum(dim=(1, 2))
+    if objective.design.intercept:  # what is left of the slope matters where the best intercept is at infinity
+        gap = gap + point.slope[:, p].abs().sum(dim=1)
     if penalty.is_smooth:
         return gap
     weight = objective.design.to_accumulation(objective.design.weight)

@@ -1,10 +1,8 @@
 """The objective of one model over few rows, in NumPy: for data so small that a torch call costs more than its work."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -142,7 +140,7 @@ class Factor(NamedTuple):
     shift: float
 
     @classmethod
-    def of(cls, hessian: np.ndarray) -> Factor:
+    def of(cls, hessian: np.ndarray) -> Self:
         """The factor of a Hessian."""
         scale, factor, shift = factored(hessian[None])
         return cls(scale[0], factor[0], shift)
