@@ -98,6 +98,7 @@ def run_row(row, missing, arguments):
         "intercept": row.intercept,
         "goals": row.goals,
         "budget": budget,
+        "optimum": optimum.values.tolist(),
         "uncertainty": optimum.uncertainty,
         "excess": optimum.correct(),
         "solvers": {name: cell.record() for name, cell in cells.items()},
