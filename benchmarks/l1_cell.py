@@ -57,13 +57,16 @@ class L1Cell(Cell):
 
     def fit(self, effort, limit):
         """Seconds of one fit, and its result, which is without coefficients if the fit had to be stopped."""
-        start = time.perf_counter()
+        start, most = time.perf_counter(), OVERTIME * self.budget
         try:
-            with time_limit(OVERTIME * self.budget):
+            with time_limit(most):
                 return super().fit(effort, limit)
-        except OutOfTime:
+        except (OutOfTime, Exception):  # compiled code may make another error of it
+            elapsed = time.perf_counter() - start
+            if elapsed < most:
+                raise
             self.ended = "out of time"
-            return time.perf_counter() - start, Fit(None, None)
+            return elapsed, Fit(None, None)
 
     def record(self):
         """Return what the table needs, and everything that was measured."""

@@ -24,7 +24,7 @@ class L1Objective:
 
     def relative_gap(self, coef, intercept, optimum):
         """Return the largest (F - F*) / F* of all models; infinite if some are missing."""
-        if coef is None:
+        if coef is None or not np.size(coef):
             return np.inf
         coef, intercept = self.shaped(coef, intercept)
         return optimum.gap(self.values(coef, intercept)) if len(coef) == len(self.Cs) else np.inf

@@ -211,7 +211,7 @@ def path_ours(X, y, Cs, effort, intercept):
 
 
 def path_ours_in_turn(X, y, Cs, effort, intercept):
-    settings = {"fit_intercept": intercept, "tol": tolerance(effort), "max_iter": 1000, "device": "cpu"}
+    settings = {"fit_intercept": intercept, "tol": tolerance(effort), "max_iter": 300, "device": "cpu"}
     model = TorchLogisticRegression(l1_ratio=1.0, warm_start=True, **settings)
     passes = []
     fit = in_turn(model, X, y, [{"C": C} for C in Cs], then=lambda: passes.append(model.n_passes_))
