@@ -24,7 +24,7 @@ OUT = Path(__file__).resolve().parents[1] / "output" / "l1"
 PACKAGES = ("torchlogreg", "torch", "numpy", "scipy", "threadpoolctl")
 N_MODELS, N_MODELS_QUICK = 100, 10  # of a path
 MOST = 300  # iterations of the fit that finds the optimum: it ends there where rounding hides the tolerance of 1e-12
-QUICK_BUDGET = 0.5  # seconds, whatever the row's budget
+QUICK_BUDGET = 0.3  # seconds, whatever the row's budget
 
 
 def main(argv=None):
