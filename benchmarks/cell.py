@@ -4,6 +4,7 @@ from statistics import median
 
 import numpy as np
 from measure import peak_memory, synchronize, threads, timed
+from scipy.sparse import csr_array, issparse
 
 TARGETS = (1e-2, 1e-4, 1e-6, 1e-8)  # relative gaps
 RUNS = 5  # timed runs that a median is of
@@ -132,4 +133,5 @@ def seconds_of(point):
 def small_problem(objective):
     """Return a problem of the same kind, with which libraries load what they load at first use."""
     y = np.arange(20 * objective.n_classes) % objective.n_classes
-    return np.random.default_rng(0).standard_normal((len(y), 4)).astype(objective.dtype), y
+    X = np.random.default_rng(0).standard_normal((len(y), 4)).astype(objective.dtype)
+    return csr_array(X) if issparse(objective.raw) else X, y

@@ -5,7 +5,9 @@ import gc
 import hashlib
 import os
 import platform
+import signal
 import sys
+import threading
 import time
 from contextlib import contextmanager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
@@ -22,6 +24,11 @@ BLOCK = 8192  # rows that are worked on at a time
 ROUNDING = 4 * np.finfo(np.float64).eps
 THREADS = torch.get_num_threads()  # before any library changes it: snapml sets OpenMP's number to 1
 DENSE = 2e11  # multiplications that a preconditioner may cost
+AGAIN = 5.0  # seconds between attempts to stop what has used up its time
+
+
+class OutOfTime(BaseException):
+    """The time is used up. It passes `except Exception`, as an interrupt from the keyboard does."""
 
 
 class Objective:
@@ -200,6 +207,25 @@ def threads(number):
             yield
     finally:
         torch.set_num_threads(THREADS)
+
+
+@contextmanager
+def time_limit(seconds):
+    """Raise `OutOfTime` here after so many seconds; where there are no alarms, work goes on to its end."""
+    if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_):
+        raise OutOfTime
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def of_device(device):

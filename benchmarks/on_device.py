@@ -8,12 +8,10 @@ import gc
 import json
 import math
 import os
-import signal
-import threading
 import time
 import traceback
 import warnings
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 os.environ.setdefault("SCIPY_ARRAY_API", "1")  # scikit-learn's array API asks for it before scipy is imported
@@ -21,7 +19,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")  # pictures are among what is compare
 
 from device_parts import card, cases, memory, parity, times
 from device_peers import epoch, peers
-from measure import machine, of_device
+from measure import OutOfTime, machine, of_device, time_limit
 
 from torchlogreg._data.device import available_devices
 
@@ -30,11 +28,6 @@ PARTS = {f.__name__: f for f in (parity, times, peers, epoch, memory, cases)}
 OUT = Path(__file__).resolve().parents[1] / "output" / "on_device"
 PACKAGES = ("torchlogreg", "torch", "scikit-learn", "numpy", "scipy")
 PATIENCE = 4.0  # times the seconds that a step is expected to take, after which it is stopped
-AGAIN = 5.0  # seconds between attempts to stop a step
-
-
-class OutOfTime(BaseException):
-    """A step has used up its time. It passes `except Exception`, as an interrupt from the keyboard does."""
 
 
 class Run:
@@ -101,25 +94,6 @@ class Run:
             for record in self.records
             if "error" in record or (isinstance(record.get("result"), dict) and record["result"].get("agrees") is False)
         ]
-
-
-@contextmanager
-def time_limit(seconds):
-    """Raise `OutOfTime` here after so many seconds; where there are no alarms, work goes on to its end."""
-    if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_):
-        raise OutOfTime
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def as_json(value):

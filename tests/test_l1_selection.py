@@ -14,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import l1_min_c
 
+import torchlogreg._model_selection.batched_fits as fits_module
 import torchlogreg._model_selection.grid_search as search_module
 from torchlogreg import (
     TorchGridSearchCV,
@@ -76,7 +77,10 @@ def test_everything_is_as_in_scikit_learn(n_classes, refit):
 
 @pytest.mark.parametrize("options", [{}, {"fit_intercept": False}, {"class_weight": "balanced"}], ids=str)
 @pytest.mark.parametrize("n_classes", [2, 3])
-def test_a_batch_is_a_loop(n_classes, options):
+@pytest.mark.parametrize("together", [True, False])
+def test_a_batch_is_a_loop(n_classes, options, together, monkeypatch):
+    if together:  # also models so small that they are solved one by one
+        monkeypatch.setattr(fits_module.BatchedFits, "_go_alone", lambda self: False)
     X, y = data(n_classes, n=200)
     weight = np.random.default_rng(0).uniform(0.0, 2.0, len(y)).round(1)
     settings = {**options, **TIGHT}
@@ -89,7 +93,7 @@ def test_a_batch_is_a_loop(n_classes, options):
 
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_more_rows_than_a_block(n_classes):
-    X, y = data(n_classes, n=20_000, p=12)
+    X, y = data(n_classes, n=20_000, p=30)
     model = CV[n_classes](Cs=[1e-3, 1.0], l1_ratios=(0.5,), cv=2, **TIGHT).fit(X, y)
     splits = list(StratifiedKFold(2).split(X, y))
     alone = single_fits(model, SINGLE[n_classes](**TIGHT), X, y, splits)

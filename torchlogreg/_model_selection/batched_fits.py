@@ -89,7 +89,12 @@ class BatchedFits:
             n, d = self.design.shape
             tol = max(tol, min(tuning.CENTRE_TOL, (d * self.loss.n_logits / n) ** (2 / 3)))
             floor = self.paths.threshold[q]  # folds that follow a path do not start from here
-        return self._solve(weighting, q, start, tol, floor=floor)
+        if self.candidates.l1 is None:
+            return self._solve(weighting, q, start, tol, floor=floor)
+        index = torch.arange(len(self.candidates.l2), device=weighting.device)[q]
+        together = torch.arange(len(index), device=index.device).split(self._n_affordable())
+        parts = [self._solve(weighting[part], index[part], start[part], tol) for part in together]
+        return Results(*map(torch.cat, zip(*parts, strict=True)))
 
     def on_folds(self, centre: Results) -> Results:
         """The Results of all candidates on the folds, fold by fold (F Q models), from those on all rows."""
@@ -146,6 +151,8 @@ class BatchedFits:
 
     def _n_affordable(self) -> int:
         """How many models may be solved at a time."""
+        if self._go_alone():
+            return 1
         d, K = self.design.shape[1], self.loss.n_logits
         numbers = tuning.ARRAYS_OF_A_MODEL * d * K
         if self.candidates.l1 is not None:
@@ -153,6 +160,18 @@ class BatchedFits:
         if self.solver.whole_hessian:
             numbers += tuning.HESSIANS_OF_A_MODEL * (d * K) ** 2
         return max(1, max(tuning.BATCH_BYTES, self.design.n_bytes) // (8 * numbers))
+
+    def _go_alone(self) -> bool:
+        """Whether models with an L1 norm are so small that they are solved faster one by one, in NumPy.
+
+        A batch of 50 of them on wine, with three classes, takes 3.7 seconds of the processor, one by one 0.5.
+        """
+        if self.candidates.l1 is None:
+            return False
+        first = torch.zeros(2, dtype=torch.long, device=self.candidates.l1.device)
+        W = self.penalty.l2.new_zeros(2, self.design.shape[1], self.loss.n_logits)
+        one, two = (type(self.solver.specialised(self._objective(first[:n], first[:n]), W[:n])) for n in (1, 2))
+        return one is not two
 
     def _continued(self, W: torch.Tensor, first: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
         """Where the paths in W (F Q, d, K) of the folds that begin at `first` lead for candidates q."""

@@ -38,13 +38,13 @@ def is_separated(objective, W):
             return False
         own = torch.cat([own, torch.arange(p, len(free), device=own.device)])
         objective, W, p = objective.of_columns(own), W[:, own], len(own) - objective.design.intercept
-    objective, l2 = objective.exact(), objective.penalty.l2[0, :, 0].numpy(force=True)
+    objective, is_free = objective.exact(), objective.penalty.is_free[0, :, 0].numpy(force=True)
     n, d = objective.design.shape
     wide = is_wide(objective.design)
     n_unknowns = (n + 1 if wide else d) * max(1, W.shape[2] - 1)
     if n_unknowns > tuning.MOST_SEPARATION_UNKNOWNS:
         return _ranks_first(objective, W)
-    intercept = len(l2) > p and not l2[p]  # a grid has penalties that hold intercepts at zero
+    intercept = len(is_free) > p and bool(is_free[p])  # a grid has penalties that hold intercepts at zero
     if wide:
         table = _in_span(objective, W, intercept)
         return bool(_search(lambda: [table], n_unknowns))

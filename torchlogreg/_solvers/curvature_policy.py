@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from torchlogreg._objective.objective import Objective, Point
+from torchlogreg._objective.objective import Objective, Point, in_range
 from torchlogreg._objective.sampling import sampled, scatter, shrunk
 from torchlogreg._solvers import cost_model, tuning
 from torchlogreg._solvers.curvature import BlockCurvature
@@ -39,7 +39,7 @@ def curvature_at(objective: Objective, W: torch.Tensor, generator: torch.Generat
     """What is affordable on a sample of the rows, at W (B, d, K)."""
     design = objective.design
     if not design.n_samplable:
-        diagonal = objective.diagonal(W)
+        diagonal = in_range(objective.diagonal(W))
         none = torch.arange(0)
         empty = diagonal.new_zeros(0, len(W), W.shape[2]).cpu()
         l2 = objective.penalty.l2[..., 0].cpu().expand(len(W), -1)

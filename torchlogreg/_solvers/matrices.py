@@ -147,7 +147,7 @@ class BlockMatrix(Matrix):
 
     def simplified(self) -> Matrix:
         """As a single matrix, if it has one block."""
-        if len(self.blocks) > 1 or self.blocks[0].ndim == 1:
+        if len(self.blocks) != 1 or self.blocks[0].ndim == 1:
             return self
         H = self.theta * self.blocks[0]
         if not self.n_pairs:

@@ -15,6 +15,7 @@ from torchlogreg._solvers.base import Reading, SelectableSolver, drawn_seed
 from torchlogreg._solvers.block_pivoting import Kinks, Matrix, at_medians, minimise_quadratic
 from torchlogreg._solvers.curvature import BlockCurvature, CoupledCurvature, Curvature, coupled_hessian
 from torchlogreg._solvers.curvature_policy import coupled_cost, curvature_at, start
+from torchlogreg._solvers.lbfgs import LBFGS
 from torchlogreg._solvers.lbfgs_memory import LBFGSMemory
 from torchlogreg._solvers.line_search import Step, beside, dot, line_search_step, per_model, select, where_accepted
 from torchlogreg._solvers.matrices import BlockMatrix, DampedMatrix
@@ -79,7 +80,8 @@ class ProxNewton(SelectableSolver):
     An iteration is one pass over X, for value and gradient at a trial point. The quadratic model there, of a Hessian
     from a sample of the rows and pairs of BFGS, is minimised with its kinks and bounds by block pivoting on the host.
     Where the present pace makes the Hessian of all rows pay, on the coefficients that matter, that takes over. A
-    `rough` one, on samples, has the Hessian of all of their rows at every point, and no pairs.
+    `rough` one, on samples, has the Hessian of all of their rows at every point, and no pairs. Without kinks and bounds
+    its models are those of preconditioned L-BFGS, which then takes over, for it knows what they hide from it.
     """
 
     seed: int = 0
@@ -202,9 +204,15 @@ class ProxNewton(SelectableSolver):
         """See `Solver`."""
         if self.rough:
             return self
+        if objective.penalty.is_smooth:
+            return LBFGS(seed=self.seed).specialised(objective, W)
         if are_wanted(objective):
             return WorkingSets()
         return ProxNewtonNumPy(objective) if is_small(objective, W) else self
+
+    def finisher(self, objective):
+        """See `Solver`."""
+        return LBFGS().finisher(objective) if objective.penalty.is_smooth else None
 
     def _may_couple(self, state):
         near = max(state.reading.gap) <= tuning.COUPLING_GAP
@@ -266,8 +274,8 @@ class ProxNewton(SelectableSolver):
             lengths.append(float(state.units[b].flatten().numpy() @ (u - w) ** 2))
             n_candidates = max(n_candidates, len(index))
         W = torch.from_numpy(np.stack(found)).view(len(found), point.W.shape[2], -1).mT.contiguous().to(point.W)
-        step = W - point.W
-        W = W - (step - objective.centred(step))  # blocks of a class each are not flat where the softmax is
+        if W.shape[2] > 1:
+            W = W - _is_flat(penalty) * (W - point.W).mean(dim=2, keepdim=True)
         reading = Reading.of(point, None, stuck)._replace(gap=gaps)
         return state._replace(
             proposal=W,
@@ -290,7 +298,7 @@ class Model(NamedTuple):
     def minimiser(self, damping: np.ndarray | None = None) -> tuple[np.ndarray, float]:
         """The minimiser, and how much it promises: half of the change by the slope."""
         matrix = self.matrix if damping is None else DampedMatrix(self.matrix, damping)
-        u = minimise_quadratic(matrix, self.slope - matrix.times(self.w), self.kinks, self.w)
+        u = minimise_quadratic(matrix, self.slope, self.kinks, self.w)
         change = float(self.slope @ (u - self.w)) + self.kinks.value(u) - self.kinks.value(self.w)
         return u, -0.5 * change
 
@@ -338,6 +346,11 @@ def _damped(state, search, trial):
 def _scaling(curvature, point):
     diagonal = curvature.diagonal().mT.to(point.W)
     return Scaling(torch.where(diagonal > 0, diagonal, 1.0))
+
+
+def _is_flat(penalty):
+    """Which features have neither a penalty nor bounds, (B, d, 1): a softmax is flat along their classes."""
+    return penalty.is_free if penalty.lower is None else penalty.is_free & (penalty.upper - penalty.lower).isinf()
 
 
 def _flat(tensor, model):

@@ -75,6 +75,7 @@ class SmallObjective:
         diagonal += self.ridge
         return evaluation._replace(hessian=hessian)
 
+    @np.errstate(over="ignore", invalid="ignore")  # who asks for it reports what overflows
     def hessian_on(self, eta: np.ndarray, index: np.ndarray) -> np.ndarray:
         """The rows and columns at an index (a,), sorted, of the Hessian where the rows have logits eta (n, K)."""
         d, n_logits = self.X.shape[1], eta.shape[1]
