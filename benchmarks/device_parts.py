@@ -28,6 +28,7 @@ DRAWN = 2**26  # logits that are drawn together
 SHORT = 3.0  # seconds of a fit up to which it is repeated
 REPEATS = {False: 3, True: 1}  # of a fit
 LAST = 5.0  # seconds that the last of the tests' cases may take
+REAL = 5.0  # times as far from the CPU's as on a pretend device may the results of their cases be
 
 # (rows, features, classes), at full size and as a toy.
 PASS = {False: (1_000_000, 100, 2), True: (3_000, 10, 2)}
@@ -276,7 +277,7 @@ def agreement(run, solver, dtype):
             actual = model.set_params(device=device).fit(*data).predict_proba(data[0])
             largest[f"{name}, {how}"] = float(np.abs(actual - expected).max())
             objectives[f"{name}, {how}"] = abs(model.objective_ - value) / value
-    agrees = max(*largest.values(), *objectives.values()) <= bound
+    agrees = all(number <= bound for number in (*largest.values(), *objectives.values()))  # NaN is not
     return {"agrees": agrees, "bound": bound, "probabilities": largest, "objective": objectives}
 
 
@@ -397,16 +398,18 @@ def compare_cases(run):
     folder = str(Path(__file__).resolve().parents[1] / "tests")
     if folder not in sys.path:
         sys.path.append(folder)
-    import test_pretend
+    import pretend_cases
+    import pretend_fits  # noqa: F401 - its cases, as those of the next one
+    import pretend_surface  # noqa: F401
 
     wrong, n_run = {}, 0
-    for number, name in enumerate(list(test_pretend.CASES)[:: 100 if run.toy else 1]):
+    for number, name in enumerate(list(pretend_cases.CASES)[:: 100 if run.toy else 1]):
         if run.stop - time.monotonic() < LAST:
             break
         n_run += 1
-        if fault := fault_of(test_pretend, name, run.device, number % 3 != 0):
+        if fault := fault_of(pretend_cases, name, run.device, number % 3 != 0):
             wrong[name] = fault
-    return {"agrees": not wrong, "run": n_run, "of": len(test_pretend.CASES), "wrong": wrong}
+    return {"agrees": not wrong, "run": n_run, "of": len(pretend_cases.CASES), "wrong": wrong}
 
 
 def fault_of(tests, name, device, as_tensors):
@@ -414,7 +417,7 @@ def fault_of(tests, name, device, as_tensors):
     import pytest
 
     single = device in tests.SINGLE
-    bound = ROUGH if single or any(word in name for word in ("float32", "float16", "whole")) else 1e-6
+    bound = REAL * tests.bound_of(name, single)
     try:
         expected = tests.expected(name, as_tensors, single)
         actual = tests.flat(tests.CASES[name](tests.Place(device, as_tensors, single)))

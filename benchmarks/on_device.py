@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 os.environ.setdefault("SCIPY_ARRAY_API", "1")  # scikit-learn's array API asks for it before scipy is imported
@@ -79,7 +79,8 @@ class Run:
             gc.collect()  # models and the frames of errors hold tensors of the device
         module = of_device(self.device)
         if module is not None and self.left() > 0:
-            module.empty_cache()
+            with suppress(Exception):  # after some errors a device refuses everything, as the next steps will say
+                module.empty_cache()
         return outcome.get("result")
 
     def write(self, record):

@@ -3,10 +3,13 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pretend
 import pytest
 import torch
+from pretend_cases import Place, bound_of
 
 from torchlogreg._data import tuning
 
@@ -72,6 +75,53 @@ def test_parts_run_on_the_cpu(command):
     status, lines = command("--device", "cpu", "--toy", "--parts", ",".join(parts))
     check(lines, parts)
     assert status == 0
+
+
+def test_numbers_that_are_none_do_not_agree(command, monkeypatch):
+    import device_parts
+
+    class Wrong:
+        """Right where it is asked first."""
+
+        objective_ = 1.0
+
+        def set_params(self, device):
+            self.device = device
+            return self
+
+        def fit(self, X, y):
+            return self
+
+        def predict_proba(self, X):
+            return np.full(len(X), np.nan if self.device == "auto" and X.shape[1] == 70 else 0.5)
+
+    monkeypatch.setattr(device_parts, "estimator", lambda *_, **__: Wrong())
+    _, lines = command("--device", "cpu", "--toy", "--parts", "parity")
+    results = [line["result"] for line in lines if line["part"] == "parity"]
+    assert results
+    assert not any(result["agrees"] for result in results)
+
+
+@pytest.mark.parametrize(("name", "differs"), [("mostly_zero", False), ("fit", True)])
+def test_cases_have_the_bounds_of_the_tests(command, name, differs):
+    import device_parts
+
+    cases = SimpleNamespace(SINGLE={"mps"}, Place=Place, bound_of=bound_of, flat=lambda value: value)
+    cases.CASES, cases.expected = {name: lambda at: [np.full(3, 0.02)]}, lambda *_: [np.zeros(3)]
+    assert bool(device_parts.fault_of(cases, name, "mps", True)) == differs
+
+
+def test_steps_go_on_beside_a_device_that_refuses_everything(command, monkeypatch):
+    import on_device
+
+    def refuses():
+        raise RuntimeError("an illegal memory access was encountered")
+
+    monkeypatch.setattr(on_device, "of_device", lambda _: SimpleNamespace(empty_cache=refuses))
+    monkeypatch.setattr(on_device, "card", lambda run: None)
+    monkeypatch.setattr(on_device, "PARTS", {"parts": lambda run: run.step("works", 0, lambda run: 42.0)})
+    status, lines = command("--device", "cpu", "--toy")
+    assert (status, lines[1]["result"]) == (0, 42.0)
 
 
 def test_a_step_that_fails_is_written_down_and_the_next_one_runs(command, monkeypatch, capsys):

@@ -313,7 +313,7 @@ def test_where_the_softmax_is_flat_the_median_coefficient_is_zero(case):
         np.sort(model.coef_, axis=0)[len(model.coef_) // 2],
     )
     assert ((low <= 0) & (high >= 0)).all()
-    assert (model.coef_ == 0).any(axis=0).all()
+    assert len(model.coef_) % 2 == 0 or (model.coef_ == 0).any(axis=0).all()  # of an even number, none has to be
     assert model.intercept_.sum() == pytest.approx(0.0, abs=1e-6 * np.abs(model.intercept_).max())
     assert model.objective_ - lower_bound(model, X, y) <= 1e-6 * model.objective_
 

@@ -41,6 +41,11 @@ def numpy_of(array) -> Any:
     return (tensor.double() if narrow else tensor).numpy(force=True)
 
 
+def numpy_values(values: dict[str, Any]) -> dict[str, Any]:
+    """What splitters and scorers know, for they support no other library: `numpy_of` each value."""
+    return {name: numpy_of(value) for name, value in values.items()}
+
+
 class Space(NamedTuple):
     """The library and the device that answers go to: NumPy's unless scikit-learn's `array_api_dispatch` is on."""
 

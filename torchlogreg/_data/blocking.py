@@ -1,14 +1,11 @@
 """How rows are divided: into blocks that stay in cache, one after the other, and into parts, one for each thread."""
 
-from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from collections.abc import Iterator
 
 import torch
 
 from torchlogreg._data import tuning
 from torchlogreg._runtime.out_of_memory import divisor
-
-Piece = TypeVar("Piece")
 
 
 def block_numbers(device: torch.device) -> int:
@@ -38,26 +35,3 @@ def slices_of_size(n: int, size: int) -> Iterator[slice]:
 def even_slices(n: int, n_parts: int) -> list[slice]:
     """`n_parts` consecutive slices of n rows, of nearly the same size."""
     return [slice(n * i // n_parts, n * (i + 1) // n_parts) for i in range(n_parts)]
-
-
-class PieceCache(Generic[Piece]):
-    """The blocks and the parts of some rows, cached between passes over them.
-
-    Views cost nothing to keep, and making them takes a third of the time between two products.
-    """
-
-    def __init__(self):
-        self._block_size, self._blocks = 0, ()
-        self._n_parts, self._parts = 0, ()
-
-    def blocks(self, size: int, make: Callable[[], Iterator[Piece]]) -> tuple[Piece, ...]:
-        """The blocks of `size` rows."""
-        if self._block_size != size:
-            self._block_size, self._blocks = size, tuple(make())
-        return self._blocks
-
-    def parts(self, n_parts: int, make: Callable[[], Iterator[Piece]]) -> tuple[Piece, ...]:
-        """The `n_parts` parts."""
-        if self._n_parts != n_parts:
-            self._n_parts, self._parts = n_parts, tuple(make())
-        return self._parts

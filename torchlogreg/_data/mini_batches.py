@@ -1,6 +1,9 @@
-"""Rows that are gathered for one step of SGD. Coefficients are flat here, (K, d)."""
+"""Rows that are gathered for one step of SGD, the intercept's column of ones written out.
 
-from typing import NamedTuple, Protocol
+Coefficients are flat here, (K, d).
+"""
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,30 +13,17 @@ from torchlogreg._data.csr_tensor import CSR, CSRTensor
 from torchlogreg._data.products import csr_product
 
 
-class MiniBatch(Protocol):
-    """b rows, the intercept's column of ones written out."""
-
-    @property
-    def X(self) -> torch.Tensor | CSR: ...
-
-    def logits(self, flat: torch.Tensor) -> torch.Tensor:
-        """Of the rows, (K, b), in flat coefficients (K, d)."""
-        ...
-
-    def add_products(self, out: torch.Tensor, residual: torch.Tensor, beta: float, alpha: float) -> None:
-        """out := beta out + alpha residual X, in place, with out (K, d) and residual (K, b)."""
-        ...
-
-
 class DenseMiniBatch(NamedTuple):
     """Rows of a dense X."""
 
     X: torch.Tensor  # (b, d)
 
     def logits(self, flat: torch.Tensor) -> torch.Tensor:
+        """Of the rows, (K, b)."""
         return torch.mm(flat, self.X.T)
 
     def add_products(self, out: torch.Tensor, residual: torch.Tensor, beta: float, alpha: float) -> None:
+        """out := beta out + alpha residual X, in place, with out (K, d) and residual (K, b)."""
         out.addmm_(residual, self.X, beta=beta, alpha=alpha)
 
 
@@ -60,3 +50,6 @@ class SparseMiniBatch(NamedTuple):
     def add_products(self, out: torch.Tensor, residual: torch.Tensor, beta: float, alpha: float) -> None:
         products = torch.from_numpy(csr_product(self.X.T, residual.T.numpy())).T
         out.mul_(beta).index_add_(1, self.columns, products, alpha=alpha)
+
+
+MiniBatch = DenseMiniBatch | SparseMiniBatch

@@ -11,11 +11,6 @@ Models = torch.Tensor | slice  # an index of models
 EVERY_MODEL = slice(None)
 
 
-def weights_of_models(columns: torch.Tensor, weight_index: torch.Tensor | None) -> torch.Tensor:
-    """The weights that each model uses, (n, B), laid out as logits are; (n, 1) if all models use the same ones."""
-    return columns if weight_index is None else columns.T[weight_index].T
-
-
 def index_of_selected(columns: torch.Tensor, weight_index: torch.Tensor | None, models: Models) -> torch.Tensor | None:
     """The weight index of the models at an index alone; None if all models use the only column."""
     if weight_index is not None:
@@ -32,6 +27,15 @@ def models_with_weight(columns: torch.Tensor, weight_index: torch.Tensor | None)
     weighs = columns.any(dim=0)[weight_index]
     none_or_most = not weighs.any() or float(weighs.float().mean()) > tuning.MOST_MODELS_SHARE
     return EVERY_MODEL if none_or_most else torch.nonzero(weighs).flatten()
+
+
+def added_to_models(total: torch.Tensor | None, models: Models, sums: torch.Tensor, n_models: int) -> torch.Tensor:
+    """`total` (B, ...) and the sums of the models at an index, which may be kept and written to; None is zero."""
+    if models is EVERY_MODEL:
+        return sums if total is None else total.add_(sums)
+    total = sums.new_zeros(n_models, *sums.shape[1:]) if total is None else total
+    total[models] += sums
+    return total
 
 
 def sample_weighted_rows(columns: torch.Tensor, size: int, generator: torch.Generator) -> torch.Tensor:

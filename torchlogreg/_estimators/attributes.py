@@ -1,7 +1,5 @@
 """Fitted attributes: from coefficients, and onto an estimator."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any
 

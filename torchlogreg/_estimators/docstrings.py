@@ -1,13 +1,11 @@
-"""The documentation that both estimators share, written once."""
-
-from __future__ import annotations
+"""The documentation that two estimators share, written once."""
 
 from collections.abc import Callable
 from typing import TypeVar
 
 Class = TypeVar("Class", bound=type)
 
-_TEMPLATE = """{summary}
+SINGLE_FIT = """{summary}
 
     It minimises scikit-learn's objective, on torch::
 
@@ -24,6 +22,18 @@ _TEMPLATE = """{summary}
 
     l1_ratio : float, default=0.0
         Share of the L1 norm in the penalty. Only 0, the L2 penalty, is supported so far.
+
+    penalty_weights : array-like of shape (n_features,) or dict, default=None
+        Factor of each feature's penalty, zero or positive: 0 leaves its coefficients unpenalised, and ``np.inf`` leaves
+        the feature out. A dict by feature name, for X with names, is for some features; the others have 1. Factors
+        are used as they are, while glmnet scales its ``penalty.factor`` to a mean of 1. An infinite factor needs
+        ``'auto'``, ``'prox-newton'`` or ``'sgd'`` as `solver`.
+
+    coef_bounds : pair (lower, upper) or dict, default=None
+        Bounds of the coefficients: two numbers, or arrays of shape (n_features,), such as ``(0, np.inf)`` for
+        coefficients that are not negative. Each of the two may be a dict by feature name, too, or all of it a dict of
+        pairs by feature name; features that are not named are not bounded. The bounds of a feature hold for all
+        classes; the intercept has none. The `solver` must be ``'auto'``, ``'prox-newton'`` or ``'sgd'``.
 
     fit_intercept : bool, default=True
         Whether the model has an intercept.
@@ -188,7 +198,7 @@ _TEMPLATE = """{summary}
     """
 
 
-_CV_TEMPLATE = """{summary}
+CROSS_VALIDATION = """{summary}
 
     For every value of C and every fold it minimises the objective of :class:`{single}`. All these models are solved as
     one batch that shares the passes over the data, so the results are those of single fits in a fraction of the time.
@@ -320,17 +330,9 @@ _CV_TEMPLATE = """{summary}
     """
 
 
-def documented(**parts: str) -> Callable[[Class], Class]:
-    """Fill in the docstring that the two estimators share."""
-    return _filled(_TEMPLATE, parts)
+def documented(template: str, **parts: str) -> Callable[[Class], Class]:
+    """Fill in a docstring that two estimators share."""
 
-
-def documented_cv(**parts: str) -> Callable[[Class], Class]:
-    """Fill in the docstring that the two cross-validation estimators share."""
-    return _filled(_CV_TEMPLATE, parts)
-
-
-def _filled(template: str, parts: dict[str, str]) -> Callable[[Class], Class]:
     def decorate(cls: Class) -> Class:
         cls.__doc__ = template.format(**parts)
         return cls

@@ -1,7 +1,5 @@
 """A fit: the objective, its minimum, and the attributes that come of it."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

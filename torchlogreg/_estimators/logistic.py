@@ -1,10 +1,11 @@
 """The two public estimators."""
 
 from torchlogreg._estimators.base import LinearClassifier
-from torchlogreg._estimators.docstrings import documented
+from torchlogreg._estimators.docstrings import SINGLE_FIT, documented
 
 
 @documented(
+    SINGLE_FIT,
     summary="Logistic regression for two classes.",
     notes="""
     The model is ``P(y = classes_[1] | x) = sigmoid(coef_ @ x + intercept_)``.""",
@@ -27,6 +28,7 @@ class TorchLogisticRegression(LinearClassifier):
 
 
 @documented(
+    SINGLE_FIT,
     summary="Softmax (multinomial logistic) regression for any number of classes.",
     notes="""
     The model is ``P(y = classes_[k] | x) = softmax(coef_ @ x + intercept_)[k]``, with one row of coefficients for each

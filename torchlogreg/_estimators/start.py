@@ -1,7 +1,5 @@
 """The coefficients that a fit starts from."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -10,8 +10,6 @@ type; `_DECODERS` lists them. The digest is that of all the rest and of the tens
 it is not a signature, so the content is checked as well.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -5,8 +5,6 @@ come first, one for each candidate; those of the folds start there and share the
 except where they follow a path of their own fold (`paths`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -14,7 +12,7 @@ import numpy as np
 import torch
 
 from torchlogreg._model_selection import tuning
-from torchlogreg._model_selection.paths import Candidates, Paths, extrapolated
+from torchlogreg._model_selection.paths import Candidates, Paths
 from torchlogreg._objective.losses import Loss
 from torchlogreg._objective.objective import Objective, PassCounter, normalised
 from torchlogreg._objective.penalties import ElasticNet
@@ -157,8 +155,9 @@ class BatchedFits:
 
     def _continued(self, W: torch.Tensor, first: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
         """Where the paths in W (F Q, d, K) of the folds that begin at `first` lead for candidates q."""
-        last, second, t = self.paths.predecessors(q)
-        return extrapolated(self.columns.enter(W[first + last]), self.columns.enter(W[first + second]), t)
+        *before, t = self.paths.predecessors(q)
+        last, second = (self.columns.enter(W[first + index]) for index in before)
+        return last + t[:, None, None] * (last - second)
 
     def _objective(self, column: torch.Tensor, q: torch.Tensor | slice) -> Objective:
         """The objective of the candidates q with the weights `column`."""

@@ -1,7 +1,5 @@
 """Candidates against folds: all of them fitted as one batch, and what they answer on the rows a fold holds out."""
 
-from __future__ import annotations
-
 import copy
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -139,13 +137,13 @@ def unweighted_data(estimator: Any, X, y, sample_weight) -> TrainingData:
     """The checked data where it was, without class weights, which depend on the fold."""
     estimator = copy.copy(estimator)
     estimator.class_weight = None
-    with package_settings(), translated(device=True):
+    with package_settings(), translated():
         return training_data(estimator, X, y, sample_weight)
 
 
 def placed_for(estimator: Any, data: TrainingData, n_models: int) -> TrainingData:
     """The data where so many models are fitted, as one batch."""
-    with package_settings(), translated(device=True):
+    with package_settings(), translated():
         return placed(estimator, data, fit_access(estimator, n_models))
 
 
@@ -165,7 +163,7 @@ def fit_all(
     data: TrainingData,
     candidates: list[dict[str, Any]],
     trains: Sequence[np.ndarray],
-    on_leave: Callable[[int], None] | None = None,
+    on_leave: Callable[[int], None] = lambda _: None,
 ) -> Fitted:
     """Fit every candidate, a dict of parameters in BATCHED, on all rows and on the rows of each index in `trains`.
 
@@ -187,7 +185,7 @@ def fit_all(
 class _Told:
     """Tells of models that are done, of each of them once, however often memory ran out and all began again."""
 
-    def __init__(self, on_leave: Callable[[int], None] | None):
+    def __init__(self, on_leave: Callable[[int], None]):
         self.on_leave, self.n_models, self.n_told = on_leave, 0, 0
 
     def __call__(self, k: int) -> None:
@@ -195,8 +193,7 @@ class _Told:
         n_new = self.n_models - self.n_told
         if n_new > 0:
             self.n_told = self.n_models
-            if self.on_leave is not None:
-                self.on_leave(n_new)
+            self.on_leave(n_new)
 
 
 def _batched_fits(

@@ -17,7 +17,7 @@ from sklearn.model_selection import GridSearchCV, ParameterGrid, check_cv
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing, indexable
 
-from torchlogreg._data.array_api import Space, numpy_of
+from torchlogreg._data.array_api import Space, numpy_of, numpy_values
 from torchlogreg._data.targets import known
 from torchlogreg._data.training_data import STREAMED
 from torchlogreg._data.validation import is_no_table, is_stream
@@ -35,11 +35,11 @@ from torchlogreg._model_selection.fit_and_score import (
 )
 from torchlogreg._model_selection.scoring import CachedPredictor, score_by_name
 from torchlogreg._runtime.sklearn_private import (
+    MultimetricScorer,
     check_method_params,
     fit_context,
-    is_multimetric,
+    is_of_answers,
     score_with,
-    scorer_parts,
 )
 from torchlogreg._solvers import is_stochastic
 
@@ -112,7 +112,7 @@ class TorchGridSearchCV(GridSearchCV):
         if y is not None and isinstance(_last(self.estimator), LinearClassifier):
             known(y)  # scikit-learn, which would look at them next, says of missing labels that '<' is not supported
             if not get_config()["array_api_dispatch"]:  # without it scikit-learn knows arrays of the host alone
-                y, params = numpy_of(y), {name: numpy_of(value) for name, value in params.items()}
+                y, params = numpy_of(y), numpy_values(params)
         search, evaluations, cv = None, None, self.cv
         with suppress(_NotBatched, ValueError, TypeError):  # scikit-learn reports what is invalid
             search = _Search(self, X, y, params)
@@ -167,7 +167,7 @@ class TorchGridSearchCV(GridSearchCV):
             if hasattr(self.best_estimator_, "feature_names_in_"):
                 self.feature_names_in_ = self.best_estimator_.feature_names_in_
             task.call_on_fit_task_end(**arguments)
-        self.scorer_ = search.scorers._scorers if is_multimetric(search.scorers) else search.scorers
+        self.scorer_ = search.scorers._scorers if isinstance(search.scorers, MultimetricScorer) else search.scorers
         self.cv_results_ = results
         self.device_reason_ = "; ".join(search.device_reasons.values())
         root.call_on_fit_task_end(**arguments)
@@ -226,6 +226,8 @@ def _check_batchable(full: Any, last: Any) -> None:
     """Raise unless `full` ends in an estimator of ours, `last`, that can be in a batch, with valid parameters."""
     if type(last) not in (TorchLogisticRegression, TorchSoftmaxClassifier) or last.l1_ratio != 0:
         raise _NotBatched
+    if last.penalty_weights is not None or last.coef_bounds is not None:
+        raise _NotBatched
     steps = [last]
     if full is not last:
         steps = [full, *(step for _, step in full.steps)]
@@ -269,7 +271,7 @@ class _Search:
     """The candidates of a search, evaluated as batches on each fold."""
 
     def __init__(self, search: TorchGridSearchCV, X, y, params: dict[str, Any]):
-        params = {name: numpy_of(value) for name, value in params.items()}  # as splitters and scorers know them
+        params = numpy_values(params)
         self.search, self.params = search, params
         self.n_unconverged = self.n_fitted = 0
         self.device_reasons: dict[str, str] = {}  # by device, the first one each
@@ -299,8 +301,8 @@ class _Search:
             self.by_name = None  # an error in scikit-learn
         if name == "neg_log_loss" and any(_lacks_a_class(self.codes, test) for test in tests):
             self.by_name = None  # another
-        each = self.scorers._scorers.values() if is_multimetric(self.scorers) else [self.scorers]
-        self.opaque = search.scoring is not None and any(scorer_parts(scorer) is None for scorer in each)
+        each = self.scorers._scorers.values() if isinstance(self.scorers, MultimetricScorer) else [self.scorers]
+        self.opaque = search.scoring is not None and not all(map(is_of_answers, each))
         if self.opaque and Space.of(self.X).xp is not None:
             raise _NotBatched  # models of a batch have NumPy's attributes
 
@@ -369,12 +371,11 @@ class _Search:
         of_test = scores(test)
         seconds = (time.perf_counter() - start) / len(of_test)
         of_train = scores(train) if self.search.return_train_score else None
-        out = []
-        for i, score in enumerate(of_test):
-            evaluation = {"test_scores": score, "fit_time": fit_seconds, "score_time": seconds, "fit_error": None}
-            evaluation["n_test_samples"] = len(test)
-            out.append(evaluation if of_train is None else {**evaluation, "train_scores": of_train[i]})
-        return out
+        common = {"fit_time": fit_seconds, "score_time": seconds, "fit_error": None, "n_test_samples": len(test)}
+        if of_train is None:
+            return [{"test_scores": score, **common} for score in of_test]
+        both = zip(of_test, of_train, strict=True)
+        return [{"test_scores": one, "train_scores": other, **common} for one, other in both]
 
     def _scores(self, fitted: Fitted, fold: int | None, index: np.ndarray, X, eta: Any, wrap: Callable) -> list:
         """Scores of a fold's models on the rows at `index`, which are X with logits eta; `wrap` completes a model."""

@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn import config_context
-from sklearn.metrics import get_scorer, get_scorer_names, make_scorer
+from sklearn.metrics import get_scorer, get_scorer_names
 from sklearn.model_selection import check_cv
 from sklearn.utils import _safe_indexing, indexable
 from sklearn.utils.metadata_routing import UNUSED, MetadataRouter, MethodMapping, process_routing
 
-from torchlogreg._data.array_api import numpy_of
+from torchlogreg._data.array_api import numpy_of, numpy_values
 from torchlogreg._data.targets import known
 from torchlogreg._data.training_data import TrainingData
 from torchlogreg._estimators.attributes import model_attributes, replace_attributes
 from torchlogreg._estimators.base import LinearClassifier
-from torchlogreg._estimators.docstrings import documented_cv
+from torchlogreg._estimators.docstrings import CROSS_VALIDATION, documented
 from torchlogreg._estimators.keywords import suggesting
 from torchlogreg._estimators.logistic import TorchLogisticRegression, TorchSoftmaxClassifier
 from torchlogreg._estimators.predictor import LinearPredictor
@@ -43,9 +43,10 @@ from torchlogreg._runtime.sklearn_private import (
     check_method_params,
     fit_context,
     format_results,
+    is_of_answers,
     raise_for_params,
     routing_enabled,
-    scorer_parts,
+    with_labels,
 )
 from torchlogreg._solvers import SOLVERS
 
@@ -143,7 +144,7 @@ class _LinearClassifierCV(LinearPredictor):
             If the memory of an accelerator ran out and the fits continued with smaller blocks.
         """
         raise_for_params(params, self, "fit")
-        params = {name: numpy_of(value) for name, value in params.items()}  # what splitters and scorers know
+        params = numpy_values(params)
         Cs = self._checked_grid()
         plain = self._single(**{name: getattr(self, name) for name in ("solver", *PLAIN)})
         data = unweighted_data(plain, X, y, sample_weight)
@@ -231,15 +232,13 @@ class _LinearClassifierCV(LinearPredictor):
             Higher is better.
         """
         raise_for_params(params, self, "score")
-        params = {name: numpy_of(value) for name, value in params.items()}
-        if sample_weight is not None:
-            params["sample_weight"] = numpy_of(sample_weight)
+        params = numpy_values(params if sample_weight is None else {**params, "sample_weight": sample_weight})
         if routing_enabled():
             params = process_routing(self, "score", **params).scorer.score
         model = copy(self)
         model.classes_ = numpy_of(self.classes_)
         with config_context(array_api_dispatch=False):  # most scorers know NumPy only
-            return self._scorer(model.classes_)(model, X, known(y), **params)
+            return with_labels(get_scorer(self.scoring or "accuracy"), model.classes_)(model, X, known(y), **params)
 
     def get_metadata_routing(self) -> MetadataRouter:
         """How metadata is routed.
@@ -255,21 +254,6 @@ class _LinearClassifierCV(LinearPredictor):
             .add_self_request(self)
             .add(splitter=self.cv, method_mapping=MethodMapping().add(caller="fit", callee="split"))
             .add(scorer=get_scorer(self.scoring or "accuracy"), method_mapping=scorer)
-        )
-
-    def _scorer(self, classes: np.ndarray) -> Callable:
-        """The scorer for `fit` and `score`, with all classes as its labels where it takes labels: rows may lack one."""
-        scorer = get_scorer(self.scoring or "accuracy")
-        parts = scorer_parts(scorer)
-        if parts is None or "labels" not in parts.accepts:
-            return scorer
-        options: dict[str, Any] = {"labels": classes, "response_method": parts.response_method}
-        if len(classes) == 2 and "pos_label" in parts.accepts:
-            options["pos_label"] = classes[1]
-        return make_scorer(
-            parts.function,
-            greater_is_better=parts.sign > 0,
-            **{**options, **parts.options},
         )
 
     def _checked_grid(self) -> np.ndarray:
@@ -312,15 +296,16 @@ class _LinearClassifierCV(LinearPredictor):
             return score(fitted.loss, eta, codes[test], params.get("sample_weight"))
         (X,) = indexable(X)  # COO is not, as it comes
         X, y = _safe_indexing(X, test), _safe_indexing(y, test)
-        scorer = self._scorer(fitted.data.classes)
+        scorer = with_labels(get_scorer(self.scoring or "accuracy"), fitted.data.classes)
         models = (fitted.model(q, f) for q in range(eta.shape[1]))
-        if scorer_parts(scorer) is not None:  # else a function that may do more with a model than predict X
+        if is_of_answers(scorer):
             models = (CachedPredictor(model, X, eta[:, q : q + 1]) for q, model in enumerate(models))
         with config_context(array_api_dispatch=False):
             return np.array([scorer(model, X, y, **params) for model in models])
 
 
-@documented_cv(
+@documented(
+    CROSS_VALIDATION,
     summary="Logistic regression for two classes, with C chosen by cross-validation.",
     single="TorchLogisticRegression",
     example="""
@@ -342,7 +327,8 @@ class TorchLogisticRegressionCV(_LinearClassifierCV):
         return tags
 
 
-@documented_cv(
+@documented(
+    CROSS_VALIDATION,
     summary="Softmax regression for any number of classes, with C chosen by cross-validation.",
     single="TorchSoftmaxClassifier",
     example="""

@@ -4,10 +4,8 @@ Where classes are nearly separable, the optimum of all rows is a poor start for 
 models are solved one after the other, each from the extrapolated path of its own fold.
 """
 
-from __future__ import annotations
-
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 
@@ -28,13 +26,6 @@ class Candidates(NamedTuple):
         return [path[self.l2[path].argsort(descending=True, stable=True)] for path in paths]
 
 
-class Stage(NamedTuple):
-    """Candidates that are solved together."""
-
-    candidates: torch.Tensor  # (m,) their index
-    follows: bool  # whether each starts from the candidate before it on its path
-
-
 class Paths(NamedTuple):
     """The order of Q candidates, and when to follow it."""
 
@@ -44,13 +35,13 @@ class Paths(NamedTuple):
     threshold: torch.Tensor  # (Q,) objective on all rows below which a candidate follows the one before
 
     @classmethod
-    def none(cls, candidates: Candidates) -> Paths:
+    def none(cls, candidates: Candidates) -> Self:
         """Every candidate starts by itself."""
         before = torch.full_like(candidates.weighting, -1)
         return cls([], candidates.l2, before, torch.full_like(candidates.l2, -math.inf))
 
     @classmethod
-    def of(cls, candidates: Candidates, without_features: torch.Tensor) -> Paths:
+    def of(cls, candidates: Candidates, without_features: torch.Tensor) -> Self:
         """The paths, given each candidate's least objective `without_features` (Q,)."""
         out = cls.none(candidates)._replace(paths=candidates.by_strength())
         for path in out.paths:
@@ -66,10 +57,10 @@ class Paths(NamedTuple):
             ranks[path] = (least < self.threshold[path]).cumsum(dim=0)
         return ranks
 
-    def stages(self, values: torch.Tensor) -> list[Stage]:
-        """The candidates in the order in which they are solved."""
+    def stages(self, values: torch.Tensor) -> list[tuple[torch.Tensor, bool]]:
+        """Indices of candidates that are solved together, and whether each starts from the one before on its path."""
         ranks = self.ranks(values)
-        return [Stage(torch.nonzero(ranks == r).flatten(), r > 0) for r in range(int(ranks.max()) + 1)]
+        return [(torch.nonzero(ranks == r).flatten(), r > 0) for r in range(int(ranks.max()) + 1)]
 
     def predecessors(self, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """For candidates q: the one before, the one before that, and the length of the step to extrapolate.
@@ -82,8 +73,3 @@ class Paths(NamedTuple):
         ahead, behind = ((self.l2[a] / self.l2[b]).log() for a, b in ((last, q), (second, last)))
         t = torch.where((behind > 0) & ahead.isfinite(), (ahead / behind).clamp(max=tuning.PATH_STRETCH), 0.0)
         return last, second, t
-
-
-def extrapolated(last: torch.Tensor, second: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """Coefficients (B, d, K) a step t (B,) beyond `last`, in units of the step from `second` to it."""
-    return last + t[:, None, None] * (last - second)

@@ -1,7 +1,5 @@
 """Scores of models whose logits are known: by name from the logits of all models at once, or by any scorer."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,12 +1,10 @@
 """Callbacks during a fit: scikit-learn's protocol, and what those of `torchlogreg.callbacks` are told besides."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import cache
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from torchlogreg._monitoring.history import MONITORS, Monitor
 from torchlogreg._runtime.threads import caller_settings, package_settings
@@ -49,7 +47,7 @@ class FitCall(NamedTuple):
     began: float  # by `perf_counter`
 
     @classmethod
-    def begin(cls, estimator, X, y, sample_weight=None, *, max_subtasks: int | None) -> FitCall:
+    def begin(cls, estimator, X, y, sample_weight=None, *, max_subtasks: int | None) -> Self:
         """Tell the callbacks that a fit begins."""
         began = perf_counter()
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}

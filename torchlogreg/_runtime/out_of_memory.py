@@ -21,9 +21,9 @@ def attempts():
     ``for attempt in attempts(): with attempt: ...``: no function stands between the caller and the work.
     """
     for number in range(len(DIVISORS)):
-        attempt = _Attempt(number)
-        yield attempt
-        if not attempt.failed:
+        failures = []
+        yield _attempt(number, failures)
+        if not failures:
             return
         gc.collect()  # the error's frames held what the attempt had allocated
         for kind in (torch.cuda, torch.xpu):
@@ -39,25 +39,21 @@ def with_room(work):
     raise AssertionError  # the last attempt raises
 
 
-class _Attempt:
-    def __init__(self, number):
-        self.number, self.failed = number, False
-
-    def __enter__(self):
-        self._token = divisor.set(DIVISORS[self.number])
-
-    def __exit__(self, kind, error, trace):
-        divisor.reset(self._token)
-        if isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error):
-            raise MemoryError(f"{_asked(error)} on the host. {MEMORY_REMEDY}") from error
-        self.failed = isinstance(error, (torch.OutOfMemoryError, RuntimeError)) and ran_out(error)
-        if not self.failed:
-            return False
-        if self.number == len(DIVISORS) - 1:
-            raise MemoryError(f"{_asked(error)} on the device, even in the smallest blocks. {MEMORY_REMEDY}") from error
-        if self.number == 0:
+@contextmanager
+def _attempt(number, failures):
+    token = divisor.set(DIVISORS[number])
+    is_last = number == len(DIVISORS) - 1
+    try:
+        with translated(device="device, even in the smallest blocks" if is_last else None):
+            yield
+    except RuntimeError as error:
+        if not ran_out(error):
+            raise
+        failures.append(number)
+        if number == 0:
             warn(f"{_asked(error)} on the device: starting again with smaller blocks.", RuntimeWarning)
-        return True
+    finally:
+        divisor.reset(token)
 
 
 def ran_out(error):
@@ -66,16 +62,13 @@ def ran_out(error):
 
 
 @contextmanager
-def translated(*, device=False):
-    """Make MemoryErrors of the RuntimeErrors that torch raises when memory runs out: the host's, or also a device's."""
+def translated(device: str | None = "device"):
+    """Make MemoryErrors of the RuntimeErrors that torch raises when memory runs out, the host's or that of `device`."""
     try:
         yield
     except RuntimeError as error:
-        if "DefaultCPUAllocator" in str(error):
-            where = "host"
-        elif device and ran_out(error):
-            where = "device"
-        else:
+        where = "host" if "DefaultCPUAllocator" in str(error) else device if ran_out(error) else None
+        if where is None:
             raise
         raise MemoryError(f"{_asked(error)} on the {where}. {MEMORY_REMEDY}") from error
 

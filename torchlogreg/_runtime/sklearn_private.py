@@ -1,11 +1,11 @@
 """What scikit-learn keeps in private modules and third-party estimators use all the same, in one place."""
 
 from inspect import signature
-from typing import NamedTuple
 
 from sklearn.base import _fit_context as fit_context
 from sklearn.linear_model._base import SparseCoefMixin
-from sklearn.metrics._scorer import _MultimetricScorer
+from sklearn.metrics import make_scorer
+from sklearn.metrics._scorer import _MultimetricScorer as MultimetricScorer
 from sklearn.model_selection import GridSearchCV
 from sklearn.model_selection._validation import _score as score_with
 from sklearn.utils._array_api import _is_numpy_namespace as is_numpy_namespace
@@ -21,6 +21,7 @@ from sklearn.utils.validation import _get_feature_names as feature_names
 
 __all__ = [
     "Interval",
+    "MultimetricScorer",
     "SparseCoefMixin",
     "StrOptions",
     "check_matplotlib_support",
@@ -30,41 +31,33 @@ __all__ = [
     "fit_context",
     "format_results",
     "get_namespace_and_device",
-    "is_multimetric",
     "is_namespace",
     "is_numpy_namespace",
+    "is_of_answers",
     "max_precision_float_dtype",
     "move_to",
     "np_compat",
     "raise_for_params",
     "routing_enabled",
     "score_with",
-    "scorer_parts",
+    "with_labels",
 ]
 
 
-class ScorerParts(NamedTuple):
-    """What a scorer was made of."""
-
-    function: object
-    sign: int
-    response_method: object
-    options: dict
-    accepts: set  # names of the function's parameters
+def is_of_answers(scorer):
+    """Whether a scorer is one of `make_scorer`, which sees a model's answers alone; others may look at the model."""
+    return hasattr(scorer, "_score_func")
 
 
-def scorer_parts(scorer):
-    """The parts of a scorer of `make_scorer`; None for any other callable."""
-    function = getattr(scorer, "_score_func", None)
-    if function is None:
-        return None
-    accepts = set(signature(function).parameters)
-    return ScorerParts(function, scorer._sign, scorer._response_method, scorer._kwargs, accepts)
-
-
-def is_multimetric(scorer):
-    """Whether a scorer stands for several."""
-    return isinstance(scorer, _MultimetricScorer)
+def with_labels(scorer, classes):
+    """The scorer with all classes as its labels where it takes labels, for rows may lack one."""
+    accepted = signature(scorer._score_func).parameters if is_of_answers(scorer) else {}
+    if "labels" not in accepted:
+        return scorer
+    options = {"labels": classes, "response_method": scorer._response_method}
+    if len(classes) == 2 and "pos_label" in accepted:
+        options["pos_label"] = classes[1]
+    return make_scorer(scorer._score_func, greater_is_better=scorer._sign > 0, **{**options, **scorer._kwargs})
 
 
 def format_results(candidates, scores, fit_seconds, score_seconds):

@@ -44,14 +44,15 @@ class Kinks(NamedTuple):
 
     def select(self, index: np.ndarray) -> Kinks:
         """Those of the coefficients at an index, which is sorted."""
-        l1, *bounds = (None if part is None else part[index] for part in self[:3])
+        lower, upper = (None if part is None else part[index] for part in (self.lower, self.upper))
+        selected = Kinks(self.l1[index], lower, upper)
         if self.flat is None:
-            return Kinks(l1, *bounds)
+            return selected
         place = np.full(len(self.l1), -1)
         place[index] = np.arange(len(index))
         flat = place[self.flat]
         flat = flat[(flat >= 0).all(axis=1)]
-        return Kinks(l1, *bounds, flat if len(flat) else None)
+        return selected._replace(flat=flat if len(flat) else None)
 
     def value(self, u: np.ndarray) -> float:
         """The L1 norm."""
@@ -76,6 +77,19 @@ class Kinks(NamedTuple):
         if self.lower is None or self.upper is None:
             return low, high
         return np.maximum(low, self.lower), np.minimum(high, self.upper)
+
+
+def at_medians(u: np.ndarray, flat: np.ndarray) -> np.ndarray:
+    """Coefficients that differ from u by a constant for each row of an index `flat` (R, K), and have the least L1 norm.
+
+    That constant is a median; of several the one nearest zero.
+    """
+    values = np.sort(u[flat], axis=1)
+    n_classes = values.shape[1]
+    shift = np.clip(0.0, values[:, (n_classes - 1) // 2], values[:, n_classes // 2])
+    u = u.copy()
+    u[flat] -= shift[:, None]
+    return u
 
 
 class _Guess(NamedTuple):

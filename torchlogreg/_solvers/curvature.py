@@ -56,9 +56,7 @@ class BlockCurvature(Curvature):
     is_coupled = False
 
     @classmethod
-    def of(
-        cls, sample: Objective, W: torch.Tensor, columns: torch.Tensor | None, diagonal: torch.Tensor | None
-    ) -> Self:
+    def of(cls, sample: Objective, W: torch.Tensor, columns: torch.Tensor | None = None, diagonal: Any = None) -> Self:
         """At W (B, d, K); `columns` None are all of them, and then the sample has the diagonal."""
         d, design = W.shape[1], sample.design
         eta = design.matvec(W)
@@ -73,7 +71,9 @@ class BlockCurvature(Curvature):
         if diagonal is None:
             squares = weights.flatten(1).T.double() @ rows.double().square()
             diagonal = squares.view(*weights.shape[1:], -1) + l2[:, None]
-        return cls(rows.contiguous(), columns, weights, in_range(diagonal).cpu(), l2)
+        else:
+            diagonal = diagonal.cpu()
+        return cls(rows.contiguous(), columns, weights, in_range(diagonal), l2)
 
     def blocks(self, model, index):
         """See `Curvature`."""
@@ -208,6 +208,6 @@ def coupled_hessian(objective: Objective, W: torch.Tensor, index: np.ndarray) ->
         for feature in np.flatnonzero(free):  # see `Objective._pin`
             own = np.flatnonzero(index % d == feature)
             if len(own):
-                H[np.ix_(own, own)] += H[own, own].mean()
+                H[np.ix_(own, own)] += objective.penalty.lift * H[own, own].mean()
     H.ravel()[:: len(index) + 1] += l2[index % d]
     return H

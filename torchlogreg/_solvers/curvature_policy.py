@@ -48,7 +48,7 @@ def curvature_at(objective: Objective, W: torch.Tensor, generator: torch.Generat
     if not n_frequent:
         size = _sample_size(objective)
         draw = sample_rows if W.shape[2] == 1 else _where_curved(W)
-        return BlockCurvature.of(draw(objective, size, generator), W, None, None)
+        return BlockCurvature.of(draw(objective, size, generator), W)
     diagonal = _by_class(objective.diagonal(W), W)
     columns = frequent_columns(objective, diagonal.mT.to(W.device), n_frequent)
     n_rows = tuning.ROWS_PER_FREQUENT_COLUMN * len(columns) if W.shape[2] == 1 else max(4000, 5 * len(columns))
@@ -87,7 +87,8 @@ def _on_samples(objective, W, rough, size, generator):
     sizes = [size]
     while sizes[-1] // 4 >= max(tuning.SMALLEST_NESTED_ROWS, 5 * n_unknowns):
         sizes.append(sizes[-1] // 4)
-    variances, state = scatter(sampled(pool, slice(sizes[-1]))), None
+    variances = scatter(sampled(pool, slice(sizes[-1])))
+    state: Any = None
     for m in reversed(sizes):
         sample = shrunk(sampled(pool, slice(m)), variances / m)
         state = rough.init(sample, W)

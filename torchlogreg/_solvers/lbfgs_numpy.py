@@ -4,9 +4,7 @@ Against `lbfgs` in torch it halves the time of a fit: 14 ms instead of 25 for 21
 for 1000 x 10 with 10, 32 instead of 71 for 2000 x 20 with 10 (independent columns, one Zen 4 core).
 """
 
-from __future__ import annotations
-
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -54,7 +52,7 @@ class KroneckerFactor(NamedTuple):
     raised: list[tuple[int, Factor]]  # the factors, by index, whose diagonal was raised by more than a trifle
 
     @classmethod
-    def of(cls, M: np.ndarray, S: np.ndarray, l2: np.ndarray, n_features: int) -> KroneckerFactor:
+    def of(cls, M: np.ndarray, S: np.ndarray, l2: np.ndarray, n_features: int) -> Self:
         """The factor for M (K, K), S (d, d) and l2 (d, 1).
 
         The direction in which the softmax is flat is lifted where l2 is zero, and elsewhere by what rounding of the

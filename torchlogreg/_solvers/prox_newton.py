@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,15 +12,16 @@ import torch
 from torchlogreg._objective.objective import Point
 from torchlogreg._solvers import tuning
 from torchlogreg._solvers.base import Reading, SelectableSolver, drawn_seed
-from torchlogreg._solvers.block_pivoting import minimise_quadratic
+from torchlogreg._solvers.block_pivoting import Kinks, Matrix, at_medians, minimise_quadratic
 from torchlogreg._solvers.curvature import BlockCurvature, CoupledCurvature, Curvature, coupled_hessian
 from torchlogreg._solvers.curvature_policy import coupled_cost, curvature_at, start
 from torchlogreg._solvers.lbfgs import LBFGS
 from torchlogreg._solvers.lbfgs_memory import LBFGSMemory
-from torchlogreg._solvers.line_search import dot, line_search_step, select, where_accepted
-from torchlogreg._solvers.matrices import BlockMatrix
+from torchlogreg._solvers.line_search import Step, beside, dot, line_search_step, per_model, select, where_accepted
+from torchlogreg._solvers.matrices import BlockMatrix, DampedMatrix
 from torchlogreg._solvers.preconditioners.refresh import Refresh
 from torchlogreg._solvers.prox_newton_numpy import ProxNewtonNumPy, candidates, is_small, kinks_of
+from torchlogreg._solvers.small_objective import SMALLEST_FLOAT
 from torchlogreg._solvers.starts import is_far, nearer
 from torchlogreg._solvers.stopping import Optimality
 from torchlogreg._solvers.working_sets import WorkingSets, are_wanted
@@ -41,11 +43,12 @@ class Proposal(NamedTuple):
     point: Point
     preconditioner: Scaling
     W: torch.Tensor  # (B, d, K)
-    slope: torch.Tensor  # (B,) change of the objective that the model promises, without its curvature
 
-    def trial_point(self, n_backtracks: torch.Tensor) -> torch.Tensor:
+    def trial_point(self, n_backtracks: list[int]) -> torch.Tensor:
         """The coefficients at the step 0.5^n_backtracks; zeros of the minimiser are exact at the whole step."""
-        share = 0.5 ** n_backtracks[:, None, None]
+        if not any(n_backtracks):
+            return self.W
+        share = per_model(beside([0.5**n for n in n_backtracks], self.W)).to(self.W.dtype)
         return torch.where(share == 1.0, self.W, self.point.W + share * (self.W - self.point.W))
 
 
@@ -54,15 +57,17 @@ class ProxNewtonState(NamedTuple):
 
     point: Point
     reading: Reading
-    memory: LBFGSMemory  # class-major
+    memory: LBFGSMemory
     random: torch.Tensor  # state of the generator that draws samples
     refresh: Refresh
-    n_backtracks: torch.Tensor  # (B,) how often the step is halved
-    n_refused: torch.Tensor  # (B,) steps in a row that did not help
-    restarted: torch.Tensor  # (B,) whether no step helped, and the pairs were given up for that
+    n_backtracks: list[int]  # (B,) how often the step is halved
+    damping: list[float]  # (B,) of the models, in units of `units`
+    restarted: list[bool]  # (B,) whether no step helped, and the pairs were given up for that
     curvature: Curvature | None = None  # None at a start that is worse than zero
     proposal: Any = None  # (B, d, K)
-    change: Any = None  # (B,) of the objective that the models promise
+    change: tuple[float, ...] = ()  # (B,) of the objective by the slope, of which the models promise half
+    lengths: tuple[float, ...] = ()  # (B,) of the proposed steps, squared, in units of `units`
+    units: Any = None  # (B, K, d) diagonal of the first curvature
     n_candidates: int = 0  # most coefficients in a model
     iteration: int = 0
     settled: bool = False
@@ -94,7 +99,6 @@ class ProxNewton(SelectableSolver):
     def init(self, objective, W):
         """See `Solver`."""
         W = objective.penalty.clipped(W)
-        zeros = torch.zeros_like(W[:, 0, 0])
         point = Point(W, None, None)
         state = ProxNewtonState(
             point,
@@ -102,9 +106,9 @@ class ProxNewton(SelectableSolver):
             LBFGSMemory.empty(len(W), W[0].numel(), tuning.KINK_MEMORY_PAIRS, objective.design.accumulation),
             torch.Generator("cpu").manual_seed(self.seed).get_state(),
             Refresh(due=tuning.SOON_ITERATION),
-            n_backtracks=zeros,
-            n_refused=zeros,
-            restarted=torch.zeros_like(zeros, dtype=torch.bool),
+            n_backtracks=[0] * len(W),
+            damping=[0.0] * len(W),
+            restarted=[False] * len(W),
         )
         if not W.any() and not self.rough:
             generator = _generator(state.random)
@@ -128,39 +132,43 @@ class ProxNewton(SelectableSolver):
             return self._proposed(objective, self._renewed(objective, state))
         # 1. trial point; a model that refuses it stays where it is and tries a shorter step next
         point = state.point
-        proposal = Proposal(point, _scaling(state.curvature, point), state.proposal, state.change)
+        proposal = Proposal(point, _scaling(state.curvature, point), state.proposal)
         trial = objective.value_and_gradient(proposal.trial_point(state.n_backtracks))
-        search = line_search_step(objective, proposal, trial, state.n_backtracks)
-        stuck = None
-        if search.any_exhausted:
-            stuck = search.exhausted & (state.restarted | (not objective.design.is_exact))
-            if stuck.all():
-                return state._replace(reading=state.reading._replace(stuck=stuck.tolist()))
+        step = Step(state.reading.value, list(state.change), state.n_backtracks)
+        search = line_search_step(objective, proposal, trial, step)
+        stuck = [
+            is_exhausted and (was_restarted or not objective.design.is_exact)
+            for is_exhausted, was_restarted in zip(search.exhausted, state.restarted, strict=True)
+        ]
+        if all(stuck):
+            return state._replace(reading=state.reading._replace(stuck=stuck))
         # 2. new pair, of weight zero for models that did not move
-        memory, n_refused, n_backtracks = state.memory, state.n_refused, search.n_backtracks
+        memory = state.memory
         if not self.rough:
             s, y = trial.W - point.W, trial.slope - point.slope
             usable = dot(s, y) > tuning.LEAST_CURVATURE * dot(s, s).sqrt() * dot(y, y).sqrt()
-            memory = memory.appended(s.mT.contiguous(), y.mT.contiguous(), usable)
-            # A refused step taught its model better, which then makes another one from the same point.
-            n_refused = torch.where(search.accepted, 0.0, state.n_refused + 1.0)
-            if not state.curvature.is_coupled:
-                corrected = usable & (n_refused <= tuning.MOST_CORRECTIONS) & (state.n_backtracks == 0)
-                n_backtracks = torch.where(corrected, 0.0, search.n_backtracks)
+            s, y = (torch.where(per_model(usable), t, 0.0) for t in (s, y))  # of a trial that overflowed, NaN
+            memory = memory.appended(s, y, usable)
+        n_backtracks, damping = _damped(state, search, trial)
         point = where_accepted(search, trial, point)
         # 3. renewed curvature; where no step helps, at once and without the pairs, which may be what misleads
-        lost = stuck is not None and bool((search.exhausted & ~stuck).any())
+        lost = search.exhausted != stuck
         state = state._replace(
             point=point,
             memory=memory.cleared() if lost else memory,
             refresh=state.refresh.seen(max(state.reading.gap)),
-            n_backtracks=torch.zeros_like(n_backtracks) if lost else n_backtracks,
-            n_refused=n_refused,
-            restarted=search.exhausted | (state.restarted & ~search.accepted),
+            n_backtracks=[0] * len(n_backtracks) if lost else n_backtracks,
+            damping=damping,
+            restarted=[
+                is_exhausted or (was_restarted and not accepted)
+                for is_exhausted, was_restarted, accepted in zip(
+                    search.exhausted, state.restarted, search.accepted, strict=True
+                )
+            ],
             iteration=state.iteration + 1,
         )
         cost = coupled_cost(objective, state.n_candidates, trial.W.shape[2])
-        pays = search.n_accepted and not state.refresh.is_near and state.refresh.hessian_pays(len(point.W), cost)
+        pays = any(search.accepted) and not state.refresh.is_near and state.refresh.hessian_pays(len(point.W), cost)
         if pays and self._may_couple(state):
             state = self._coupled(objective, state)
         elif lost or self.rough or (state.iteration >= state.refresh.due and not state.curvature.is_coupled):
@@ -169,8 +177,12 @@ class ProxNewton(SelectableSolver):
 
     def select(self, state, index):
         """See `Solver`."""
-        names = "point", "n_backtracks", "n_refused", "restarted", "proposal", "change"
-        selected = {name: select(index, getattr(state, name)) for name in names}
+        selected: dict[str, Any] = {
+            name: select(index, getattr(state, name)) for name in ("point", "proposal", "units")
+        }
+        for name in ("n_backtracks", "damping", "restarted", "change", "lengths"):
+            values = getattr(state, name)
+            selected[name] = type(values)(values[b] for b in index.tolist()) if values else values
         curvature = state.curvature and state.curvature.select(index)
         memory, reading = state.memory.select(index), state.reading.select(index.tolist())
         return state._replace(memory=memory, curvature=curvature, reading=reading, **selected)
@@ -203,13 +215,14 @@ class ProxNewton(SelectableSolver):
         return LBFGS().finisher(objective) if objective.penalty.is_smooth else None
 
     def _may_couple(self, state):
-        return not self.rough and state.n_candidates**2 <= tuning.PRECONDITIONER_NUMBERS
+        near = max(state.reading.gap) <= tuning.COUPLING_GAP
+        return near and not self.rough and state.n_candidates**2 <= tuning.PRECONDITIONER_NUMBERS
 
     def _renewed(self, objective, state):
         """The state with the curvature of a sample at its point."""
         generator, W = _generator(state.random), state.point.W
         if self.rough:
-            return state._replace(curvature=BlockCurvature.of(objective, W, None, None))
+            return state._replace(curvature=BlockCurvature.of(objective, W))
         curvature = curvature_at(objective, W, generator)
         refresh = (
             state.refresh.postponed(max(state.iteration, tuning.SOON_ITERATION)) if state.iteration else state.refresh
@@ -236,29 +249,97 @@ class ProxNewton(SelectableSolver):
     def _proposed(self, objective, state, stuck=None):
         """The state with the minimisers of its quadratic models, and the gap that they promise."""
         point, penalty = state.point, objective.penalty
-        found, n_candidates = [], 0
+        if state.units is None:
+            state = state._replace(units=state.curvature.diagonal())
+        found, n_candidates, gaps, changes, lengths = [], 0, [], [], []
+        values, damping = point.value.tolist(), list(state.damping)
         for b in range(len(point.W)):
             kinks = kinks_of(penalty, point.W.shape[2], b)
-            if not (state.curvature.is_coupled):
+            flat = kinks.flat
+            if not state.curvature.is_coupled or damping[b] > 0:
                 kinks = kinks._replace(flat=None)
             w, slope = (_flat(tensor, b) for tensor in (point.W, point.slope))
             S, Y = state.memory.pairs(b)
             index = candidates(w, slope, kinks, also=S.any(axis=1) if S.size else None)
             order, blocks = state.curvature.blocks(b, index)
             matrix = BlockMatrix(blocks, S[order], Y[order]).simplified()
+            model = Model(matrix, slope[order], kinks.select(order), w[order])
             u = w.copy()
-            u[order] = minimise_quadratic(matrix, slope[order], kinks.select(order), w[order])
+            units = state.units[b].flatten().numpy()[order]
+            u[order], damping[b], gap = model.credible_minimiser(values[b], damping[b], units)
+            gaps.append(gap)
+            u = u if flat is None else at_medians(u, flat)
+            u = _with_means(u, w, penalty, b, point.W.shape[2])
             found.append(u)
+            changes.append(float(slope @ (u - w)) + kinks.value(u) - kinks.value(w))
+            lengths.append(float(state.units[b].flatten().numpy() @ (u - w) ** 2))
             n_candidates = max(n_candidates, len(index))
         W = torch.from_numpy(np.stack(found)).view(len(found), point.W.shape[2], -1).mT.contiguous().to(point.W)
-        if W.shape[2] > 1:
-            W = W - _is_flat(penalty) * (W - point.W).mean(dim=2, keepdim=True)
-        change = dot(point.slope, W - point.W)
-        if penalty.l1 is not None:
-            change = change + (penalty.l1 * (W.abs() - point.W.abs())).sum(dim=(1, 2))
-        gap = -0.5 * change / point.value.clamp(min=torch.finfo(change.dtype).tiny)
-        reading = Reading.of(point, gap, stuck)
-        return state._replace(proposal=W, change=change, reading=reading, n_candidates=n_candidates)
+        reading = Reading.of(point, None, stuck)._replace(gap=gaps)
+        return state._replace(
+            proposal=W,
+            change=tuple(changes),
+            lengths=tuple(lengths),
+            damping=damping,
+            reading=reading,
+            n_candidates=n_candidates,
+        )
+
+
+class Model(NamedTuple):
+    """The quadratic model of one objective on its candidates."""
+
+    matrix: Matrix
+    slope: np.ndarray  # (a,)
+    kinks: Kinks
+    w: np.ndarray  # (a,)
+
+    def minimiser(self, damping: np.ndarray | None = None) -> tuple[np.ndarray, float]:
+        """The minimiser, and how much it promises: half of the change by the slope."""
+        matrix = self.matrix if damping is None else DampedMatrix(self.matrix, damping)
+        u = minimise_quadratic(matrix, self.slope, self.kinks, self.w)
+        change = float(self.slope @ (u - self.w)) + self.kinks.value(u) - self.kinks.value(self.w)
+        return u, -0.5 * change
+
+    def credible_minimiser(self, value: float, damping: float, units: np.ndarray) -> tuple[np.ndarray, float, float]:
+        """The minimiser, the damping at which it promises no more than there is, and the relative gap.
+
+        The objective is not negative; but where rows are predicted well, their curvature falls faster than their
+        losses, and models promise anything. The gap is that of the model without damping, once it is small.
+        """
+        for _ in range(tuning.MOST_DAMPINGS):
+            u, promise = self.minimiser(damping * units if damping else None)
+            if promise <= value:
+                break
+            own = 2.0 * promise / max(float(units @ (u - self.w) ** 2), SMALLEST_FLOAT)
+            damping = max(2.0 * promise / value * own, 10.0 * damping)
+        gap = promise / max(value, SMALLEST_FLOAT)
+        if damping and gap <= tuning.SURE_GAP**2:
+            gap = self.minimiser()[1] / max(value, SMALLEST_FLOAT)
+        elif damping:
+            gap = max(gap, tuning.SURE_GAP)
+        return u, damping, gap
+
+
+def _damped(state, search, trial):
+    """How often each model halves its next step, and the damping of its next one, both (B,).
+
+    A step that was refused raises the damping instead of being halved, at first: so far that the model's own step is as
+    short as the logits say. One that achieved what its model promised lowers it.
+    """
+    n_backtracks, damping, (low, high) = list(search.n_backtracks), list(state.damping), tuning.GOOD_STEPS
+    values = trial.value.tolist()
+    for b, change in enumerate(state.change):
+        own = -change / max(state.lengths[b], SMALLEST_FLOAT)  # curvature along the step, in the units of damping
+        if search.accepted[b]:
+            achieved = (values[b] - state.reading.value[b]) / change if change else 0.0  # a half is what is promised
+            lowered = damping[b] * (0.1 if achieved > high else 0.3 if achieved > low else 1.0)
+            damping[b] = lowered if lowered > tuning.NEGLIGIBLE_DAMPING * own else 0.0
+        elif not search.exhausted[b] and not state.n_backtracks[b]:
+            raised = max(10.0 * damping[b], (2.0 ** n_backtracks[b] - 1.0) * own)
+            if raised < math.inf:
+                n_backtracks[b], damping[b] = 0, raised
+    return n_backtracks, damping
 
 
 def _scaling(curvature, point):
@@ -266,9 +347,16 @@ def _scaling(curvature, point):
     return Scaling(torch.where(diagonal > 0, diagonal, 1.0))
 
 
-def _is_flat(penalty):
-    """Which features have neither a penalty nor bounds, (B, d, 1): a softmax is flat along their classes."""
-    return penalty.is_free if penalty.lower is None else penalty.is_free & (penalty.upper - penalty.lower).isinf()
+def _with_means(u, w, penalty, model, n_logits):
+    """Coefficients u (K d,) with the means over the classes of w, where a feature has neither a penalty nor bounds.
+
+    The softmax is flat along these, and curvature of single classes is not.
+    """
+    if n_logits == 1:
+        return u
+    flat = penalty.is_free if penalty.lower is None else penalty.is_free & (penalty.upper - penalty.lower).isinf()
+    flat = flat[min(model, len(flat) - 1), :, 0].numpy(force=True)
+    return u - np.tile(np.where(flat, (u - w).reshape(n_logits, -1).mean(axis=0), 0.0), n_logits)
 
 
 def _flat(tensor, model):

@@ -54,7 +54,7 @@ class SmallProblem:
     def at(self, W: np.ndarray) -> tuple[Evaluation, float]:
         """The smooth part at W (d, K), and F."""
         at = self.smooth.first_order(W)
-        return at, at.value + self.kinks.value(flat(W))
+        return at, float(at.value) + self.kinks.value(flat(W))
 
     def iterate(self, at: Evaluation, value: float) -> Iterate:
         """With the minimiser of the quadratic model of the coefficients that may move."""
@@ -101,35 +101,35 @@ class SmallProblem:
 def kinks_of(penalty: ElasticNet, n_logits: int, model: int = 0) -> Kinks:
     """The kinks and bounds of a model's coefficients, class-major."""
 
-    def row(part):
-        return None if part is None else np.tile(part[min(model, len(part) - 1), :, 0].numpy(force=True), n_logits)
+    def row(part: torch.Tensor) -> np.ndarray:
+        return np.tile(part[min(model, len(part) - 1), :, 0].numpy(force=True), n_logits)
 
     d = penalty.l2.shape[1]
-    l1, l2 = np.zeros(n_logits * d) if penalty.l1 is None else row(penalty.l1), row(penalty.l2)
-    kinks = Kinks(l1, row(penalty.lower), row(penalty.upper))
-    features = np.flatnonzero((l1[:d] > 0) & (l2[:d] == 0))
+    l1 = np.zeros(n_logits * d) if penalty.l1 is None else row(penalty.l1)
+    kinks = Kinks(l1, *(None if part is None else row(part) for part in (penalty.lower, penalty.upper)))
+    features = np.flatnonzero((l1[:d] > 0) & (row(penalty.l2)[:d] == 0))
     if n_logits == 1 or penalty.lower is not None or not len(features):
         return kinks
     return kinks._replace(flat=features[:, None] + d * np.arange(n_logits))
 
 
 def candidates(w: np.ndarray, slope: np.ndarray, kinks: Kinks, also: np.ndarray | None = None) -> np.ndarray:
-    """Index of the coefficients that are not at a kink or nearly leave it, and of those that are `also` wanted.
+    """Index of the coefficients that are not at a kink or bound or nearly leave it, and of those `also` wanted.
 
     Of many that nearly leave theirs, the nearest.
     """
     if len(w) <= tuning.FEW_CANDIDATES:
         return np.arange(len(w))
     inside = (w != 0) | (kinks.l1 == 0)
+    if kinks.lower is not None and kinks.upper is not None:
+        inside &= (w > kinks.lower) & (w < kinks.upper)
     if also is not None:
         inside |= also
-    near = ~inside & (np.abs(slope) > tuning.NEAR_KINK * kinks.l1)
-    if kinks.lower is not None and kinks.upper is not None:
-        near &= kinks.lower < kinks.upper
-    n_most = max(2 * np.count_nonzero(w), tuning.MOST_NEAR_KINKS)
-    index = np.flatnonzero(near)
+    nearly = kinks._replace(l1=tuning.NEAR_KINK * kinks.l1)
+    index = np.flatnonzero(~inside & (nearly.violation(w, slope) != 0))
+    n_most = max(2 * np.count_nonzero(inside & (w != 0)), tuning.MOST_NEAR_KINKS)
     if len(index) > n_most:
-        share = np.abs(slope[index]) / kinks.l1[index]
+        share = np.abs(slope[index]) / np.where(kinks.l1[index] > 0, kinks.l1[index], 1.0)
         index = index[np.argpartition(-share, n_most)[:n_most]]
     return np.union1d(np.flatnonzero(inside), index)
 

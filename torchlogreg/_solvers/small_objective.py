@@ -1,10 +1,8 @@
 """The objective of one model over few rows, in NumPy: for data so small that a torch call costs more than its work."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -54,6 +52,7 @@ class SmallObjective:
         self.y, self.weight = rows.y.numpy(), rows.weight.numpy()  # (n,), (n, 1)
         self.l2 = objective.penalty.l2[0].numpy()  # (d, 1)
         self.ridge = np.tile(self.l2[:, 0], self.loss.n_logits)
+        self.lift = objective.penalty.lift
         self.free = np.flatnonzero(objective.penalty.is_free[0]) if self.loss.n_logits > 1 else []
 
     def first_order(self, W: np.ndarray) -> Evaluation:
@@ -96,7 +95,7 @@ class SmallObjective:
             out[ends[j] : ends[j + 1], ends[i] : ends[i + 1]] = block.T
         for feature in self.free:  # see `second_order`
             own = np.flatnonzero(index % d == feature)
-            out[np.ix_(own, own)] += out[own, own].mean()
+            out[np.ix_(own, own)] += self.lift * out[own, own].mean()
         out.ravel()[:: len(index) + 1] += self.ridge[index]
         return out
 
@@ -143,7 +142,7 @@ class Factor(NamedTuple):
     shift: float
 
     @classmethod
-    def of(cls, hessian: np.ndarray) -> Factor:
+    def of(cls, hessian: np.ndarray) -> Self:
         """The factor of a Hessian."""
         scale, factor, shift = factored(hessian[None])
         return cls(scale[0], factor[0], shift)
