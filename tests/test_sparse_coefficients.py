@@ -500,3 +500,10 @@ def test_a_sparse_fit_that_says_converged_is_within_its_tolerance(kind, tol):
     seeds = range(HOSTILE.index(kind), 4 * len(HOSTILE), len(HOSTILE))
     converged = [is_told_the_truth(seed, tol) for seed in seeds]
     assert sum(converged) >= {"hidden": 1, "no penalty": 3}.get(kind, 4)  # not by saying it of none
+
+
+def test_the_hessian_of_all_classes_needs_no_intercept():
+    X, y = rows(1500, 20, n_classes=10)
+    model = TorchSoftmaxClassifier(C=0.3, fit_intercept=False, **SPARSE).fit(X, y)
+    assert model.converged_
+    assert model.objective_ - lower_bound(model, X, y) <= 1e-6
