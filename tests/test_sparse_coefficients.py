@@ -313,7 +313,8 @@ def test_where_the_softmax_is_flat_the_median_coefficient_is_zero(case):
         np.sort(model.coef_, axis=0)[len(model.coef_) // 2],
     )
     assert ((low <= 0) & (high >= 0)).all()
-    assert (model.coef_ == 0).any(axis=0).all()
+    if len(model.coef_) % 2:  # of an even number any constant between the two in the middle is as good
+        assert (model.coef_ == 0).any(axis=0).all()
     assert model.intercept_.sum() == pytest.approx(0.0, abs=1e-6 * np.abs(model.intercept_).max())
     assert model.objective_ - lower_bound(model, X, y) <= 1e-6 * model.objective_
 
@@ -499,3 +500,10 @@ def test_a_sparse_fit_that_says_converged_is_within_its_tolerance(kind, tol):
     seeds = range(HOSTILE.index(kind), 4 * len(HOSTILE), len(HOSTILE))
     converged = [is_told_the_truth(seed, tol) for seed in seeds]
     assert sum(converged) >= {"hidden": 1, "no penalty": 3}.get(kind, 4)  # not by saying it of none
+
+
+def test_the_hessian_of_all_classes_needs_no_intercept():
+    X, y = rows(1500, 20, n_classes=10)
+    model = TorchSoftmaxClassifier(C=0.3, fit_intercept=False, **SPARSE).fit(X, y)
+    assert model.converged_
+    assert model.objective_ - lower_bound(model, X, y) <= 1e-6

@@ -176,7 +176,7 @@ def coupled_hessian(objective: Objective, W: torch.Tensor, index: np.ndarray) ->
     _, d, n_logits = W.shape
     ends = np.searchsorted(index, d * np.arange(n_logits + 1))
     intercept, p = objective.design.intercept, objective.design.n_features
-    columns = np.unique(np.append(index % d, [p] * intercept))
+    columns = np.unique(np.append(index % d, np.full(int(intercept), p)))
     places = [np.searchsorted(columns, index[a:b] % d) for a, b in pairwise(ends)]
     features = torch.from_numpy(columns[columns < p]).to(objective.design.device) if len(columns) < d else None
 

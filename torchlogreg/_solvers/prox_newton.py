@@ -348,9 +348,16 @@ def _scaling(curvature, point):
     return Scaling(torch.where(diagonal > 0, diagonal, 1.0))
 
 
-def _is_flat(penalty):
-    """Which features have neither a penalty nor bounds, (B, d, 1): a softmax is flat along their classes."""
-    return penalty.is_free if penalty.lower is None else penalty.is_free & (penalty.upper - penalty.lower).isinf()
+def _with_means(u, w, penalty, model, n_logits):
+    """Coefficients u (K d,) with the means over the classes of w, where a feature has neither a penalty nor bounds.
+
+    The softmax is flat along these, and curvature of single classes is not.
+    """
+    if n_logits == 1:
+        return u
+    flat = penalty.is_free if penalty.lower is None else penalty.is_free & (penalty.upper - penalty.lower).isinf()
+    flat = flat[min(model, len(flat) - 1), :, 0].numpy(force=True)
+    return u - np.tile(np.where(flat, (u - w).reshape(n_logits, -1).mean(axis=0), 0.0), n_logits)
 
 
 def _flat(tensor, model):
