@@ -44,7 +44,7 @@ def is_separated(objective, W):
     n_unknowns = (n + 1 if wide else d) * max(1, W.shape[2] - 1)
     if n_unknowns > tuning.MOST_SEPARATION_UNKNOWNS:
         return _ranks_first(objective, W)
-    intercept = len(l2) > p and not l2[p]  # a grid has penalties that hold intercepts at zero
+    intercept = len(is_free) > p and bool(is_free[p])  # a grid has penalties that hold intercepts at zero
     if wide:
         table = _in_span(objective, W, intercept)
         return bool(_search(lambda: [table], n_unknowns))

@@ -82,8 +82,8 @@ class Kinks(NamedTuple):
 def at_medians(u: np.ndarray, flat: np.ndarray) -> np.ndarray:
     """Coefficients that differ from u by a constant for each row of an index `flat` (R, K), and have the least L1 norm.
 
-    That constant is a median; of several the one nearest zero. (A coefficient of zero in every row, where an even number
-    of classes leaves a choice, costs three times the iterations on nearly separable classes: rows move back and forth.)
+    That constant is a median; of several the one nearest zero. (A coefficient of zero in every row, where an even
+    number of classes leaves a choice, costs three times the iterations on nearly separable classes.)
     """
     values = np.sort(u[flat], axis=1)
     n_classes = values.shape[1]

@@ -274,8 +274,8 @@ class ProxNewton(SelectableSolver):
             lengths.append(float(state.units[b].flatten().numpy() @ (u - w) ** 2))
             n_candidates = max(n_candidates, len(index))
         W = torch.from_numpy(np.stack(found)).view(len(found), point.W.shape[2], -1).mT.contiguous().to(point.W)
-        if W.shape[2] > 1:
-            W = W - _is_flat(penalty) * (W - point.W).mean(dim=2, keepdim=True)
+        step = W - point.W
+        W = W - (step - objective.centred(step))  # blocks of a class each are not flat where the softmax is
         reading = Reading.of(point, None, stuck)._replace(gap=gaps)
         return state._replace(
             proposal=W,
@@ -346,18 +346,6 @@ def _damped(state, search, trial):
 def _scaling(curvature, point):
     diagonal = curvature.diagonal().mT.to(point.W)
     return Scaling(torch.where(diagonal > 0, diagonal, 1.0))
-
-
-def _with_means(u, w, penalty, model, n_logits):
-    """Coefficients u (K d,) with the means over the classes of w, where a feature has neither a penalty nor bounds.
-
-    The softmax is flat along these, and curvature of single classes is not.
-    """
-    if n_logits == 1:
-        return u
-    flat = penalty.is_free if penalty.lower is None else penalty.is_free & (penalty.upper - penalty.lower).isinf()
-    flat = flat[min(model, len(flat) - 1), :, 0].numpy(force=True)
-    return u - np.tile(np.where(flat, (u - w).reshape(n_logits, -1).mean(axis=0), 0.0), n_logits)
 
 
 def _flat(tensor, model):
