@@ -226,7 +226,10 @@ class Objective:
         """`direction` without its part along which the softmax is flat (see `_pin`)."""
         if direction.shape[2] == 1:
             return direction
-        return direction - self.penalty.is_free * direction.mean(dim=2, keepdim=True)
+        flat = self.penalty.is_free
+        if self.penalty.lower is not None and self.penalty.upper is not None:  # a step along it would leave the bounds
+            flat = flat & (self.penalty.lower == -math.inf) & (self.penalty.upper == math.inf)
+        return direction - flat * direction.mean(dim=2, keepdim=True)
 
     def blocks(self):
         self.passes.n_visited += self.design.shape[0]
