@@ -69,7 +69,9 @@ def objective(estimator, X, y, sample_weight=None):
         losses = np.logaddexp(0, eta[:, 0]) - codes * eta[:, 0]
     else:
         losses = np.logaddexp.reduce(eta, axis=1) - eta[np.arange(len(y)), codes]
-    return (s @ losses + (coef**2).sum() / (2 * estimator.C)) / s.sum()
+    ratio = getattr(estimator, "l1_ratio", None) or 0.0
+    penalty = ratio * np.abs(coef).sum() + (1 - ratio) * (coef**2).sum() / 2
+    return (s @ losses + penalty / estimator.C) / s.sum()
 
 
 def gradient_norm(estimator, X, y):

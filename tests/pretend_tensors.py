@@ -33,7 +33,7 @@ WAITS = {
 REAL_GENERATOR = torch.Generator  # another class stands for it while there are pretend devices
 NO_KERNEL = {
     *("empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided", "detach", "alias", "lift_fresh"),
-    "_local_scalar_dense",
+    *("_local_scalar_dense", "_unsafe_view"),
 }
 
 

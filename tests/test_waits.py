@@ -1,14 +1,24 @@
-"""How often an iteration waits for its device. The counts are those of a pretend one, and the same in every run."""
+"""How often an iteration waits for its device, and how many kernels it launches: on a pretend device, the same in every
+run."""
 
 import numpy as np
 import pretend
 import pytest
 
-from torchlogreg import TorchLogisticRegression, TorchSoftmaxClassifier
+from torchlogreg import (
+    TorchLogisticRegression,
+    TorchLogisticRegressionCV,
+    TorchSoftmaxClassifier,
+    TorchSoftmaxClassifierCV,
+)
+from torchlogreg._solvers.lbfgs import LBFGS
+from torchlogreg._solvers.newton import NewtonCholesky
+from torchlogreg._solvers.sgd import SGD
 
-pytestmark = pytest.mark.skipif(bool(pretend.why_not()), reason=pretend.why_not() or "it can be used")
-# Waits an iteration. L-BFGS waits twice, and more often where it renews its preconditioner.
-MOST = {"lbfgs": 2.5, "newton-cholesky": 5.0}
+pytestmark = [
+    pytest.mark.skipif(bool(pretend.why_not()), reason=pretend.why_not() or "it can be used"),
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),  # fits are stopped on the way
+]
 
 
 def rows(n_classes):
@@ -17,20 +27,61 @@ def rows(n_classes):
     return X, (X @ rng.standard_normal((30, n_classes)) / 5 + rng.gumbel(size=(6000, n_classes))).argmax(axis=1)
 
 
-def counts(solver, n_classes, max_iter):
-    """Iterations of a fit, and its waits."""
-    kind = TorchLogisticRegression if n_classes == 2 else TorchSoftmaxClassifier
-    model = kind(solver=solver, device="cuda", tol=1e-12, max_iter=max_iter, random_state=0)
-    with pretend.counted() as tally:
-        model.fit(*rows(n_classes))
-    return model.n_iter_[0], sum(tally.waits.values())
+def steps(monkeypatch, solver, method, n_classes, *, cross_validated=False, streamed=False, **params):
+    """Waits and kernels of each call of a solver's method in a fit, one a row."""
+    out, function = [], getattr(solver, method)
+
+    def counted(*args):
+        with pretend.counted() as tally:
+            result = function(*args)
+        out.append([sum(tally.waits.values()), sum(tally.kernels.values())])
+        return result
+
+    one_logit, several = TorchLogisticRegression, TorchSoftmaxClassifier
+    if cross_validated:
+        one_logit, several = TorchLogisticRegressionCV, TorchSoftmaxClassifierCV
+    model = (one_logit if n_classes == 2 else several)(solver=solver.name, device="cuda", random_state=0, **params)
+    with monkeypatch.context() as patched, pretend.devices("cuda"):
+        patched.setattr(solver, method, counted)
+        X, y = rows(n_classes)
+        data = ([(X[i::3], y[i::3], 1.0 + y[i::3]) for i in range(3)],) if streamed else (X, y)
+        model.fit(*data)
+    return np.array(out)
 
 
-@pytest.mark.filterwarnings("ignore:solver=")  # it is stopped on the way
 @pytest.mark.parametrize("n_classes", [2, 3])
-@pytest.mark.parametrize("solver", MOST)
-def test_an_iteration_waits_for_its_device_a_few_times(solver, n_classes):
-    with pretend.devices("cuda"):
-        (first, waits), (last, more_waits) = (counts(solver, n_classes, n) for n in (3, 7))
-    assert last > first
-    assert (more_waits - waits) / (last - first) <= MOST[solver]
+@pytest.mark.parametrize(("solver", "most_kernels"), [(LBFGS, 62), (NewtonCholesky, 57)])
+def test_an_iteration_waits_twice_for_its_device(solver, most_kernels, n_classes, monkeypatch):
+    """For the value at the trial point, and for what the step from there promises."""
+    found = steps(monkeypatch, solver, "step", n_classes, tol=1e-14, max_iter=6)
+    n_waits, n_kernels = np.median(found, axis=0)
+    assert n_waits == 2
+    assert n_kernels <= most_kernels
+    assert found[:, 0].max() <= (5 if solver is LBFGS else 2)  # where L-BFGS renews its preconditioner
+
+
+@pytest.mark.parametrize(("solver", "method", "most"), [(LBFGS, "step", 2), (SGD, "epoch", 0)])
+def test_nothing_waits_for_the_copies_of_a_stream(solver, method, most, monkeypatch):
+    settings = {"tol": 0, "max_iter": 3} if solver is SGD else {"tol": 1e-14, "max_iter": 6}
+    assert np.median(steps(monkeypatch, solver, method, 2, streamed=True, **settings)[:, 0]) == most
+
+
+@pytest.mark.parametrize(("solver", "n_classes"), [(LBFGS, 2), (LBFGS, 3), (NewtonCholesky, 2)])
+def test_an_iteration_waits_as_often_for_many_values_of_C_as_for_few(solver, n_classes, monkeypatch):
+    settings = {"cross_validated": True, "tol": 1e-14, "max_iter": 4, "cv": 4}
+    few, many = (
+        steps(monkeypatch, solver, "step", n_classes, Cs=np.logspace(-2, 0, n), **settings)[:, 0] for n in (3, 10)
+    )
+    assert few.tolist() == many.tolist()
+    assert np.median(many) == 2
+    assert many.max() <= 7  # where preconditioners are renewed
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_an_epoch_of_sgd_does_not_wait_and_launches_few_kernels_for_a_mini_batch(n_classes, nesterov, monkeypatch):
+    settings = {"tol": 0, "max_iter": 2, "nesterov": nesterov}
+    # 1000 rows are gathered at a time for both sizes of a mini-batch, of which there are 60 and 30.
+    small, large = (steps(monkeypatch, SGD, "epoch", n_classes, batch_size=b, **settings) for b in (100, 200))
+    assert not small[1:, 0].any()  # the first epoch asks whether weights are equal
+    assert ((small - large)[:, 1] / 30 <= (9 if nesterov else 8)).all()

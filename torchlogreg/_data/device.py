@@ -31,6 +31,13 @@ def widest_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
+def copied_to(device: torch.device, tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of the host on `device`; where that is possible, the host does not wait for the copy."""
+    if device.type not in ("cuda", "xpu") or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def available_devices() -> list[str]:
     """Names of the devices that this machine offers to torch."""
     names = ["cpu"]

@@ -48,7 +48,8 @@ def gram_of_copies(X: torch.Tensor, factor: torch.Tensor, intercept: bool, block
     _, n_models, n_copies = factor.shape
 
     def product(rows, factor=factor):
-        return torch.stack([_gram_of_one_model(X[rows], f, intercept, block_numbers) for f in factor[rows].unbind(1)])
+        grams = [_gram_of_one_model(X[rows], f, intercept, block_numbers) for f in factor[rows].unbind(1)]
+        return grams[0][None] if len(grams) == 1 else torch.stack(grams)
 
     size = (n_copies * (X.shape[1] + intercept)) ** 2
     if n_models * n_workers() * size <= tuning.MAX_PARTIAL_SUM_NUMBERS:

@@ -140,6 +140,12 @@ class InMemoryDesign(Design):
         """Index of the models that weigh some of these rows; all of them, if most do or none."""
         return models_with_weight(self.sample_weights, self.weight_index)
 
+    @cached_property
+    def extreme_weights(self) -> tuple[float, float]:
+        """The smallest and the largest weight of a row."""
+        smallest, largest = torch.stack(torch.aminmax(self.sample_weights)).tolist()
+        return smallest, largest
+
     def largest_weight(self) -> torch.Tensor:
         return self.sample_weights.amax(dim=0)
 

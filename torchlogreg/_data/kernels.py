@@ -7,9 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from torchlogreg._data.blocking import block_numbers, rows_per_block, slices_of_size
-from torchlogreg._data.device import widest_dtype
 from torchlogreg._data.in_memory import InMemoryDesign
-from torchlogreg._data.sample_weights import EVERY_MODEL, Models
+from torchlogreg._data.sample_weights import EVERY_MODEL, Models, added_to_models
 
 # From a block, its logits and the models that they belong to, to the residual (n, B, K).
 Visit = Callable[[InMemoryDesign, torch.Tensor, Models], torch.Tensor]
@@ -28,15 +27,15 @@ def sweep(
     """
     n_models, n_logits = len(W) if model_index is None else len(model_index), W.shape[2]
     flat = design.flat(W)
-    total = torch.zeros(
-        n_models, n_logits, W.shape[1], dtype=widest_dtype(design.X.device), device=design.compute.device
-    )
+    total = None  # (B, K, d)
     for block in design.blocks(n_models * n_logits):
         models = block.active_models
         everything = model_index is not None or models is EVERY_MODEL
         some = flat if everything else flat.view(n_models, n_logits, -1)[models].flatten(0, 1)
         residual = visit(block, block.flat_matvec(some).T.view(len(block.X), -1, n_logits), models)
-        total[models] += block.flat_rmatvec(residual.reshape(len(residual), -1).T).view(-1, n_logits, W.shape[1])
+        products = block.flat_rmatvec(residual.reshape(len(residual), -1).T)
+        total = added_to_models(total, models, products.view(-1, n_logits, W.shape[1]), n_models)
+    assert total is not None  # there is a block
     return design.to_accumulation(total.mT)
 
 

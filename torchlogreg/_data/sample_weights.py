@@ -29,6 +29,15 @@ def models_with_weight(columns: torch.Tensor, weight_index: torch.Tensor | None)
     return EVERY_MODEL if none_or_most else torch.nonzero(weighs).flatten()
 
 
+def added_to_models(total: torch.Tensor | None, models: Models, sums: torch.Tensor, n_models: int) -> torch.Tensor:
+    """`total` (B, ...) and the sums of the models at an index, which may be kept and written to; None is zero."""
+    if models is EVERY_MODEL:
+        return sums if total is None else total.add_(sums)
+    total = sums.new_zeros(n_models, *sums.shape[1:]) if total is None else total
+    total[models] += sums
+    return total
+
+
 def sample_weighted_rows(columns: torch.Tensor, size: int, generator: torch.Generator) -> torch.Tensor:
     """Index of `size` random rows that have a weight; with replacement, which is cheaper than a permutation."""
     weight = columns.amax(dim=1)

@@ -13,7 +13,7 @@ import torch
 
 from torchlogreg._data.dense import DenseDesign
 from torchlogreg._data.design import Design
-from torchlogreg._data.device import Placement, widest_dtype
+from torchlogreg._data.device import Placement, copied_to, widest_dtype
 from torchlogreg._data.sample_weights import Models
 from torchlogreg._data.scanned_stream import ScannedStream
 from torchlogreg._runtime.threads import ahead
@@ -145,9 +145,15 @@ class StreamedDesign(Design):
     ) -> DenseDesign:
         """The design of some rows, on the device of the fit."""
         dtype = widest_dtype(self.device)
-        X = X.to(self.device, non_blocking=True)
-        y = self.loss.targets(torch.from_numpy(codes).to(X.device), dtype)
-        return DenseDesign(X, y, weight.to(X.device, dtype)[:, None], intercept=self.intercept, compute=compute)
+        X = X.to(self.device, non_blocking=True)  # pinned by the thread that has made it
+        y = self.loss.targets(copied_to(self.device, torch.from_numpy(codes)), dtype)
+        is_one_number = weight.stride(0) == 0
+        numbers = (weight[:1] if is_one_number else weight).to(dtype)
+        weight = copied_to(self.device, numbers)
+        weight = weight.expand(len(codes)) if is_one_number else weight
+        out = DenseDesign(X, y, weight[:, None], intercept=self.intercept, compute=compute)
+        out.extreme_weights = float(numbers.min()), float(numbers.max())  # without asking the device
+        return out
 
     def _with(self, **changes: Any) -> Self:
         """The same design with other values."""

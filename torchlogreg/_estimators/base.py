@@ -34,6 +34,8 @@ class LinearClassifier(LinearPredictor):
     _parameter_constraints: dict = {
         "C": [Interval(Real, 0, None, closed="right")],
         "l1_ratio": [Interval(Real, 0, 1, closed="both")],
+        "penalty_weights": ["array-like", dict, None],
+        "coef_bounds": ["array-like", dict, None],
         "fit_intercept": ["boolean"],
         "class_weight": [dict, StrOptions({"balanced"}), None],
         "solver": [StrOptions({"auto", *SOLVERS})],
@@ -59,6 +61,8 @@ class LinearClassifier(LinearPredictor):
         *,
         C: float = 1.0,
         l1_ratio: float = 0.0,
+        penalty_weights: ArrayLike | dict | None = None,
+        coef_bounds: tuple | dict | None = None,
         fit_intercept: bool = True,
         class_weight: dict | Literal["balanced"] | None = None,
         solver: Literal["auto", "lbfgs", "newton-cholesky", "prox-newton", "sgd"] = "auto",
@@ -79,6 +83,8 @@ class LinearClassifier(LinearPredictor):
     ):
         self.C = C
         self.l1_ratio = l1_ratio
+        self.penalty_weights = penalty_weights
+        self.coef_bounds = coef_bounds
         self.fit_intercept = fit_intercept
         self.class_weight = class_weight
         self.solver = solver

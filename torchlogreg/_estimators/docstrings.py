@@ -23,6 +23,18 @@ SINGLE_FIT = """{summary}
     l1_ratio : float, default=0.0
         Share of the L1 norm in the penalty. Only 0, the L2 penalty, is supported so far.
 
+    penalty_weights : array-like of shape (n_features,) or dict, default=None
+        Factor of each feature's penalty, zero or positive: 0 leaves its coefficients unpenalised, and ``np.inf`` leaves
+        the feature out. A dict by feature name, for X with names, is for some features; the others have 1. Factors
+        are used as they are, while glmnet scales its ``penalty.factor`` to a mean of 1. An infinite factor needs
+        ``'auto'``, ``'prox-newton'`` or ``'sgd'`` as `solver`.
+
+    coef_bounds : pair (lower, upper) or dict, default=None
+        Bounds of the coefficients: two numbers, or arrays of shape (n_features,), such as ``(0, np.inf)`` for
+        coefficients that are not negative. Each of the two may be a dict by feature name, too, or all of it a dict of
+        pairs by feature name; features that are not named are not bounded. The bounds of a feature hold for all
+        classes; the intercept has none. The `solver` must be ``'auto'``, ``'prox-newton'`` or ``'sgd'``.
+
     fit_intercept : bool, default=True
         Whether the model has an intercept.
 

@@ -15,7 +15,7 @@ def fit_fingerprint(estimator: Any, problem: FitProblem, *, watches_training: bo
     if problem.held_out is not None and estimator.random_state is None:
         raise ValueError("Other rows would be held out when the fit is resumed: set random_state, or pass X_val.")
     parameters = estimator.get_params(deep=False)
-    for name in ("verbose", "device", *([] if solver.stochastic else ["max_iter"])):
+    for name in ("verbose", "device", "penalty_weights", "coef_bounds", *([] if solver.stochastic else ["max_iter"])):
         del parameters[name]
     if isinstance(estimator.random_state, np.random.RandomState):
         parameters["random_state"] = np.random.RandomState  # not its place in memory
@@ -23,6 +23,7 @@ def fit_fingerprint(estimator: Any, problem: FitProblem, *, watches_training: bo
         "version": version("torchlogreg"),
         "estimator": type(estimator).__name__,
         **{name: repr(value) for name, value in parameters.items()},
+        "penalty_weights or coef_bounds": checksum(part for part in problem.inputs.own if part is not None),
         "solver_": solver.name,
         "device_": str(data.X.device),
         "shape of X": tuple(data.X.shape),

@@ -1,4 +1,4 @@
-"""Keywords of scikit-learn's LogisticRegression that our estimators do not have, and what to use instead."""
+"""Keywords that an estimator does not have, most of them scikit-learn's, and what to use instead."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ INSTEAD = {
     "multi_class": (
         "For a softmax use TorchSoftmaxClassifier, for one model for each class against the rest "
         "sklearn.multiclass.OneVsRestClassifier(TorchLogisticRegression())."
+    ),
+    **dict.fromkeys(
+        ("penalty_weights", "coef_bounds"),
+        "Search C by TorchGridSearchCV over the estimator without cross-validation, which has it.",
     ),
     "use_legacy_attributes": "Leave it out: the attributes are those of use_legacy_attributes=False.",
 }

@@ -17,11 +17,12 @@ from torchlogreg._data.scanned_stream import ScannedStream
 from torchlogreg._data.training_data import TrainingData, block_data, bytes_of_rows, design_of, placed, total_weight
 from torchlogreg._estimators import tuning
 from torchlogreg._estimators.attributes import model_attributes
+from torchlogreg._estimators.per_feature import per_feature
 from torchlogreg._estimators.problem import batch_rows
 from torchlogreg._estimators.start import start_coefficients
 from torchlogreg._objective.losses import Loss, loss_of
 from torchlogreg._objective.objective import Objective
-from torchlogreg._objective.penalties import ElasticNet, Strengths, strengths
+from torchlogreg._objective.penalties import ElasticNet, strengths
 from torchlogreg._objective.smoothness import largest_moment, row_moments
 from torchlogreg._runtime.out_of_memory import attempts, translated
 from torchlogreg._runtime.threads import fit_arithmetic, package_settings
@@ -123,9 +124,16 @@ def _first_or_next_step(
     design = design_of(data, loss, intercept=estimator.fit_intercept)
     solver = SGD.from_params(vars(estimator))
     solver = replace(solver, seed=solver.seed + n_iter)  # another order in every call
-    W = design.to_accumulation(start_coefficients(estimator, data, loss, continued=True))
-    total = strengths(estimator.C, estimator.l1_ratio)
-    step = partial_fit_step(solver, design, loss, total, W, PartialFitState.after(data, before))
+    own = per_feature(estimator, data)
+    W = design.to_accumulation(own.clipped(start_coefficients(estimator, data, loss, continued=True)))
+    penalty = ElasticNet.of(
+        strengths(estimator.C, estimator.l1_ratio),
+        design.n_features,
+        intercept=design.intercept,
+        accumulation=design.accumulation,
+        own=own,
+    )
+    step = partial_fit_step(solver, design, loss, penalty, W, PartialFitState.after(data, before))
     return step, str(design.device)
 
 
@@ -139,10 +147,10 @@ class PartialFitStep(NamedTuple):
 
 
 def partial_fit_step(
-    solver: SGD, design: Any, loss: Loss, total: Strengths, W: torch.Tensor, seen: PartialFitState
+    solver: SGD, design: Any, loss: Loss, penalty: ElasticNet, W: torch.Tensor, seen: PartialFitState
 ) -> PartialFitStep:
     """One epoch of SGD over the rows of `design` from W (1, d, K); `seen` has counted them already."""
-    objective = _block_objective(design, loss, total, seen)
+    objective = _block_objective(design, loss, penalty, seen)
     design, n = objective.design, objective.design.shape[0]
     d, automatic = W.shape[1], solver.learning_rate == "auto"
     generator = torch.Generator(design.device).manual_seed(solver.seed)
@@ -172,14 +180,12 @@ def partial_fit_step(
     return PartialFitStep(design.to_accumulation(W), value, rate, seen)
 
 
-def _block_objective(design: Any, loss: Loss, total: Strengths, seen: PartialFitState) -> Objective:
+def _block_objective(design: Any, loss: Loss, penalty: ElasticNet, seen: PartialFitState) -> Objective:
     """The objective on a block: its rows as a sample of the stream, the penalty over the S of the stream."""
     if not math.isfinite(seen.S):
         raise ValueError("The sum of the sample weights so far overflows. Scale them down, and C up.")
     weight = float(design.sample_weights.sum())
-    share = Strengths(*(strength * (weight / seen.S) for strength in total))
-    penalty = ElasticNet.of(share, design.n_features, intercept=design.intercept, accumulation=design.accumulation)
-    objective = Objective.of(design, loss, penalty)
+    objective = Objective.of(design, loss, penalty.divided([penalty.l2.new_tensor([seen.S / weight])]))
     # A block whose rows weigh more than others of the stream weighs more, too.
     share = weight / design.shape[0] / (seen.S / max(seen.n_rows, seen.n_rows_before))
     return objective if share == 1.0 else objective.reweighted(objective.design.sample_weights * share)

@@ -8,11 +8,12 @@ from sklearn.model_selection import StratifiedShuffleSplit
 
 from torchlogreg._data.design import Access
 from torchlogreg._data.training_data import TrainingData, design_of, fit_data
+from torchlogreg._estimators.per_feature import bounding_parameter, per_feature
 from torchlogreg._estimators.start import start_coefficients
 from torchlogreg._monitoring.monitors import Validation, held_out_data, validation_data
 from torchlogreg._objective.losses import Loss, loss_of
 from torchlogreg._objective.objective import Objective
-from torchlogreg._objective.penalties import ElasticNet, strengths
+from torchlogreg._objective.penalties import ElasticNet, PerFeature, strengths
 from torchlogreg._objective.reparametrisation import NonEmptyColumns
 from torchlogreg._runtime.out_of_memory import translated
 from torchlogreg._solvers import access_of, is_stochastic, solver_class, takes_kinks, tuning
@@ -27,6 +28,11 @@ def check_combination(estimator: Any) -> None:
         raise ValueError(
             f"solver={estimator.solver!r} takes no L1 norm: use solver='auto', 'prox-newton' or 'sgd' with "
             f"l1_ratio={estimator.l1_ratio}."
+        )
+    bounding = None if takes_kinks(estimator.solver) else bounding_parameter(estimator)
+    if bounding is not None:
+        raise ValueError(
+            f"solver={estimator.solver!r} takes no bounds: use solver='auto', 'prox-newton' or 'sgd' with {bounding}."
         )
 
 
@@ -48,6 +54,7 @@ class FitInputs(NamedTuple):
     loss: Loss
     W: torch.Tensor  # (1, d, K) in float64, where to start
     validation: Validation | None  # of the user's validation data
+    own: PerFeature  # weights and bounds of the features
 
 
 def fit_inputs(estimator: Any, X, y, sample_weight, *, start: tuple, validation: tuple) -> FitInputs:
@@ -56,9 +63,9 @@ def fit_inputs(estimator: Any, X, y, sample_weight, *, start: tuple, validation:
         access = fit_access(estimator)
         data = fit_data(estimator, X, y, sample_weight, access, validated=validation[0] is not None)
         monitor = validation_data(estimator, data, *validation)
-    loss = loss_of(len(data.classes))
+    loss, own = loss_of(len(data.classes)), per_feature(estimator, data)
     W = start_coefficients(estimator, data, loss, *start, continued=estimator.warm_start)
-    return FitInputs(data, loss, W, monitor)
+    return FitInputs(data, loss, own.clipped(W), monitor, own)
 
 
 class FitProblem(NamedTuple):
@@ -81,7 +88,7 @@ class FitProblem(NamedTuple):
 
 def fit_problem(estimator: Any, inputs: FitInputs) -> FitProblem:
     """The objective of a fit on the training rows, and its solver."""
-    data, loss, W, validation = inputs
+    data, loss, W, validation, own = inputs
     intercept, train, held_out = estimator.fit_intercept, None, None
     if validation is None and estimator.early_stopping and is_stochastic(estimator.solver):
         train, held_out = _split(estimator, data)
@@ -90,15 +97,25 @@ def fit_problem(estimator: Any, inputs: FitInputs) -> FitProblem:
         design_of(data, loss, train, intercept=intercept), W, wanted=not is_stochastic(estimator.solver)
     )
     design = columns.design
+    if columns.columns is not None:
+        kept = columns.columns.numpy()
+        own = own.of_columns(kept[: design.n_features])
     penalty = ElasticNet.of(
         strengths(estimator.C, estimator.l1_ratio),
         design.n_features,
         intercept=intercept,
         accumulation=design.accumulation,
+        own=own,
     )
     objective = Objective.of(design, loss, penalty)
     keeps_best = estimator.early_stopping and validation is not None
-    solver = solver_class(estimator.solver, objective.design, loss.n_logits, smooth=penalty.is_smooth)
+    solver = solver_class(
+        estimator.solver,
+        design,
+        loss.n_logits,
+        smooth=penalty.is_smooth,
+        isotropic=own.weights is None or penalty.is_isotropic(design.n_features),
+    )
     solver = solver.from_params(vars(estimator), validated=keeps_best)
     return FitProblem(objective, solver, inputs, columns, train, held_out, validation, keeps_best)
 

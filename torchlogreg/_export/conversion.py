@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from torchlogreg._data.validation import plain
 from torchlogreg._export.safetensors import check_attributes
+from torchlogreg._runtime.warn import warn
 
 
 class LogisticModule(torch.nn.Module):
@@ -193,6 +194,11 @@ def to_sklearn(model: Any) -> Pipeline | LogisticRegression:
     NotFittedError
         If it is not fitted.
 
+    Warns
+    -----
+    UserWarning
+        If it was fitted with `penalty_weights` or `coef_bounds`, which LogisticRegression does not have.
+
     Examples
     --------
     >>> from sklearn.datasets import load_wine
@@ -228,6 +234,13 @@ def as_sklearn(model: Any) -> LogisticRegression:
     check_is_fitted(model)
     model = plain(model)
     parameters: dict[str, Any] = {**_shared(model), **_penalty(model)}
+    lost = [name for name in ("penalty_weights", "coef_bounds") if getattr(model, name, None) is not None]
+    if lost:
+        warn(
+            f"LogisticRegression has no {' and no '.join(lost)}: the converted model predicts the same, but to fit it "
+            "again would give another model.",
+            UserWarning,
+        )
     solver = model.solver if model.solver in SHARED_SOLVERS else "lbfgs"
     converted = LogisticRegression(**parameters, solver="saga" if parameters["l1_ratio"] else solver)
     for name in ("coef_", "intercept_", "classes_", "n_features_in_", "feature_names_in_"):

@@ -79,6 +79,12 @@ class Portable:
         ------
         NotFittedError
             If the estimator is not fitted.
+
+        Warns
+        -----
+        UserWarning
+            If it was fitted with `penalty_weights` or `coef_bounds`, which LogisticRegression does not have: the
+            converted model predicts the same, but to fit it again would give another model.
         """
         return as_sklearn(self)
 

@@ -227,6 +227,8 @@ def _check_batchable(full: Any, last: Any) -> None:
     """Raise unless `full` ends in an estimator of ours, `last`, that can be in a batch, with valid parameters."""
     if type(last) not in (TorchLogisticRegression, TorchSoftmaxClassifier):
         raise _NotBatched
+    if last.penalty_weights is not None or last.coef_bounds is not None:
+        raise _NotBatched
     steps = [last]
     if full is not last:
         steps = [full, *(step for _, step in full.steps)]

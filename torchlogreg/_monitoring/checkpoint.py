@@ -17,8 +17,9 @@ import torch
 from torchlogreg._runtime.files import replace_file
 from torchlogreg._solvers import STATES
 
-MAGIC = b"torchlogreg checkpoint 2\n"  # the number is raised when an older version would misread a file
-CHECKSUMS = "data or weights", "start", "validation data"  # entries of a fingerprint that say nothing to a reader
+MAGIC = b"torchlogreg checkpoint 3\n"  # the number is raised when an older version would misread a file
+# Entries of a fingerprint that say nothing to a reader.
+CHECKSUMS = "data or weights", "start", "validation data", "penalty_weights or coef_bounds"
 CHECKPOINT_REMEDY = "Delete it to start afresh, or pass another path."
 
 

@@ -67,10 +67,13 @@ def _duality_gap(objective, point, losses):
 
 
 def _within_the_box(penalty, V):
-    """The largest rho <= 1 with |rho v_j| <= l1_j for all coefficients that have an L1 norm, (B,)."""
+    """The largest rho <= 1 with |rho v_j| <= l1_j for all coefficients that an L1 norm alone holds there, (B,)."""
     if penalty.l1 is None:
         return V.new_ones(len(V))
-    ratio = torch.where(penalty.l1 > 0, penalty.l1 / V.abs(), math.inf).amin(dim=(1, 2))
+    size = V.abs()
+    if penalty.lower is not None:  # a bound has a subgradient of any size
+        size = torch.where(torch.where(V > 0, penalty.upper, -penalty.lower) == math.inf, size, 0.0)
+    ratio = torch.where(penalty.l1 > 0, penalty.l1 / size, math.inf).amin(dim=(1, 2))
     return torch.where(ratio < 1.0, ratio * (1.0 - 4.0 * torch.finfo(V.dtype).eps), 1.0)
 
 

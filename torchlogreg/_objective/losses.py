@@ -41,6 +41,14 @@ class Loss(ABC):
         """Loss (n, B) and its derivative in the logits (n, B, K)."""
 
     @abstractmethod
+    def residual(self, eta: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        """The derivative alone, (K, n), from logits (K, n) of one model and labels 0 .. n_classes - 1 (n,).
+
+        For steps on a few rows, which are as long as they have kernels: these are two. Where there is one logit, labels
+        are floating-point numbers, and what is below a rounding error of one is lost.
+        """
+
+    @abstractmethod
     def curvature(self, eta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The second derivative in the logits, diag(a) - b b', as a (n, B, K) and b (n, B, K) or None; a >= 0."""
 
@@ -121,6 +129,9 @@ class Binomial(Loss):
         value = -F.logsigmoid(margin)
         return value, torch.sigmoid(margin.neg_()).mul_(-y)[..., None]
 
+    def residual(self, eta, codes):
+        return torch.sigmoid(eta).sub_(codes)
+
     def curvature(self, eta):
         e = torch.exp(-eta.abs())
         return e / (1.0 + e) ** 2, None
@@ -173,6 +184,9 @@ class Multinomial(Loss):
         index = y.view(1, 1, -1).expand(log_proba.shape[0], 1, -1)
         value = -log_proba.gather(1, index).squeeze(1).T
         return value, log_proba.exp_().scatter_(1, index, -1.0, reduce="add").permute(2, 0, 1)
+
+    def residual(self, eta, codes):
+        return torch.softmax(eta, dim=0).scatter_(0, codes[None], -1.0, reduce="add")
 
     def curvature(self, eta):
         proba = torch.softmax(eta.permute(1, 2, 0), dim=1).permute(2, 0, 1)  # class-major, as above

@@ -9,14 +9,17 @@ processes, should there be several, belong here and nowhere else: rows reach the
 penalties with strength / S.
 """
 
+import math
+from functools import cached_property, reduce
 from itertools import accumulate
+from operator import add
 from typing import Any, NamedTuple
 
 import torch
 
 from torchlogreg._data import kernels
 from torchlogreg._data.device import widest_dtype
-from torchlogreg._data.sample_weights import EVERY_MODEL
+from torchlogreg._data.sample_weights import EVERY_MODEL, added_to_models
 from torchlogreg._objective import tuning
 from torchlogreg._runtime.threads import in_threads, n_workers
 
@@ -34,7 +37,7 @@ class Point(NamedTuple):
     @property
     def gradient_norm(self):
         """max|gradient|, (B,)"""
-        return self.gradient.abs().amax(dim=(1, 2))
+        return torch.linalg.vector_norm(self.gradient, math.inf, dim=(1, 2))
 
     @property
     def slope(self):
@@ -66,6 +69,11 @@ def normalised(design):
     return design.divided(total), (design.to_accumulation(largest), design.to_accumulation(total))
 
 
+def _added(a, b):
+    """Two tuples, added entry by entry."""
+    return tuple(map(add, a, b))
+
+
 class PassCounter:
     """How many passes over the rows were made; one over a tenth of them counts 0.1."""
 
@@ -91,6 +99,11 @@ class Objective:
             [factor if design.weight_index is None else factor[design.weight_index] for factor in factors]
         )
         return cls(design, loss, penalty, PassCounter(design.shape[0], design.n_passes_before))
+
+    @cached_property
+    def is_penalised(self):
+        """Whether any coefficient is."""
+        return bool(self.penalty.l2.any())
 
     def select(self, index):
         """The objective of the models at `index` alone."""
@@ -225,7 +238,7 @@ class Objective:
         With the Hessian of the losses if asked for; `second_order` completes it.
         """
         self.passes.n_visited += self.design.shape[0]
-        logits = self._room_for_logits(W) if group is None else None
+        logits, n_models = self._room_for_logits(W) if group is None else None, len(W) if group is None else len(group)
 
         def look_at(part):
             rows, start = part
@@ -234,21 +247,21 @@ class Objective:
                 eta = None if logits is None else logits[0, 0, start : start + rows.shape[0]].numpy()
                 value, gradient = kernels.one_logit_pass(rows, W, kernel, eta)
                 return gradient.new_tensor([value]), gradient, 0.0
-            place = rows.compute.device  # of the blocks, which `exact` moves
-            value = torch.zeros(len(W) if group is None else len(group), dtype=widest_dtype(place), device=place)
-            hessian: Any = W.new_zeros(len(W), *2 * [W.shape[1] * W.shape[2]]) if with_hessian else 0.0
+            dtype = widest_dtype(rows.compute.device)  # of the blocks, which `exact` moves
+            value: Any = None
+            hessian: Any = None if with_hessian else 0.0
 
             def visit(block, eta, models):
-                nonlocal start
+                nonlocal start, value, hessian
                 block = block if models is EVERY_MODEL else block.select(models)
                 losses, residual = self.loss.value_and_residual(eta, block.y)
                 if group is not None:
                     own = group[models]
                     losses, residual = losses.T[own].T, residual.permute(1, 2, 0)[own].permute(2, 0, 1)
                 weight = block.weight
-                value[models] += (weight * losses).sum(dim=0)
+                value = added_to_models(value, models, (weight * losses).sum(dim=0, dtype=dtype), n_models)
                 if with_hessian:
-                    hessian[models] += self._data_hessian(block, eta)
+                    hessian = added_to_models(hessian, models, self._data_hessian(block, eta), n_models)
                 if logits is not None:
                     logits[models, :, start : start + len(eta)] = eta.permute(1, 2, 0)
                     start += len(eta)
@@ -257,9 +270,9 @@ class Objective:
             gradient = kernels.sweep(rows, W, visit, group)
             return rows.to_accumulation(value), gradient, hessian
 
-        n_columns = (len(W) if group is None else len(group)) * W.shape[2]
+        n_columns = n_models * W.shape[2]
         n_hessian = len(W) * (W.shape[1] * W.shape[2]) ** 2 if with_hessian else 0
-        total: list[Any] = [0.0, 0.0, 0.0]
+        total: Any = None
         for chunk in self.design.chunks():
             # Every part makes Hessians of its own; where those are large, sums over one part have threads instead.
             together = n_workers() * n_hessian > tuning.PARTIAL_HESSIANS_SHARE * chunk.n_numbers
@@ -267,7 +280,7 @@ class Objective:
             starts = accumulate((part.shape[0] for part in parts), initial=0)
             pairs = [*zip(parts, starts, strict=False)]
             sums = [look_at(pairs[0])] if len(pairs) == 1 else in_threads(look_at, pairs)
-            total = list(map(sum, zip(total, *sums, strict=True)))
+            total = reduce(_added, sums if total is None else [total, *sums])
         value, gradient, hessian = total
         gradient = self._centred_sums(gradient, 2)
         W = W if group is None else W[group]

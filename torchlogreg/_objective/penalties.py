@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
+import numpy as np
 import torch
 
 from torchlogreg._data.device import Placement
+from torchlogreg._objective import tuning
 
 
 class Strengths(NamedTuple):
@@ -30,6 +32,29 @@ def strengths(C, l1_ratio):
     return Strengths(l1_ratio * strength, (1.0 - l1_ratio) * strength)
 
 
+class PerFeature(NamedTuple):
+    """What p features have of their own; None for what none of them has."""
+
+    weights: np.ndarray | None = None  # (p,) finite factors of both strengths
+    lower: np.ndarray | None = None  # (p,) bounds of the coefficients; both of them or none
+    upper: np.ndarray | None = None
+
+    def of_columns(self, columns: np.ndarray) -> Self:
+        """Of the features at an index alone."""
+        return type(self)(*(None if part is None else part[columns] for part in self))
+
+    def clipped(self, W: torch.Tensor) -> torch.Tensor:
+        """W (B, d, K) with the coefficients of the features within their bounds."""
+        if self.lower is None or self.upper is None:
+            return W
+        lower, upper = (torch.from_numpy(bound)[:, None].to(W) for bound in (self.lower, self.upper))
+        p = len(lower)
+        return torch.cat([torch.minimum(torch.maximum(W[:, :p], lower), upper), W[:, p:]], dim=1)
+
+
+NOTHING_OF_THEIR_OWN = PerFeature()
+
+
 class ElasticNet(NamedTuple):
     """sum_j l1_j |w_j| + l2_j w_j^2 / 2, for lower_j <= w_j <= upper_j; all of them (B, d, 1) or (1, d, 1).
 
@@ -42,18 +67,29 @@ class ElasticNet(NamedTuple):
     upper: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, strengths: Strengths, n_features: int, *, intercept: bool, accumulation: Placement) -> ElasticNet:
-        """The same strengths for all features of one model."""
+    def of(
+        cls,
+        strengths: Strengths,
+        n_features: int,
+        *,
+        intercept: bool,
+        accumulation: Placement,
+        own: PerFeature = NOTHING_OF_THEIR_OWN,
+    ) -> ElasticNet:
+        """The penalty of one model: the same strengths for all features, but for what they have of their `own`."""
 
-        def row(strength):
-            out = torch.full(
-                (1, n_features + intercept, 1), float(strength), dtype=accumulation.dtype, device=accumulation.device
-            )
-            if intercept:
-                out[:, -1] = 0.0
-            return out
+        def row(features, of_intercept):
+            values = np.append(np.broadcast_to(features, n_features), [of_intercept] * intercept)
+            return torch.from_numpy(values.astype(np.float64)).to(accumulation.device)[None, :, None]
 
-        return cls(row(strengths.l2), row(strengths.l1) if strengths.l1 else None)
+        weights = 1.0 if own.weights is None else own.weights
+        with np.errstate(over="ignore"):  # `divided` reports it
+            l1, l2 = (row(strength * weights, 0.0) for strength in strengths)
+        lower, upper = (
+            None if bound is None else row(bound, infinity)
+            for bound, infinity in ((own.lower, -math.inf), (own.upper, math.inf))
+        )
+        return cls(l2, l1 if strengths.l1 else None, lower, upper)
 
     @property
     def is_smooth(self) -> bool:
@@ -70,6 +106,18 @@ class ElasticNet(NamedTuple):
         """Which coefficients have no penalty, (B, d, 1)."""
         free = self.l2 == 0
         return free if self.l1 is None else free & (self.l1 == 0)
+
+    @property
+    def lift(self) -> float:
+        """Share of its mean curvature by which a softmax is lifted along a row that has no penalty (see `_pin`)."""
+        return 1.0 if self.lower is None else tuning.BOUNDED_LIFT
+
+    def unlimited(self, W: torch.Tensor) -> torch.Tensor:
+        """W (B, d, K) without the coefficients that a penalty or a bound keeps from growing for ever."""
+        grows = self.is_free
+        if self.lower is not None and self.upper is not None:
+            grows = grows & (torch.where(W > 0, self.upper, -self.lower) == math.inf)
+        return torch.where(grows, W, 0.0)
 
     def divided(self, factors: Iterable[torch.Tensor]) -> ElasticNet:
         """Strengths over S, which is the product of factors (B,) and itself may overflow."""

@@ -29,6 +29,11 @@ def is_wide(design):
     )
 
 
+def is_solved_in_row_space(objective):
+    """Whether the objective is the same in the span of its rows, and they are better seen there."""
+    return is_wide(objective.design) and objective.penalty.is_isotropic(objective.design.n_features)
+
+
 class Reparametrisation(ABC):
     """Other coordinates for the same objective."""
 
@@ -146,7 +151,8 @@ class RowSpace(Reparametrisation):
 class NonEmptyColumns(NamedTuple):
     """A design without the columns of X that hold no number, as most columns of a hashed vocabulary do.
 
-    Such columns do not enter the losses, so where their coefficients start from zero they stay there.
+    Such columns do not enter the losses, so where their coefficients start from zero they stay there. Bounds that
+    exclude zero make others of them start elsewhere.
     """
 
     design: Design

@@ -22,17 +22,29 @@ from torchlogreg._objective.reparametrisation import is_wide
 
 
 def is_separated(objective, W):
-    """Whether the objective of one model has no minimum, for want of a penalty; W (1, d, K) is where a fit ended."""
-    p, l2 = objective.design.n_features, objective.penalty.l2[0, :, 0].numpy(force=True)
-    if l2[:p].any():
-        return False
-    objective = objective.exact()
+    """Whether the objective of one model has no minimum, for want of a penalty; W (1, d, K) is where a fit ended.
+
+    The features that have no penalty decide, if they are few. Where there are bounds, the only direction that is tried
+    is that of the coefficients which none of them keeps from growing.
+    """
+    p, free = objective.design.n_features, objective.penalty.is_free[0, :, 0]
+    if objective.penalty.lower is not None:
+        return _ranks_first(objective.exact(), objective.penalty.unlimited(W))
+    if not free[:p].all():
+        own = torch.nonzero(free[:p]).flatten()
+        if not (
+            len(own) and objective.design.in_memory and len(own) * objective.design.shape[0] <= tuning.IN_MEMORY_NUMBERS
+        ):
+            return False
+        own = torch.cat([own, torch.arange(p, len(free), device=own.device)])
+        objective, W, p = objective.of_columns(own), W[:, own], len(own) - objective.design.intercept
+    objective, is_free = objective.exact(), objective.penalty.is_free[0, :, 0].numpy(force=True)
     n, d = objective.design.shape
     wide = is_wide(objective.design)
     n_unknowns = (n + 1 if wide else d) * max(1, W.shape[2] - 1)
     if n_unknowns > tuning.MOST_SEPARATION_UNKNOWNS:
         return _ranks_first(objective, W)
-    intercept = len(l2) > p and not l2[p]  # a grid has penalties that hold intercepts at zero
+    intercept = len(is_free) > p and bool(is_free[p])  # a grid has penalties that hold intercepts at zero
     if wide:
         table = _in_span(objective, W, intercept)
         return bool(_search(lambda: [table], n_unknowns))

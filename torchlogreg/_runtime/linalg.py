@@ -1,6 +1,7 @@
 """Cholesky factors of matrices that may be singular to rounding."""
 
 from functools import partial
+from typing import NamedTuple
 
 import torch
 
@@ -9,27 +10,51 @@ from torchlogreg._runtime.threads import in_pool
 LARGE = 512  # rows of a matrix from which a second thread pays
 
 
-def scaled_cholesky(matrix):
-    """`scale` (..., m), lower `factor` (..., m, m) and `shift` (..., 1): factor factor' = scale matrix scale + shift.
+class ScaledFactor(NamedTuple):
+    """factor factor' = scale matrix scale + shift."""
 
-    The scaling to a unit diagonal makes the factor indifferent to the units of the rows. The diagonal is then raised
-    by a few rounding errors, which changes nothing where the matrix is regular and keeps solutions short where it is
-    not, and by powers of ten more where Cholesky still fails.
+    scale: torch.Tensor  # (..., m)
+    factor: torch.Tensor  # (..., m, m), lower
+    shift: torch.Tensor  # (..., 1) what was added to the diagonal
+
+
+def scaled_cholesky(matrix):
+    """The factor of `matrix` (..., m, m), scaled to a unit diagonal.
+
+    That makes it indifferent to the units of the rows. The diagonal is then raised by a few rounding errors, which
+    changes nothing where the matrix is regular and keeps solutions short where it is not, and by powers of ten more
+    where Cholesky still fails.
+    """
+    factored, info = scaled_cholesky_ex(matrix)
+    while info.any():
+        if factored.shift.max() > 1:  # rounding left nothing but the scale
+            one = torch.ones_like(matrix[..., 0])
+            return ScaledFactor(factored.scale, torch.diag_embed(one), torch.ones_like(factored.shift))
+        shift = torch.where(info[..., None] > 0, 10 * factored.shift, factored.shift)
+        factored, info = scaled_cholesky_ex(matrix, shift)
+    return factored
+
+
+def scaled_cholesky_ex(matrix, shift=None):
+    """The factor with a given shift, or the first one; and `info` (...,), zero where the factor exists.
+
+    Whoever has other numbers to read reads that one with them: a host that asks at once waits for the device.
     """
     diagonal = matrix.diagonal(dim1=-2, dim2=-1)
-    m = diagonal.shape[-1]
-    scale = torch.where(diagonal > 0, diagonal.clamp(min=torch.finfo(diagonal.dtype).tiny).rsqrt(), 1.0)
-    correlation = matrix * scale[..., None] * scale[..., None, :]
-    shift = torch.full_like(diagonal[..., :1], 16 * m * torch.finfo(diagonal.dtype).eps)
+    m, limits = diagonal.shape[-1], torch.finfo(diagonal.dtype)
+    scale = diagonal.masked_fill(diagonal <= 0, 1.0).clamp_(min=limits.tiny).rsqrt_()
+    if shift is None:
+        shift = torch.full_like(diagonal[..., :1], first_shift(m, diagonal.dtype))
+    raised = (matrix * scale[..., None]).mul_(scale[..., None, :])
+    raised.diagonal(dim1=-2, dim2=-1).add_(shift)
     factored = partial(in_pool, torch.linalg.cholesky_ex) if m >= LARGE else torch.linalg.cholesky_ex
-    while True:
-        raised = correlation + torch.diag_embed(shift.expand_as(diagonal))
-        factor, info = factored(raised)
-        if not info.any():
-            return scale, factor, shift
-        if shift.max() > 1:  # rounding left nothing but the scale
-            return scale, torch.diag_embed(torch.ones_like(diagonal)), torch.ones_like(shift)
-        shift = torch.where(info[..., None] > 0, 10 * shift, shift)
+    factor, info = factored(raised)
+    return ScaledFactor(scale, factor, shift), info
+
+
+def first_shift(m, dtype):
+    """What is added to the diagonal of any matrix of m rows."""
+    return 16 * m * torch.finfo(dtype).eps
 
 
 def root_cholesky(root):

@@ -55,16 +55,16 @@ def takes_kinks(name):
     return name == "auto" or SOLVERS[name].takes_kinks
 
 
-def solver_class(name, design, n_logits, *, smooth=True):
+def solver_class(name, design, n_logits, *, smooth=True, isotropic=True):
     """The solver of that name; for "auto" the faster one for this design and so many logits.
 
-    That is proximal Newton where the penalty is not `smooth`.
+    That is proximal Newton where the penalty is not `smooth`. One that is not `isotropic` has no row space.
     """
     if name != "auto":
         return SOLVERS[name]
     if not smooth:
         return ProxNewton
     n, d = design.shape
-    if is_wide(design):
+    if isotropic and is_wide(design):
         d = n + 1  # in the coordinates that it is solved in
     return NewtonCholesky if newton_numpy.size(n, d, n_logits) <= tuning.AUTO_NEWTON_NUMBERS else LBFGS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import torch
@@ -27,20 +27,32 @@ class Reading(NamedTuple):
         cls,
         point: Point,
         gap: torch.Tensor | None = None,
-        stuck: torch.Tensor | None = None,
+        stuck: list[bool] | None = None,
         blind: torch.Tensor | None = None,
     ) -> Reading:
         """In one transfer from the device, for each of them waits until it has caught up with the host; (B,) each."""
+        return cls.with_more(point, gap, (), stuck, blind)[0]
+
+    @classmethod
+    def with_more(
+        cls,
+        point: Point,
+        gap: torch.Tensor | None,
+        more: Iterable[torch.Tensor],
+        stuck: list[bool] | None = None,
+        blind: torch.Tensor | None = None,
+    ) -> tuple[Reading, list[list[float]]]:
+        """The same, and other columns (B,) in that one transfer."""
         B = len(point.W)
         norm = None if point.gradient is None else point.gradient_norm
-        columns = point.value, norm, gap, stuck, blind
+        columns = point.value, norm, gap, blind, *more
         dtype = (point.W if point.value is None else point.value).dtype
         known = [column.to(dtype) for column in columns if column is not None]
         numbers = iter(torch.stack(known).tolist() if known else [])
-        values, norms, gaps, *flags = (None if column is None else next(numbers) for column in columns)
+        values, norms, gaps, blind_ = (None if column is None else next(numbers) for column in columns[:4])
         unknown = [math.nan] * B
-        stuck_, blind_ = ([bool(flag) for flag in column or [0.0] * B] for column in flags)
-        return cls(values or unknown, norms or unknown, gaps or [math.inf] * B, stuck_, blind_)
+        flags = stuck or [False] * B, [bool(flag) for flag in blind_ or [0.0] * B]
+        return cls(values or unknown, norms or unknown, gaps or [math.inf] * B, *flags), list(numbers)
 
     def select(self, index: list[int]) -> Reading:
         """Of the models at `index` alone."""

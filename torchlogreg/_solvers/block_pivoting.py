@@ -148,19 +148,40 @@ class _Guess(NamedTuple):
         return _Guess(free, side, at)
 
 
-def _pivot(matrix, c, kinks, u, gradient, tol, shift=None):
-    """The minimiser, with `shift` added to the diagonal; None if the guesses go in a circle; and the solutions."""
+def hides_curvature(matrix: Matrix, free: np.ndarray) -> bool:
+    """Whether what is solved with is not quite the matrix on an index (f,), for a diagonal was raised, or by rounding.
+
+    A raise by a millionth of a millionth is more than the curvature along some directions that matter where columns
+    depend on one another and the penalty is weak.
+    """
+    scale = np.sqrt(matrix.diagonal()[free])
+    known = scale > 0
+    r = np.random.default_rng(0).standard_normal(len(free)) * scale
+    x = np.zeros(len(matrix.diagonal()))
+    x[free] = matrix.solve(free, r)
+    missing = ((matrix.times(x)[free] - r)[known] / scale[known]) ** 2
+    return bool(missing.sum() > tuning.MOST_MISSING**2 * len(free))
+
+
+def _pivot(matrix, kinks, u, gradient, tol, shift=None):
+    """The minimiser, with `shift` added to the diagonal; None if the guesses go in a circle; and the solutions.
+
+    All of it is in changes of u, where the smooth part has that gradient: on columns whose mean is huge beside their
+    spread, products of the matrix with u itself leave nothing of a small change.
+    """
+    start, slope = u, gradient
     guess, fewest, patience = _Guess.near(kinks, u, gradient, tol), len(u) + 1, tuning.PIVOT_PATIENCE
     for n_solved in range(1, tuning.MOST_PIVOTS + 1):
         free = np.flatnonzero(guess.free)
-        u = np.where(guess.free, 0.0, guess.at)
-        r = c[free] + kinks.l1[free] * guess.side[free]
-        if u.any():
-            r = r + matrix.times(u)[free]
-        u[free] = matrix.solve(free, -r, shift)
-        gradient = matrix.times(u) + c
+        change = np.where(guess.free, 0.0, guess.at - start)
+        r = slope[free] + kinks.l1[free] * guess.side[free]
+        if change.any():
+            r = r + matrix.times(change)[free]
+        change[free] = matrix.solve(free, -r, shift)
+        u = np.where(guess.free, start + change, guess.at)
+        gradient = slope + matrix.times(change)
         if shift is not None:
-            gradient = gradient + shift * u
+            gradient = gradient + shift * change
         guess, n_wrong = guess.exchanged(kinks, u, gradient, tol)
         if not n_wrong:
             return u, n_solved
@@ -173,44 +194,72 @@ def _pivot(matrix, c, kinks, u, gradient, tol, shift=None):
     return None, n_solved
 
 
+def _spread(matrix, kinks):
+    """The diagonal, less what those without a kink or bounds explain of it: the spread of columns about their mean.
+
+    A proximal term of a share of the diagonal itself holds columns in place whose mean is large.
+    """
+    diagonal = matrix.diagonal()
+    smooth = kinks.l1 == 0
+    if kinks.lower is not None and kinks.upper is not None:
+        smooth &= np.isinf(kinks.lower) & np.isinf(kinks.upper)
+    index = np.flatnonzero(smooth)
+    if not 0 < len(index) <= tuning.MOST_EXPLAINING:
+        return diagonal
+    unit = np.zeros((len(index), len(diagonal)))
+    unit[np.arange(len(index)), index] = 1.0
+    columns = np.stack([matrix.times(row) for row in unit])
+    explained = (columns * np.linalg.lstsq(columns[:, index], columns)[0]).sum(axis=0)
+    return np.where(smooth, 0.0, np.maximum(diagonal - explained, tuning.LEAST_RAISE * diagonal))
+
+
 def minimise_quadratic(
     matrix: Matrix,
-    c: np.ndarray,
+    slope: np.ndarray,
     kinks: Kinks,
-    u: np.ndarray,
+    start: np.ndarray,
     *,
     share: float = tuning.MODEL_VIOLATION_SHARE,
     floor: float = 0.0,
 ) -> np.ndarray:
-    """argmin u' H u / 2 + c' u + l1 |u| within the bounds, from u (a,).
+    """argmin (u - start)' H (u - start) / 2 + slope' (u - start) + l1 |u| within the bounds, u (a,).
 
     Coefficients at a kink stay there while their violation is at most `share` of the largest one at the start, or
     `floor`. Every proximal step lowers the objective.
     """
-    gradient = matrix.times(u) + c
-    first = float(np.abs(kinks.violation(u, gradient)).max(initial=0.0))
-    tol = max(share * first, floor)
+    first = float(np.abs(kinks.violation(start, slope)).max(initial=0.0))
     if first <= floor:
-        return u
-    found, n_solved = _pivot(matrix, c, kinks, u, gradient, tol)
+        return start
+    while True:
+        u = _minimiser(matrix, slope, kinks, start, max(share * first, floor))
+        change = u - start
+        lowered = change @ (slope + 0.5 * matrix.times(change)) + kinks.value(u) < kinks.value(start)
+        if lowered or share <= tuning.LEAST_VIOLATION_SHARE:
+            return u
+        share *= 0.01  # what it left to violations was more than all there is to gain
+
+
+def _minimiser(matrix, slope, kinks, start, tol):
+    """See `minimise_quadratic`."""
+    u, gradient = start, slope
+    found, n_solved = _pivot(matrix, kinks, u, gradient, tol)
     if found is not None:
         return found
-    diagonal, strength, least = matrix.diagonal(), 0.1, 1e-3
+    diagonal, strength, least = _spread(matrix, kinks), 0.1, 1e-9
     held = kinks._replace(flat=None)  # the matrix with a shift is not flat
     while n_solved < tuning.MOST_MODEL_SOLUTIONS and strength <= 1e6:
-        shift = strength * diagonal
-        found, n = _pivot(matrix, c - shift * u, held, u, gradient, tol, shift)
+        found, n = _pivot(matrix, held, u, gradient, tol, strength * diagonal)
         n_solved += n
         if found is None:
             strength *= 10.0 if strength < 0.05 else 30.0
             least = strength / 3.0 if strength < 0.05 else least
             continue
         u = found
-        gradient = matrix.times(u) + c
+        gradient = slope + matrix.times(u - start)
         if np.abs(kinks.violation(u, gradient)).max() <= tol:
             break
-        if strength <= least:
-            found, n = _pivot(matrix, c, kinks, u, gradient, tol)
+        if strength <= max(least, 1e-3):
+            found, n = _pivot(matrix, kinks, u, gradient, tol)
             n_solved += n
             if found is not None:
                 return found

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from torchlogreg._data.gram import with_ones
-from torchlogreg._objective.objective import Objective
+from torchlogreg._objective.objective import Objective, in_range
 from torchlogreg._runtime.threads import in_threads, n_workers
 from torchlogreg._solvers import tuning
 
@@ -56,9 +56,7 @@ class BlockCurvature(Curvature):
     is_coupled = False
 
     @classmethod
-    def of(
-        cls, sample: Objective, W: torch.Tensor, columns: torch.Tensor | None, diagonal: torch.Tensor | None
-    ) -> Self:
+    def of(cls, sample: Objective, W: torch.Tensor, columns: torch.Tensor | None = None, diagonal: Any = None) -> Self:
         """At W (B, d, K); `columns` None are all of them, and then the sample has the diagonal."""
         d, design = W.shape[1], sample.design
         eta = design.matvec(W)
@@ -73,9 +71,7 @@ class BlockCurvature(Curvature):
         if diagonal is None:
             squares = weights.flatten(1).T.double() @ rows.double().square()
             diagonal = squares.view(*weights.shape[1:], -1) + l2[:, None]
-        else:
-            diagonal = diagonal.cpu()
-        return cls(rows.contiguous(), columns, weights, diagonal, l2)
+        return cls(rows.contiguous(), columns, weights, in_range(diagonal).cpu(), l2)
 
     def blocks(self, model, index):
         """See `Curvature`."""
@@ -131,6 +127,7 @@ class BlockCurvature(Curvature):
         X = self.rows.numpy()
         Z = (X if len(place) == X.shape[1] else X[:, place]) * root[:, None].astype(X.dtype)
         H = (Z.T @ Z).astype(np.float64)
+        in_range(torch.from_numpy(H.diagonal().copy()))
         H.ravel()[:: len(H) + 1] += self.l2[model].numpy()[self.columns.numpy()[place]]
         return H
 
@@ -203,11 +200,12 @@ def coupled_hessian(objective: Objective, W: torch.Tensor, index: np.ndarray) ->
     H: Any = 0.0
     for chunk in objective.design.chunks():
         H = H + sum(in_threads(add, chunk.parts(1, n_logits)))
+    in_range(torch.from_numpy(H.diagonal().copy()))
     l2, free = (row[0, :, 0].numpy(force=True) for row in (objective.penalty.l2, objective.penalty.is_free))
     if n_logits > 1:
         for feature in np.flatnonzero(free):  # see `Objective._pin`
             own = np.flatnonzero(index % d == feature)
             if len(own):
-                H[np.ix_(own, own)] += H[own, own].mean()
+                H[np.ix_(own, own)] += objective.penalty.lift * H[own, own].mean()
     H.ravel()[:: len(index) + 1] += l2[index % d]
     return H

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from torchlogreg._objective.objective import Objective, Point
+from torchlogreg._objective.objective import Objective, Point, in_range
 from torchlogreg._objective.sampling import sampled, scatter, shrunk
 from torchlogreg._solvers import cost_model, tuning
 from torchlogreg._solvers.curvature import BlockCurvature
@@ -39,7 +39,7 @@ def curvature_at(objective: Objective, W: torch.Tensor, generator: torch.Generat
     """What is affordable on a sample of the rows, at W (B, d, K)."""
     design = objective.design
     if not design.n_samplable:
-        diagonal = objective.diagonal(W)
+        diagonal = in_range(objective.diagonal(W))
         none = torch.arange(0)
         empty = diagonal.new_zeros(0, len(W), W.shape[2]).cpu()
         l2 = objective.penalty.l2[..., 0].cpu().expand(len(W), -1)
@@ -48,7 +48,7 @@ def curvature_at(objective: Objective, W: torch.Tensor, generator: torch.Generat
     if not n_frequent:
         size = _sample_size(objective)
         draw = sample_rows if W.shape[2] == 1 else _where_curved(W)
-        return BlockCurvature.of(draw(objective, size, generator), W, None, None)
+        return BlockCurvature.of(draw(objective, size, generator), W)
     diagonal = _by_class(objective.diagonal(W), W)
     columns = frequent_columns(objective, diagonal.mT.to(W.device), n_frequent)
     n_rows = tuning.ROWS_PER_FREQUENT_COLUMN * len(columns) if W.shape[2] == 1 else max(4000, 5 * len(columns))

@@ -18,7 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from torchlogreg._objective.certificate import best_intercepts, check_squares, optimality_bound
 from torchlogreg._objective.objective import Objective, OutOfRange, Point
-from torchlogreg._objective.reparametrisation import Identity, Reparametrisation, RowSpace, is_wide
+from torchlogreg._objective.reparametrisation import Identity, Reparametrisation, RowSpace, is_solved_in_row_space
 from torchlogreg._objective.sampling import second_moments
 from torchlogreg._objective.separation import is_separated
 from torchlogreg._runtime.warn import warn
@@ -81,7 +81,7 @@ def minimise(
     observer = observer or Unobserved()
     given, fit = objective, _Fit(settings, observer)
     finisher = solver.finisher(objective)
-    wide = not solver.stochastic and is_wide(objective.design) and _is_isotropic(objective)
+    wide = not solver.stochastic and is_solved_in_row_space(objective)
     saved = observer.resume()
     first = _Stage("first", solver, Identity(objective), blind_ends=finisher is not None)
     ends: _Ends | None = None
@@ -131,11 +131,6 @@ def minimise(
         ]
     device = point.W.device
     return Result(point, torch.tensor(ends.n_iter, device=device), torch.tensor(converged, device=device))
-
-
-def _is_isotropic(objective):
-    """Whether the objective is the same in the span of its rows."""
-    return objective.penalty.is_isotropic(objective.design.n_features)
 
 
 def _later_stages(objective, exact, solver, finisher, space, tol):
@@ -333,7 +328,7 @@ def _judged(given, exact, ends, tol, solver):
     norms, ended = ends.point.gradient_norm.tolist(), list(ends.ended)
     if solver.stochastic:
         return ended, norms
-    spoilt, unpenalised = None, given.penalty.is_free[:, : given.design.n_features].all(dim=1)[:, 0].tolist()
+    spoilt, unpenalised = None, given.penalty.is_free[:, : given.design.n_features].any(dim=1)[:, 0].tolist()
     for b, end in enumerate(ended):
         if end is End.PRECISION and ends.gap[b] <= ends.threshold[b]:
             norms[b] = _norm_at_best_intercepts(exact, ends.point, b, tol)

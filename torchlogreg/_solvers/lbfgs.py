@@ -13,7 +13,16 @@ from torchlogreg._solvers import tuning
 from torchlogreg._solvers.base import Reading, SelectableSolver, drawn_seed
 from torchlogreg._solvers.lbfgs_memory import LBFGSMemory
 from torchlogreg._solvers.lbfgs_numpy import LBFGSNumPy, is_small
-from torchlogreg._solvers.line_search import Descent, dot, line_search_step, select, trial_point, where_accepted
+from torchlogreg._solvers.line_search import (
+    Descent,
+    Step,
+    beside,
+    dot,
+    line_search_step,
+    select,
+    trial_point,
+    where_accepted,
+)
 from torchlogreg._solvers.newton import NewtonCholesky
 from torchlogreg._solvers.preconditioners.base import Preconditioner, hidden, is_blind, is_raised
 from torchlogreg._solvers.preconditioners.cholesky import CholeskyPreconditioner
@@ -34,8 +43,9 @@ class LBFGSState(NamedTuple):
     refresh: Refresh
     preconditioner: Preconditioner | None  # None at a start that is worse than zero
     gamma: torch.Tensor  # (B,) its scale
-    n_backtracks: torch.Tensor  # (B,) how often the step is halved
-    restarted: torch.Tensor  # (B,) whether no step helped, and the pairs were given up for that
+    n_backtracks: list[int]  # how often the step is halved
+    restarted: list[bool]  # whether no step helped, and the pairs were given up for that
+    slope: list[float]  # of the objective along the direction
     iteration: int = 0
     direction: torch.Tensor | None = None  # (B, d, K)
     decrement: float = math.inf  # largest gap of the models, without what is hidden
@@ -73,7 +83,7 @@ class LBFGS(SelectableSolver):
 
     def init(self, objective, W):
         """See `Solver`."""
-        zeros = torch.zeros_like(W[:, 0, 0])
+        W = W.mT.contiguous().mT  # class-major, as gradients and directions are: flat vectors of it are views
         point = Point(W, None, None)
         start = LBFGSState(
             point,
@@ -84,9 +94,10 @@ class LBFGS(SelectableSolver):
             torch.Generator("cpu").manual_seed(self.seed).get_state(),
             Refresh(),
             None,
-            gamma=torch.ones_like(zeros),
-            n_backtracks=zeros,
-            restarted=torch.zeros_like(zeros, dtype=torch.bool),
+            gamma=torch.ones_like(W[:, 0, 0]),
+            n_backtracks=[0] * len(W),
+            restarted=[False] * len(W),
+            slope=[math.nan] * len(W),
         )
         if not W.any() or self.centre is not None:
             return self._begin(objective, start, None)
@@ -110,40 +121,50 @@ class LBFGS(SelectableSolver):
         pays = policy.hessian_pays(refresh, len(state.gamma))
         evaluate = objective.second_order if pays else objective.value_and_gradient
         trial = evaluate(trial_point(descent, state.n_backtracks))
-        search = line_search_step(objective, descent, trial, state.n_backtracks)
-        stuck = None
-        if search.any_exhausted:
-            stuck = search.exhausted & (state.restarted | (not objective.design.is_exact))
-            if stuck.all():
-                return state._replace(reading=state.reading._replace(stuck=stuck.tolist()))
+        step = Step(state.reading.value, state.slope, state.n_backtracks)
+        search = line_search_step(objective, descent, trial, step)
+        stuck = [
+            is_exhausted and (was_restarted or not objective.design.is_exact)
+            for is_exhausted, was_restarted in zip(search.exhausted, state.restarted, strict=True)
+        ]
+        if all(stuck):
+            return state._replace(reading=state.reading._replace(stuck=stuck))
         # 2. new pair, of weight zero for models that did not move
-        accepted, n_backtracks = search.accepted, search.n_backtracks
+        any_accepted, n_backtracks = any(search.accepted), search.n_backtracks
         point, memory, gamma = state.point, state.memory, state.gamma
         s, y = trial.W - point.W, trial.gradient - point.gradient
         curvature = dot(s, y)
-        usable = accepted & (curvature > tuning.LEAST_CURVATURE * dot(s, s).sqrt() * dot(y, y).sqrt())
-        if search.n_accepted:
+        lengths = (torch.linalg.vector_norm(t, dim=(1, 2)) for t in (s, y))
+        usable = curvature > tuning.LEAST_CURVATURE * math.prod(lengths)
+        if not all(search.accepted):
+            usable &= beside(search.accepted, usable)
+        if any_accepted:
             memory = memory.appended(s, y, usable)
         point = where_accepted(search, trial, point)
-        if search.n_accepted:  # a Hessian at the trial point is as good as any other for models that refused it
+        if any_accepted:  # a Hessian at the trial point is as good as any other for models that refused it
             point = point._replace(hessian=trial.hessian)
         # 3. renewed preconditioner; where no step helps, at once and without the pairs, which may be what misleads
-        lost = stuck is not None and bool((search.exhausted & ~stuck).any())  # but those that are stuck leave
+        lost = search.exhausted != stuck  # but those that are stuck leave
         if lost:
             point = policy.with_hessian(point)
         afresh = lost or point.hessian is not None
         state = state._replace(
             refresh=refresh,
             iteration=state.iteration + 1,
-            restarted=search.exhausted | (state.restarted & ~accepted),
+            restarted=[
+                is_exhausted or (was_restarted and not accepted)
+                for is_exhausted, was_restarted, accepted in zip(
+                    search.exhausted, state.restarted, search.accepted, strict=True
+                )
+            ],
         )
         before, state = state.preconditioner, self._renewed(policy, state, point, afresh)
         if state.preconditioner is not before:
             state = state._replace(raised=is_raised(objective, state.preconditioner, state.point))
         # 4. gamma scales the preconditioner to the newest pair
         if afresh:
-            memory, gamma, n_backtracks = memory.cleared(), torch.ones_like(gamma), torch.zeros_like(n_backtracks)
-        elif search.n_accepted:
+            memory, gamma, n_backtracks = memory.cleared(), torch.ones_like(gamma), [0] * len(n_backtracks)
+        elif any_accepted:
             gamma = torch.where(usable, curvature / dot(y, state.preconditioner.solve(y)), gamma)
         return self._directed(objective, state._replace(memory=memory, gamma=gamma, n_backtracks=n_backtracks), stuck)
 
@@ -153,11 +174,12 @@ class LBFGS(SelectableSolver):
 
     def select(self, state, index):
         """See `Solver`."""
-        names = "point", "gamma", "n_backtracks", "restarted", "direction"
-        selected = {name: select(index, getattr(state, name)) for name in names}
+        chosen = index.tolist()
+        tensors = {name: select(index, getattr(state, name)) for name in ("point", "gamma", "direction")}
+        lists = {name: [getattr(state, name)[b] for b in chosen] for name in ("n_backtracks", "restarted", "slope")}
         preconditioner = state.preconditioner and state.preconditioner.select(index)
-        memory, reading = state.memory.select(index), state.reading.select(index.tolist())
-        return state._replace(memory=memory, preconditioner=preconditioner, reading=reading, **selected)
+        memory, reading = state.memory.select(index), state.reading.select(chosen)
+        return state._replace(memory=memory, preconditioner=preconditioner, reading=reading, **tensors, **lists)
 
     def pack(self, state):
         """The state without its logits."""
@@ -179,7 +201,7 @@ class LBFGS(SelectableSolver):
 
     def finisher(self, objective):
         """See `Solver`."""
-        return NewtonCholesky() if is_affordable(objective.design, objective.loss.n_logits) else None
+        return NewtonCholesky() if is_affordable(objective, objective.loss.n_logits) else None
 
     def in_float64(self):
         """See `Solver`."""
@@ -227,12 +249,12 @@ class LBFGS(SelectableSolver):
         """The state with the direction H g, H by the two-loop recursion, and the gap that it promises."""
         point, preconditioner = state.point, state.preconditioner
         direction = -objective.centred(state.memory.solve(point.gradient, state.gamma, preconditioner))
-        gap = Descent(point, preconditioner, direction).gap
-        reading = Reading.of(point, gap, stuck)
-        state = state._replace(direction=direction, reading=reading, decrement=max(reading.gap))
+        descent = Descent(point, preconditioner, direction)
+        reading, (slope,) = descent.read(stuck=stuck)
+        state = state._replace(direction=direction, reading=reading, slope=slope, decrement=max(reading.gap))
         if not state.raised or min(reading.gap) > tuning.SURE_GAP:
             return state
-        hides = hidden(objective, preconditioner, point)
+        gap, hides = descent.gap, hidden(objective, preconditioner, point)
         return state._replace(reading=Reading.of(point, gap + hides, stuck, is_blind(gap, hides)))
 
     def _affordable_pairs(self, objective, W):

@@ -55,12 +55,11 @@ class LBFGSMemory(NamedTuple):
         order = self.order
         k, order = (order[0], order[1:]) if len(order) == self.capacity else (len(order), order)
         order = (*order, k)
-        used = usable[:, None].to(s.dtype)
-        self.steps[:, k] = used * s.flatten(1)
-        self.changes[:, k] = used * y.flatten(1)
+        torch.mul(_flat(s), usable[:, None], out=self.steps[:, k])
+        torch.mul(_flat(y), usable[:, None], out=self.changes[:, k])
         steps = self.steps[:, : len(order)]
         self.products[:, : len(order), k] = _times(steps, self.changes[:, k])
-        self.products[:, k, k] += 1.0 - used[:, 0]
+        self.products[:, k, k].add_(~usable)
         return self._replace(order=order)
 
     def pairs(self, model: int) -> tuple[np.ndarray, np.ndarray]:
@@ -92,21 +91,35 @@ class LBFGSMemory(NamedTuple):
             order = torch.tensor(self.order, device=steps.device)
             slots = order.argsort()
         upper = self.products[:, :k, :k][:, order][:, :, order]
-        g = gradient.flatten(1)  # (B, N)
+        g = _flat(gradient)
         alpha = torch.linalg.solve_triangular(upper, _times(steps, g)[:, order, None], upper=True)
-        r = scale * preconditioner.solve((g - _times(changes.mT, alpha[:, slots, 0])).view(gradient.shape))
-        r = r.flatten(1)
-        right = upper.diagonal(dim1=1, dim2=2)[..., None] * alpha - _times(changes, r)[:, order, None]
+        r = _unflat(_times(changes.mT, alpha[:, slots, 0], plus=g, sign=-1.0), gradient)
+        r = _flat(scale * preconditioner.solve(r))
+        right = (upper.diagonal(dim1=1, dim2=2)[..., None] * alpha)[:, slots, 0]
+        right = _times(changes, r, plus=right, sign=-1.0)[:, order, None]
         c = torch.linalg.solve_triangular(upper.mT, right, upper=False)
-        return (r + _times(steps.mT, c[:, slots, 0])).view(gradient.shape)
+        return _unflat(_times(steps.mT, c[:, slots, 0], plus=r), gradient)
 
 
-def _times(matrices, vectors):
-    """Matrix times vector for each of B models: (B, k, N), (B, N) -> (B, k).
+def _flat(W):
+    """Coefficients (B, d, K) as vectors (B, N), class-major, as solvers lay them out: a view of them."""
+    return W.mT.flatten(1)
+
+
+def _unflat(vectors, W):
+    """Vectors (B, N) as coefficients like W."""
+    return vectors.view(W.mT.shape).mT
+
+
+def _times(matrices, vectors, plus=None, sign=1.0):
+    """plus + sign matrix vector for each of B models: (B, k, N), (B, N) -> (B, k).
 
     On a CPU large ones are multiplied one by one: four to ten times as fast as torch's batched product, which knows no
     vectors.
     """
     if matrices.device.type != "cpu" or matrices[0].numel() < tuning.BATCHED_PRODUCT_NUMBERS:
-        return (matrices @ vectors[..., None])[..., 0]
-    return torch.stack([matrix @ vector for matrix, vector in zip(matrices, vectors, strict=True)])
+        if plus is None:
+            return torch.bmm(matrices, vectors[..., None])[..., 0]
+        return torch.baddbmm(plus[..., None], matrices, vectors[..., None], alpha=sign)[..., 0]
+    out = torch.stack([matrix @ vector for matrix, vector in zip(matrices, vectors, strict=True)])
+    return out if plus is None else torch.add(plus, out, alpha=sign)

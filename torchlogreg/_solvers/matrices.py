@@ -128,26 +128,26 @@ class BlockMatrix(Matrix):
     """
 
     def __init__(self, blocks: Sequence[np.ndarray], S: np.ndarray | None = None, Y: np.ndarray | None = None):
-        self.blocks, self.theta = blocks, 1.0
+        self.blocks, self.theta, self.n_pairs = blocks, 1.0, 0
         self.ends = np.cumsum([len(block) for block in blocks])
-        self.N = self.M = self.MN = np.empty((self.ends[-1], 0))
-        self.n_pairs = 0
+        self.M = self.N = self.MN = np.empty((0, 0))
         if S is None or Y is None or not S.shape[1]:
             return
         length = np.sqrt(np.einsum("ij,ij->j", S, S))
-        S, Y = S / length, Y / length
-        HS, SY = self._blocks_times(S), S.T @ Y
+        steps, changes = np.asarray(S / length), np.asarray(Y / length)
+        moved, products = self._blocks_times(steps), steps.T @ changes
         low, high = tuning.BLOCK_SCALES
-        self.theta = float(np.clip(SY[-1, -1] / max(S[:, -1] @ HS[:, -1], np.finfo(float).tiny), low, high))
-        L = np.tril(SY, -1)
-        self.M = np.block([[self.theta * (S.T @ HS), L], [L.T, -np.diag(SY.diagonal())]])
-        self.N = np.column_stack([self.theta * HS, Y])
+        newest = max(float(steps[:, -1] @ moved[:, -1]), np.finfo(float).tiny)
+        self.theta = float(np.clip(products[-1, -1] / newest, low, high))
+        L = np.tril(products, -1)
+        self.M = np.block([[self.theta * (steps.T @ moved), L], [L.T, -np.diag(products.diagonal())]])
+        self.N = np.column_stack([self.theta * moved, changes])
         self.MN = _solve_general(self.M, self.N.T)
         self.n_pairs = S.shape[1]
 
     def simplified(self) -> Matrix:
         """As a single matrix, if it has one block."""
-        if len(self.blocks) > 1 or self.blocks[0].ndim == 1:
+        if len(self.blocks) != 1 or self.blocks[0].ndim == 1:
             return self
         H = self.theta * self.blocks[0]
         if not self.n_pairs:
@@ -169,7 +169,7 @@ class BlockMatrix(Matrix):
 
     def solve(self, free, r, shift=None):
         """See `Matrix`; the pairs by the Woodbury identity."""
-        right = np.column_stack([r, self.N[free]])
+        right = np.column_stack([r, self.N[free]]) if self.n_pairs else r[:, None]
         out, start, first = np.empty_like(right), 0, 0
         for block, end in zip(self.blocks, self.ends, strict=True):
             stop = first + int(np.searchsorted(free[first:], end))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,8 +15,9 @@ from torchlogreg._solvers.base import Reading, SelectableSolver, drawn_seed
 from torchlogreg._solvers.block_pivoting import Kinks, Matrix, at_medians, minimise_quadratic
 from torchlogreg._solvers.curvature import BlockCurvature, CoupledCurvature, Curvature, coupled_hessian
 from torchlogreg._solvers.curvature_policy import coupled_cost, curvature_at, start
+from torchlogreg._solvers.lbfgs import LBFGS
 from torchlogreg._solvers.lbfgs_memory import LBFGSMemory
-from torchlogreg._solvers.line_search import dot, line_search_step, select, where_accepted
+from torchlogreg._solvers.line_search import Step, beside, dot, line_search_step, per_model, select, where_accepted
 from torchlogreg._solvers.matrices import BlockMatrix, DampedMatrix
 from torchlogreg._solvers.preconditioners.refresh import Refresh
 from torchlogreg._solvers.prox_newton_numpy import ProxNewtonNumPy, candidates, is_small, kinks_of
@@ -41,11 +43,12 @@ class Proposal(NamedTuple):
     point: Point
     preconditioner: Scaling
     W: torch.Tensor  # (B, d, K)
-    slope: torch.Tensor  # (B,) change of the objective that the model promises, without its curvature
 
-    def trial_point(self, n_backtracks: torch.Tensor) -> torch.Tensor:
+    def trial_point(self, n_backtracks: list[int]) -> torch.Tensor:
         """The coefficients at the step 0.5^n_backtracks; zeros of the minimiser are exact at the whole step."""
-        share = 0.5 ** n_backtracks[:, None, None]
+        if not any(n_backtracks):
+            return self.W
+        share = per_model(beside([0.5**n for n in n_backtracks], self.W)).to(self.W.dtype)
         return torch.where(share == 1.0, self.W, self.point.W + share * (self.W - self.point.W))
 
 
@@ -54,15 +57,16 @@ class ProxNewtonState(NamedTuple):
 
     point: Point
     reading: Reading
-    memory: LBFGSMemory  # class-major
+    memory: LBFGSMemory
     random: torch.Tensor  # state of the generator that draws samples
     refresh: Refresh
-    n_backtracks: torch.Tensor  # (B,) how often the step is halved
-    damping: torch.Tensor  # (B,) of the models, in units of `units`
-    restarted: torch.Tensor  # (B,) whether no step helped, and the pairs were given up for that
+    n_backtracks: list[int]  # (B,) how often the step is halved
+    damping: list[float]  # (B,) of the models, in units of `units`
+    restarted: list[bool]  # (B,) whether no step helped, and the pairs were given up for that
     curvature: Curvature | None = None  # None at a start that is worse than zero
     proposal: Any = None  # (B, d, K)
-    change: Any = None  # (B,) of the objective that the models promise
+    change: tuple[float, ...] = ()  # (B,) of the objective by the slope, of which the models promise half
+    lengths: tuple[float, ...] = ()  # (B,) of the proposed steps, squared, in units of `units`
     units: Any = None  # (B, K, d) diagonal of the first curvature
     n_candidates: int = 0  # most coefficients in a model
     iteration: int = 0
@@ -76,7 +80,8 @@ class ProxNewton(SelectableSolver):
     An iteration is one pass over X, for value and gradient at a trial point. The quadratic model there, of a Hessian
     from a sample of the rows and pairs of BFGS, is minimised with its kinks and bounds by block pivoting on the host.
     Where the present pace makes the Hessian of all rows pay, on the coefficients that matter, that takes over. A
-    `rough` one, on samples, has the Hessian of all of their rows at every point, and no pairs.
+    `rough` one, on samples, has the Hessian of all of their rows at every point, and no pairs. Without kinks and bounds
+    its models are those of preconditioned L-BFGS, which then takes over, for it knows what they hide from it.
     """
 
     seed: int = 0
@@ -94,7 +99,6 @@ class ProxNewton(SelectableSolver):
     def init(self, objective, W):
         """See `Solver`."""
         W = objective.penalty.clipped(W)
-        zeros = torch.zeros_like(W[:, 0, 0])
         point = Point(W, None, None)
         state = ProxNewtonState(
             point,
@@ -102,9 +106,9 @@ class ProxNewton(SelectableSolver):
             LBFGSMemory.empty(len(W), W[0].numel(), tuning.KINK_MEMORY_PAIRS, objective.design.accumulation),
             torch.Generator("cpu").manual_seed(self.seed).get_state(),
             Refresh(due=tuning.SOON_ITERATION),
-            n_backtracks=zeros,
-            damping=zeros,
-            restarted=torch.zeros_like(zeros, dtype=torch.bool),
+            n_backtracks=[0] * len(W),
+            damping=[0.0] * len(W),
+            restarted=[False] * len(W),
         )
         if not W.any() and not self.rough:
             generator = _generator(state.random)
@@ -128,35 +132,43 @@ class ProxNewton(SelectableSolver):
             return self._proposed(objective, self._renewed(objective, state))
         # 1. trial point; a model that refuses it stays where it is and tries a shorter step next
         point = state.point
-        proposal = Proposal(point, _scaling(state.curvature, point), state.proposal, state.change)
+        proposal = Proposal(point, _scaling(state.curvature, point), state.proposal)
         trial = objective.value_and_gradient(proposal.trial_point(state.n_backtracks))
-        search = line_search_step(objective, proposal, trial, state.n_backtracks)
-        stuck = None
-        if search.any_exhausted:
-            stuck = search.exhausted & (state.restarted | (not objective.design.is_exact))
-            if stuck.all():
-                return state._replace(reading=state.reading._replace(stuck=stuck.tolist()))
+        step = Step(state.reading.value, list(state.change), state.n_backtracks)
+        search = line_search_step(objective, proposal, trial, step)
+        stuck = [
+            is_exhausted and (was_restarted or not objective.design.is_exact)
+            for is_exhausted, was_restarted in zip(search.exhausted, state.restarted, strict=True)
+        ]
+        if all(stuck):
+            return state._replace(reading=state.reading._replace(stuck=stuck))
         # 2. new pair, of weight zero for models that did not move
         memory = state.memory
         if not self.rough:
             s, y = trial.W - point.W, trial.slope - point.slope
             usable = dot(s, y) > tuning.LEAST_CURVATURE * dot(s, s).sqrt() * dot(y, y).sqrt()
-            memory = memory.appended(s.mT.contiguous(), y.mT.contiguous(), usable)
+            s, y = (torch.where(per_model(usable), t, 0.0) for t in (s, y))  # of a trial that overflowed, NaN
+            memory = memory.appended(s, y, usable)
         n_backtracks, damping = _damped(state, search, trial)
         point = where_accepted(search, trial, point)
         # 3. renewed curvature; where no step helps, at once and without the pairs, which may be what misleads
-        lost = stuck is not None and bool((search.exhausted & ~stuck).any())
+        lost = search.exhausted != stuck
         state = state._replace(
             point=point,
             memory=memory.cleared() if lost else memory,
             refresh=state.refresh.seen(max(state.reading.gap)),
-            n_backtracks=torch.zeros_like(n_backtracks) if lost else n_backtracks,
+            n_backtracks=[0] * len(n_backtracks) if lost else n_backtracks,
             damping=damping,
-            restarted=search.exhausted | (state.restarted & ~search.accepted),
+            restarted=[
+                is_exhausted or (was_restarted and not accepted)
+                for is_exhausted, was_restarted, accepted in zip(
+                    search.exhausted, state.restarted, search.accepted, strict=True
+                )
+            ],
             iteration=state.iteration + 1,
         )
         cost = coupled_cost(objective, state.n_candidates, trial.W.shape[2])
-        pays = search.n_accepted and not state.refresh.is_near and state.refresh.hessian_pays(len(point.W), cost)
+        pays = any(search.accepted) and not state.refresh.is_near and state.refresh.hessian_pays(len(point.W), cost)
         if pays and self._may_couple(state):
             state = self._coupled(objective, state)
         elif lost or self.rough or (state.iteration >= state.refresh.due and not state.curvature.is_coupled):
@@ -165,8 +177,12 @@ class ProxNewton(SelectableSolver):
 
     def select(self, state, index):
         """See `Solver`."""
-        names = "point", "n_backtracks", "damping", "restarted", "proposal", "change", "units"
-        selected = {name: select(index, getattr(state, name)) for name in names}
+        selected: dict[str, Any] = {
+            name: select(index, getattr(state, name)) for name in ("point", "proposal", "units")
+        }
+        for name in ("n_backtracks", "damping", "restarted", "change", "lengths"):
+            values = getattr(state, name)
+            selected[name] = type(values)(values[b] for b in index.tolist()) if values else values
         curvature = state.curvature and state.curvature.select(index)
         memory, reading = state.memory.select(index), state.reading.select(index.tolist())
         return state._replace(memory=memory, curvature=curvature, reading=reading, **selected)
@@ -188,9 +204,15 @@ class ProxNewton(SelectableSolver):
         """See `Solver`."""
         if self.rough:
             return self
+        if objective.penalty.is_smooth:
+            return LBFGS(seed=self.seed).specialised(objective, W)
         if are_wanted(objective):
             return WorkingSets()
         return ProxNewtonNumPy(objective) if is_small(objective, W) else self
+
+    def finisher(self, objective):
+        """See `Solver`."""
+        return LBFGS().finisher(objective) if objective.penalty.is_smooth else None
 
     def _may_couple(self, state):
         near = max(state.reading.gap) <= tuning.COUPLING_GAP
@@ -200,7 +222,7 @@ class ProxNewton(SelectableSolver):
         """The state with the curvature of a sample at its point."""
         generator, W = _generator(state.random), state.point.W
         if self.rough:
-            return state._replace(curvature=BlockCurvature.of(objective, W, None, None))
+            return state._replace(curvature=BlockCurvature.of(objective, W))
         curvature = curvature_at(objective, W, generator)
         refresh = (
             state.refresh.postponed(max(state.iteration, tuning.SOON_ITERATION)) if state.iteration else state.refresh
@@ -229,8 +251,8 @@ class ProxNewton(SelectableSolver):
         point, penalty = state.point, objective.penalty
         if state.units is None:
             state = state._replace(units=state.curvature.diagonal())
-        found, n_candidates, gaps = [], 0, []
-        values, damping = point.value.tolist(), state.damping.tolist()
+        found, n_candidates, gaps, changes, lengths = [], 0, [], [], []
+        values, damping = point.value.tolist(), list(state.damping)
         for b in range(len(point.W)):
             kinks = kinks_of(penalty, point.W.shape[2], b)
             flat = kinks.flat
@@ -246,17 +268,23 @@ class ProxNewton(SelectableSolver):
             units = state.units[b].flatten().numpy()[order]
             u[order], damping[b], gap = model.credible_minimiser(values[b], damping[b], units)
             gaps.append(gap)
-            found.append(u if flat is None else at_medians(u, flat))
+            u = u if flat is None else at_medians(u, flat)
+            found.append(u)
+            changes.append(float(slope @ (u - w)) + kinks.value(u) - kinks.value(w))
+            lengths.append(float(state.units[b].flatten().numpy() @ (u - w) ** 2))
             n_candidates = max(n_candidates, len(index))
         W = torch.from_numpy(np.stack(found)).view(len(found), point.W.shape[2], -1).mT.contiguous().to(point.W)
-        step = W - point.W
-        W = W - (step - objective.centred(step))  # blocks of a class each are not flat where the softmax is
-        change = dot(point.slope, W - point.W)
-        if penalty.l1 is not None:
-            change = change + (penalty.l1 * (W.abs() - point.W.abs())).sum(dim=(1, 2))
-        damping, gap = change.new_tensor(damping), change.new_tensor(gaps)
-        reading = Reading.of(point, gap, stuck)
-        return state._replace(proposal=W, change=change, damping=damping, reading=reading, n_candidates=n_candidates)
+        if W.shape[2] > 1:
+            W = W - _is_flat(penalty) * (W - point.W).mean(dim=2, keepdim=True)
+        reading = Reading.of(point, None, stuck)._replace(gap=gaps)
+        return state._replace(
+            proposal=W,
+            change=tuple(changes),
+            lengths=tuple(lengths),
+            damping=damping,
+            reading=reading,
+            n_candidates=n_candidates,
+        )
 
 
 class Model(NamedTuple):
@@ -270,7 +298,7 @@ class Model(NamedTuple):
     def minimiser(self, damping: np.ndarray | None = None) -> tuple[np.ndarray, float]:
         """The minimiser, and how much it promises: half of the change by the slope."""
         matrix = self.matrix if damping is None else DampedMatrix(self.matrix, damping)
-        u = minimise_quadratic(matrix, self.slope - matrix.times(self.w), self.kinks, self.w)
+        u = minimise_quadratic(matrix, self.slope, self.kinks, self.w)
         change = float(self.slope @ (u - self.w)) + self.kinks.value(u) - self.kinks.value(self.w)
         return u, -0.5 * change
 
@@ -295,28 +323,34 @@ class Model(NamedTuple):
 
 
 def _damped(state, search, trial):
-    """How often each model halves its next step, and the damping of the next model, both (B,).
+    """How often each model halves its next step, and the damping of its next one, both (B,).
 
     A step that was refused raises the damping instead of being halved, at first: so far that the model's own step is as
     short as the logits say. One that achieved what its model promised lowers it.
     """
-    s = (state.proposal - state.point.W).mT
-    own = -state.change / (state.units.to(s) * s * s).sum(dim=(1, 2)).clamp(min=SMALLEST_FLOAT)  # curvature of s
-    achieved = (trial.value - state.point.value) / state.change  # of what the slope promises; half of that is right
-    low, high = tuning.GOOD_STEPS
-    factor = torch.where(achieved > high, 0.1, torch.where(achieved > low, 0.3, 1.0))
-    lowered = factor * state.damping
-    lowered = torch.where(lowered > tuning.NEGLIGIBLE_DAMPING * own, lowered, 0.0)
-    raised = ~search.accepted & ~search.exhausted & (state.n_backtracks == 0)
-    more = torch.maximum(10.0 * state.damping, (2.0**search.n_backtracks - 1.0) * own)
-    raised &= torch.isfinite(more)
-    damping = torch.where(raised, more, torch.where(search.accepted, lowered, state.damping))
-    return torch.where(raised, 0.0, search.n_backtracks), damping
+    n_backtracks, damping, (low, high) = list(search.n_backtracks), list(state.damping), tuning.GOOD_STEPS
+    values = trial.value.tolist()
+    for b, change in enumerate(state.change):
+        own = -change / max(state.lengths[b], SMALLEST_FLOAT)  # curvature along the step, in the units of damping
+        if search.accepted[b]:
+            achieved = (values[b] - state.reading.value[b]) / change if change else 0.0  # a half is what is promised
+            lowered = damping[b] * (0.1 if achieved > high else 0.3 if achieved > low else 1.0)
+            damping[b] = lowered if lowered > tuning.NEGLIGIBLE_DAMPING * own else 0.0
+        elif not search.exhausted[b] and not state.n_backtracks[b]:
+            raised = max(10.0 * damping[b], (2.0 ** n_backtracks[b] - 1.0) * own)
+            if raised < math.inf:
+                n_backtracks[b], damping[b] = 0, raised
+    return n_backtracks, damping
 
 
 def _scaling(curvature, point):
     diagonal = curvature.diagonal().mT.to(point.W)
     return Scaling(torch.where(diagonal > 0, diagonal, 1.0))
+
+
+def _is_flat(penalty):
+    """Which features have neither a penalty nor bounds, (B, d, 1): a softmax is flat along their classes."""
+    return penalty.is_free if penalty.lower is None else penalty.is_free & (penalty.upper - penalty.lower).isinf()
 
 
 def _flat(tensor, model):

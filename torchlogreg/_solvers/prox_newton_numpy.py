@@ -7,11 +7,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from torchlogreg._objective.objective import Objective, Point
+from torchlogreg._objective.certificate import optimality_bound
+from torchlogreg._objective.objective import Objective, OutOfRange, Point
 from torchlogreg._objective.penalties import ElasticNet
 from torchlogreg._solvers import tuning
 from torchlogreg._solvers.base import Reading, Solver
-from torchlogreg._solvers.block_pivoting import Kinks, minimise_quadratic
+from torchlogreg._solvers.block_pivoting import Kinks, hides_curvature, minimise_quadratic
 from torchlogreg._solvers.line_search import is_stalled
 from torchlogreg._solvers.matrices import DenseMatrix, FactoredMatrix
 from torchlogreg._solvers.newton_numpy import size
@@ -35,6 +36,7 @@ class Iterate(NamedTuple):
     proposal: np.ndarray  # (K d,)
     change: float  # of F that the model promises
     curvature: np.ndarray  # (K d,) diagonal of the Hessian where it was computed, 1 elsewhere
+    in_doubt: bool  # whether the gap is as small as it seems only if a bound confirms it
 
     @property
     def gap(self) -> float:
@@ -52,18 +54,27 @@ class SmallProblem:
     def at(self, W: np.ndarray) -> tuple[Evaluation, float]:
         """The smooth part at W (d, K), and F."""
         at = self.smooth.first_order(W)
-        return at, at.value + self.kinks.value(flat(W))
+        return at, float(at.value) + self.kinks.value(flat(W))
 
     def iterate(self, at: Evaluation, value: float) -> Iterate:
         """With the minimiser of the quadratic model of the coefficients that may move."""
         w, slope = flat(at.W), flat(at.gradient)
         index = candidates(w, slope, self.kinks)
         matrix, kinks = self._matrix(at.eta, index), self.kinks.select(index)
+        diagonal = matrix.diagonal()
+        if not np.isfinite(diagonal).all():
+            raise OutOfRange("overflow")
         proposal, curvature = w.copy(), np.ones_like(w)
-        curvature[index] = np.maximum(matrix.diagonal(), SMALLEST_FLOAT)
-        proposal[index] = minimise_quadratic(matrix, slope[index] - matrix.times(w[index]), kinks, w[index])
+        curvature[index] = np.maximum(diagonal, SMALLEST_FLOAT)
+        proposal[index] = minimise_quadratic(matrix, slope[index], kinks, w[index])
         change = float(slope @ (proposal - w)) + self.kinks.value(proposal) - self.kinks.value(w)
-        return Iterate(at, value, self.kinks.violation(w, slope), proposal, change, curvature)
+        iterate = Iterate(at, value, self.kinks.violation(w, slope), proposal, change, curvature, in_doubt=False)
+        if iterate.gap > tuning.SURE_GAP:
+            return iterate
+        after = slope[index] + matrix.times(proposal[index] - w[index])
+        free = np.flatnonzero((proposal[index] != 0) | (np.abs(after) > kinks.l1) | (kinks.l1 == 0))
+        small = value < tuning.DOUBTFUL_VALUE_SHARE * self.smooth.loss.at_zero
+        return iterate._replace(in_doubt=small or hides_curvature(matrix, free))
 
     def _matrix(self, eta, index):
         """The Hessian on the coefficients at an index, where the rows have logits eta (n, K)."""
@@ -103,22 +114,22 @@ def kinks_of(penalty: ElasticNet, n_logits: int, model: int = 0) -> Kinks:
 
 
 def candidates(w: np.ndarray, slope: np.ndarray, kinks: Kinks, also: np.ndarray | None = None) -> np.ndarray:
-    """Index of the coefficients that are not at a kink or nearly leave it, and of those that are `also` wanted.
+    """Index of the coefficients that are not at a kink or bound or nearly leave it, and of those `also` wanted.
 
     Of many that nearly leave theirs, the nearest.
     """
     if len(w) <= tuning.FEW_CANDIDATES:
         return np.arange(len(w))
     inside = (w != 0) | (kinks.l1 == 0)
+    if kinks.lower is not None and kinks.upper is not None:
+        inside &= (w > kinks.lower) & (w < kinks.upper)
     if also is not None:
         inside |= also
-    near = ~inside & (np.abs(slope) > tuning.NEAR_KINK * kinks.l1)
-    if kinks.lower is not None and kinks.upper is not None:
-        near &= kinks.lower < kinks.upper
-    n_most = max(2 * np.count_nonzero(w), tuning.MOST_NEAR_KINKS)
-    index = np.flatnonzero(near)
+    nearly = kinks._replace(l1=tuning.NEAR_KINK * kinks.l1)
+    index = np.flatnonzero(~inside & (nearly.violation(w, slope) != 0))
+    n_most = max(2 * np.count_nonzero(inside & (w != 0)), tuning.MOST_NEAR_KINKS)
     if len(index) > n_most:
-        share = np.abs(slope[index]) / kinks.l1[index]
+        share = np.abs(slope[index]) / np.where(kinks.l1[index] > 0, kinks.l1[index], 1.0)
         index = index[np.argpartition(-share, n_most)[:n_most]]
     return np.union1d(np.flatnonzero(inside), index)
 
@@ -156,7 +167,7 @@ class ProxNewtonNumPy(Solver):
         """See `Solver`."""
         at, value = self.problem.at(objective.penalty.clipped(W)[0].numpy(force=True).astype(np.float64))
         if not is_far(objective, value):
-            return self._state(self.problem.iterate(at, value))
+            return self._state(objective, self.problem.iterate(at, value))
         slope = flat(at.gradient)
         point = _point(at, value, self.problem.kinks.violation(flat(at.W), slope))
         return ProxNewtonNumPyState(point, Reading.of(point), None)
@@ -165,10 +176,10 @@ class ProxNewtonNumPy(Solver):
         """See `Solver`."""
         if state.iterate is None:
             W = objective.penalty.clipped(nearer(objective, state.point))
-            return self._state(self.problem.iterate(*self.problem.at(W[0].numpy())))
+            return self._state(objective, self.problem.iterate(*self.problem.at(W[0].numpy())))
         after = self.problem.step(state.iterate, state.n_backtracks)
         if after is not None:
-            return self._state(after)
+            return self._state(objective, after)
         share = 0.5**state.n_backtracks
         if is_stalled(state.n_backtracks, share * state.iterate.change, EPSILON):
             return state._replace(reading=state.reading._replace(stuck=[True]))
@@ -191,11 +202,18 @@ class ProxNewtonNumPy(Solver):
         """See `NewtonCholesky.stopping`."""
         return Optimality(tol, gap=tol / 2)
 
-    def _state(self, iterate):
+    def _state(self, objective, iterate):
         point = _point(iterate.at, iterate.value, iterate.violation)
         norm = float(np.abs(iterate.violation).max())
-        reading = Reading([iterate.value], [norm], [iterate.gap], [False], [False])
+        reading = Reading([iterate.value], [norm], [float(self._gap(objective, iterate, point))], [False], [False])
         return ProxNewtonNumPyState(point, reading, iterate)
+
+    def _gap(self, objective, iterate, point):
+        """The gap that an iterate promises; where that is in doubt, at least the bound, if there is one."""
+        bound = (
+            float(optimality_bound(objective, point)) / max(iterate.value, SMALLEST_FLOAT) if iterate.in_doubt else 0.0
+        )
+        return max(iterate.gap, bound) if np.isfinite(bound) else iterate.gap
 
 
 def _point(at, value, violation):

@@ -23,11 +23,17 @@ def remedy(objective, solver, ended, norms, W, settings):
     if end is End.CONVERGED and norm <= settings.tol:
         return None
     if end is End.SEPARATED or is_separated(objective, W):
+        free = objective.penalty.is_free[:, : objective.design.n_features]
+        use = "Use a finite C." if free.all() else "Raise the penalty_weights that are 0."
         return (
             "The classes, or some of their rows, are perfectly separated, so without a penalty the coefficients grow "
-            "without limit. Use a finite C."
+            f"without limit. {use}"
         )
+    if end is End.LIMIT and not objective.penalty.is_smooth:
+        return f"Raise max_iter (now {settings.max_iter}), or standardise X."
     if end is End.LIMIT:
+        if not objective.penalty.is_smooth:
+            return f"Raise max_iter (now {settings.max_iter}) or standardise X."
         other = "lbfgs" if solver.whole_hessian else "newton-cholesky"
         return f"Raise max_iter (now {settings.max_iter}), standardise X, or try solver={other!r}."
     if objective.design.is_exact and end is not End.ROUNDING:

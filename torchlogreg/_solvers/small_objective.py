@@ -52,6 +52,7 @@ class SmallObjective:
         self.y, self.weight = rows.y.numpy(), rows.weight.numpy()  # (n,), (n, 1)
         self.l2 = objective.penalty.l2[0].numpy()  # (d, 1)
         self.ridge = np.tile(self.l2[:, 0], self.loss.n_logits)
+        self.lift = objective.penalty.lift
         self.free = np.flatnonzero(objective.penalty.is_free[0]) if self.loss.n_logits > 1 else []
 
     def first_order(self, W: np.ndarray) -> Evaluation:
@@ -74,6 +75,7 @@ class SmallObjective:
         diagonal += self.ridge
         return evaluation._replace(hessian=hessian)
 
+    @np.errstate(over="ignore", invalid="ignore")  # who asks for it reports what overflows
     def hessian_on(self, eta: np.ndarray, index: np.ndarray) -> np.ndarray:
         """The rows and columns at an index (a,), sorted, of the Hessian where the rows have logits eta (n, K)."""
         d, n_logits = self.X.shape[1], eta.shape[1]
@@ -93,7 +95,7 @@ class SmallObjective:
             out[ends[j] : ends[j + 1], ends[i] : ends[i + 1]] = block.T
         for feature in self.free:  # see `second_order`
             own = np.flatnonzero(index % d == feature)
-            out[np.ix_(own, own)] += out[own, own].mean()
+            out[np.ix_(own, own)] += self.lift * out[own, own].mean()
         out.ravel()[:: len(index) + 1] += self.ridge[index]
         return out
 

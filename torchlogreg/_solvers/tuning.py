@@ -97,8 +97,13 @@ EQUAL_WEIGHTS = 1e-12  # relative difference of weights that are all alike
 # more, the first one is for these alone.
 PIVOTS_FROM_SUPPORT = 20
 MOST_PIVOTS, PIVOT_PATIENCE = 25, 4  # solutions of one guessing, and those in a row that contradict no fewer
+MOST_EXPLAINING = 100  # coefficients without a kink, as intercepts are, that proximal terms leave alone
 MOST_MODEL_SOLUTIONS = 120  # of one model, beyond which the best proximal point is enough
+LEAST_VIOLATION_SHARE = 1e-8  # the same where that lowers nothing
 MODEL_VIOLATION_SHARE = 1e-3  # violation that a model's minimiser may keep, of that at the start
+# Share of a right-hand side that a solution may leave before the matrix counts as another one: a raise that is a ten
+# thousandth of the curvature it is added to.
+MOST_MISSING = 1e-4
 LEAST_RAISE = 1e-12  # added to a diagonal scaled to one, before it is factored
 BLOCK_SCALES, LEAST_DIAGONAL_SHARE = (1e-2, 1e2), 1e-3  # that pairs may scale blocks by, and leave of a diagonal
 KINK_MEMORY_PAIRS = 20

@@ -12,8 +12,9 @@ from torchlogreg._objective.objective import Objective, PassCounter, Point
 from torchlogreg._solvers import tuning
 from torchlogreg._solvers.base import Reading, Solver
 from torchlogreg._solvers.curvature_policy import without_features
-from torchlogreg._solvers.line_search import select
+from torchlogreg._solvers.line_search import is_stalled, select
 from torchlogreg._solvers.prox_newton_numpy import SmallProblem
+from torchlogreg._solvers.small_objective import EPSILON
 from torchlogreg._solvers.stopping import Optimality
 
 
@@ -118,12 +119,12 @@ def _solved(problem: SmallProblem, W: np.ndarray, goal: float) -> np.ndarray:
     """The minimiser (d, K) from W, to a violation of `goal`."""
     iterate, n_backtracks = problem.iterate(*problem.at(W)), 0
     for _ in range(tuning.MOST_SET_STEPS):
-        if np.abs(iterate.violation).max() <= goal or iterate.change >= 0:
+        if np.abs(iterate.violation).max() <= goal:
             break
         after = problem.step(iterate, n_backtracks)
-        n_backtracks = 0 if after is not None else n_backtracks + 1
-        if n_backtracks > tuning.MOST_HALVINGS // 4:
+        if after is None and is_stalled(n_backtracks, 0.5**n_backtracks * iterate.change, EPSILON):
             break
+        n_backtracks = 0 if after is not None else n_backtracks + 1
         iterate = after or iterate
     return iterate.at.W
 

@@ -4,22 +4,54 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, Self
+from collections import Counter
+from typing import Any, NamedTuple, Self
 
 import torch
 
+from torchlogreg._data.device import copied_to
 from torchlogreg._objective.objective import Objective, Point
 from torchlogreg._solvers import tuning
+
+
+class Groups(NamedTuple):
+    """Which of G matrices each of B models uses, and each model's place among those that use the same one."""
+
+    numbers: list[int]  # of the matrices, known to the host
+    number: torch.Tensor  # (B,) the same on the device
+    place: torch.Tensor  # (B,)
+    largest: int  # how many models use the most popular one
+
+    @classmethod
+    def of(cls, numbers: list[int], device: torch.device) -> Groups:
+        """From the number of each model's matrix."""
+        seen: Counter[int] = Counter()
+        places = []
+        for number in numbers:
+            places.append(seen[number])
+            seen[number] += 1
+        number, place = (copied_to(device, torch.tensor(t, device="cpu")) for t in (numbers, places))
+        return cls(numbers, number, place, max(seen.values()))
+
+    def padded(self, values: torch.Tensor, n_groups: int) -> torch.Tensor:
+        """Values of the models (B, ...) group by group, zeros where one has fewer models: (G, largest, ...)."""
+        out = values.new_zeros(n_groups, self.largest, *values.shape[1:])
+        out[self.number, self.place] = values
+        return out
+
+    def unpadded(self, values: torch.Tensor) -> torch.Tensor:
+        """The values of the models, from (G, largest, ...)."""
+        return values[self.number, self.place]
 
 
 class Preconditioner(ABC):
     """Positive-definite approximations M of the Hessians of B models: frozen dataclasses of tensors, final.
 
-    The matrices may be those of G groups of models instead; `group` (B,) then says which one each model has.
+    The matrices may be those of G groups of models instead; `groups` then says which one each model has.
     """
 
     @abstractmethod
-    def solve(self, gradient: torch.Tensor, group: torch.Tensor | None = None) -> torch.Tensor:
+    def solve(self, gradient: torch.Tensor, groups: Groups | None = None) -> torch.Tensor:
         """M^-1 times gradient (B, d, K)."""
 
     @abstractmethod
@@ -27,11 +59,11 @@ class Preconditioner(ABC):
         """The preconditioners of the models at `index` alone."""
 
     @abstractmethod
-    def raised(self, x: torch.Tensor, group: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def raised(self, x: torch.Tensor, groups: Groups | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """E x (B, d, K) for what was added, M = H + E, and the x' E M^-1 E x that rounding of gradients makes, (B,)."""
 
     @abstractmethod
-    def most_raised(self, group: torch.Tensor | None = None) -> torch.Tensor:
+    def most_raised(self, groups: Groups | None = None) -> torch.Tensor:
         """The most that was added to a diagonal entry of the Hessian, (B,)."""
 
 

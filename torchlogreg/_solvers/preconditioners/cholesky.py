@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from torchlogreg._objective.objective import in_range
-from torchlogreg._runtime.linalg import root_cholesky, scaled_cholesky
+from torchlogreg._runtime.linalg import root_cholesky, scaled_cholesky, scaled_cholesky_ex
 from torchlogreg._solvers import tuning
 from torchlogreg._solvers.preconditioners.base import Preconditioner
 
@@ -27,6 +27,12 @@ class CholeskyPreconditioner(Preconditioner):
         in_range(hessian.diagonal(dim1=2, dim2=3))
         return cls(*scaled_cholesky(hessian))
 
+    @classmethod
+    def untested(cls, hessian: torch.Tensor) -> tuple[CholeskyPreconditioner, torch.Tensor]:
+        """Factor it without a wait; and `info` (B, M), zero where that went well and the first shift was enough."""
+        factored, info = scaled_cholesky_ex(hessian)
+        return cls(*factored), info
+
     def with_roots(self, roots: Iterable[torch.Tensor], index: torch.Tensor) -> CholeskyPreconditioner:
         """These, but those of the models at `index` from triangular roots (K d, K d) of the Hessian; M = 1."""
         out = CholeskyPreconditioner(self.scale.clone(), self.factor.clone(), self.shift.clone())
@@ -38,30 +44,31 @@ class CholeskyPreconditioner(Preconditioner):
         """See `Preconditioner`."""
         return CholeskyPreconditioner(self.scale[index], self.factor[index], self.shift[index])
 
-    def raised(self, x, group=None):
+    def raised(self, x, groups=None):
         """See `Preconditioner`."""
         n_models, d, n_logits = x.shape
-        scale, shift = (self.scale, self.shift) if group is None else (self.scale[group], self.shift[group])
+        scale, shift = (
+            (self.scale, self.shift) if groups is None else (self.scale[groups.number], self.shift[groups.number])
+        )
         product = (x.mT.reshape(scale.shape) * shift / scale.square()).reshape(n_models, n_logits, d).mT
         noise = (tuning.GRADIENT_ROUNDINGS * torch.finfo(scale.dtype).eps) ** 2 / shift.clamp(
             min=torch.finfo(scale.dtype).tiny
         )
         return product, (scale.shape[2] * noise).sum(dim=(1, 2))
 
-    def most_raised(self, group=None):
+    def most_raised(self, groups=None):
         """See `Preconditioner`."""
         most = (self.shift / self.scale.square()).amax(dim=(1, 2))
-        return most if group is None else most[group]
+        return most if groups is None else most[groups.number]
 
-    def solve(self, gradient, group=None):
+    def solve(self, gradient, groups=None):
         """See `Preconditioner`."""
         n_models, d, n_logits = gradient.shape
-        scale = self.scale if group is None else self.scale[group]
+        scale = self.scale if groups is None else self.scale[groups.number]
         flat = gradient.mT.reshape(scale.shape) * scale  # (B, M, m)
-        if group is None:
+        if groups is None:
             flat = torch.cholesky_solve(flat[..., None], self.factor)[..., 0]
-        else:
-            for g in group.unique():
-                mine = group == g
-                flat[mine] = torch.cholesky_solve(flat[mine].permute(1, 2, 0), self.factor[g]).permute(2, 0, 1)
+        else:  # the models of a group side by side, for a factor is read once then
+            columns = groups.padded(flat, len(self.factor)).permute(0, 2, 3, 1)  # (G, M, m, models)
+            flat = groups.unpadded(torch.cholesky_solve(columns, self.factor).permute(0, 3, 1, 2))
         return (flat * scale).reshape(n_models, n_logits, d).mT

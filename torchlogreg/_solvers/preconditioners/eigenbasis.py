@@ -50,32 +50,34 @@ class EigenbasisPreconditioner(Preconditioner):
             lift=self.lift[index],
         )
 
-    def raised(self, x, group=None):
+    def raised(self, x, groups=None):
         """See `Preconditioner.raised`; only the leading eigenvectors are raised, the others have a diagonal."""
         p, n_rest = len(self.mean), self.diagonal.shape[1]
         rotated = self.basis.T[n_rest:] @ x[:, :p]  # (B, r, K)
         at_intercept = x[:, p:] + (self.mean @ x[:, :p])[:, None][:, : x.shape[1] - p]
-        product, rounding = self.coupled_block.raised(torch.cat([rotated, at_intercept], dim=1), group)
+        product, rounding = self.coupled_block.raised(torch.cat([rotated, at_intercept], dim=1), groups)
         r = rotated.shape[1]
-        coupled_block = product[:, :r] + (self.lift if group is None else self.lift[group]) * rotated
+        coupled_block = product[:, :r] + (self.lift if groups is None else self.lift[groups.number]) * rotated
         out = self.basis[:, n_rest:] @ coupled_block + self.mean[:, None] * product[:, r:].sum(dim=1, keepdim=True)
         return torch.cat([out, product[:, r:]], dim=1), rounding
 
-    def most_raised(self, group=None):
+    def most_raised(self, groups=None):
         """See `Preconditioner`."""
         most = self.coupled_block.most_raised() + self.lift.amax(dim=(1, 2))
-        return most if group is None else most[group]
+        return most if groups is None else most[groups.number]
 
-    def solve(self, gradient, group=None):
+    def solve(self, gradient, groups=None):
         """See `Preconditioner`."""
         p, n_rest = len(self.mean), self.diagonal.shape[1]
         classes, diagonal = (
-            (self.classes, self.diagonal) if group is None else (self.classes[group], self.diagonal[group])
+            (self.classes, self.diagonal)
+            if groups is None
+            else (self.classes[groups.number], self.diagonal[groups.number])
         )
         at_intercept = gradient[:, p:]  # (B, 1 or 0, K)
         rotated = _times(self.basis.T, gradient[:, :p] - self.mean[:, None] * at_intercept.sum(dim=1, keepdim=True))
         rest = (rotated[:, :n_rest] @ classes / diagonal) @ classes.mT
-        coupled_block = self.coupled_block.solve(torch.cat([rotated[:, n_rest:], at_intercept], dim=1), group)
+        coupled_block = self.coupled_block.solve(torch.cat([rotated[:, n_rest:], at_intercept], dim=1), groups)
         out = _times(self.basis, torch.cat([rest, coupled_block[:, : p - n_rest]], dim=1))
         return torch.cat([out, coupled_block[:, p - n_rest :] - self.mean @ out[:, None]], dim=1)
 
@@ -106,8 +108,12 @@ def eigenbasis_preconditioner(sample, W, r, before=None, eta=None):
         X = X - mean.to(X)
     else:
         mean = W.new_zeros(p)
+    even = l2[:, :p].amin(dim=1, keepdim=True)  # (B, 1, 1)
+    uneven = l2[:, :p] - even
     if before is None:
-        basis = torch.linalg.eigh(in_range(DenseDesign(X, rows.y, curvature, intercept=False).gram(curvature)[0]))[1]
+        gram = in_range(DenseDesign(X, rows.y, curvature, intercept=False).gram(curvature)[0])
+        gram.diagonal().add_(W.shape[2] * uneven.mean(dim=0)[:, 0])  # it sums over the logits
+        basis = torch.linalg.eigh(gram)[1]
     else:
         basis = before.basis
     n_parts = max(1, min(n_workers(), X.numel() * p // data_tuning.MIN_PRODUCTS_PER_THREAD))
@@ -118,14 +124,15 @@ def eigenbasis_preconditioner(sample, W, r, before=None, eta=None):
     )
     # What is left of columns that depend on others is rounding, which a factor scaled to a unit diagonal would blow up.
     floor = tuning.EIGENBASIS_ROUNDING * float((curvature * leading.square()).sum(dim=0).max())
-    lifted = l2[:, :1].expand(-1, r, -1).clamp(min=floor)
+    strengths = even + basis.square().T @ uneven  # (B, p, 1)
+    lifted = strengths[:, p - r :].clamp(min=floor)
     penalty = ElasticNet(torch.cat([lifted, l2[:, p:]], dim=1))
     coupled_block = CholeskyPreconditioner.of(Objective(inside, loss, penalty, sample.passes).hessian_at(eta))
     classes = torch.linalg.eigh(rows.to_accumulation(loss.summed_curvature(eta, rows.weight)))[1]  # (B, K, K)
     along = rows.weight[..., None] * loss.curvature_along(eta, classes.to(rows.weight))  # (m, B, K)
     diagonal = rows.to_accumulation(rest.T @ along.flatten(1).to(X)).view(p - r, *along.shape[1:]).transpose(0, 1)
-    diagonal = diagonal + l2[:, : p - r]
+    diagonal = diagonal + strengths[:, : p - r]
     smallest = torch.finfo(diagonal.dtype).eps * max(1.0, float(diagonal.max())) if p > r else 0.0
     return EigenbasisPreconditioner(
-        mean, basis, coupled_block, classes, diagonal.clamp(min=smallest), lifted - l2[:, :1]
+        mean, basis, coupled_block, classes, diagonal.clamp(min=smallest), lifted - strengths[:, p - r :]
     )

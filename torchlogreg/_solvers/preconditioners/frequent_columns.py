@@ -27,21 +27,21 @@ class FrequentColumnsPreconditioner(Preconditioner):
         """See `Preconditioner`."""
         return replace(self, coupled_block=self.coupled_block.select(index), diagonal=self.diagonal[index])
 
-    def raised(self, x, group=None):
+    def raised(self, x, groups=None):
         """See `Preconditioner`."""
-        product, rounding = self.coupled_block.raised(x[:, self.columns], group)
+        product, rounding = self.coupled_block.raised(x[:, self.columns], groups)
         out = torch.zeros_like(x)
         out[:, self.columns] = product
         return out, rounding
 
-    def most_raised(self, group=None):
+    def most_raised(self, groups=None):
         """See `Preconditioner`."""
-        return self.coupled_block.most_raised(group)
+        return self.coupled_block.most_raised(groups)
 
-    def solve(self, gradient, group=None):
+    def solve(self, gradient, groups=None):
         """See `Preconditioner`."""
-        out = gradient / (self.diagonal if group is None else self.diagonal[group])
-        out[:, self.columns] = self.coupled_block.solve(gradient[:, self.columns], group)
+        out = gradient / (self.diagonal if groups is None else self.diagonal[groups.number])
+        out[:, self.columns] = self.coupled_block.solve(gradient[:, self.columns], groups)
         return out
 
 

@@ -11,7 +11,7 @@ import math
 import torch
 
 from torchlogreg._objective.objective import Objective, Point, in_range
-from torchlogreg._objective.reparametrisation import is_wide
+from torchlogreg._objective.reparametrisation import is_solved_in_row_space
 from torchlogreg._solvers import cost_model, tuning
 from torchlogreg._solvers.line_search import Descent, per_model
 from torchlogreg._solvers.preconditioners.base import Preconditioner
@@ -27,11 +27,11 @@ from torchlogreg._solvers.preconditioners.shared import Centre, SharedPreconditi
 from torchlogreg._solvers.subsampling import newton_on_samples, sample_rows, sample_where_curved
 
 
-def is_affordable(design, n_logits: int) -> bool:
+def is_affordable(objective: Objective, n_logits: int) -> bool:
     """Whether the whole Hessian of all rows may be stored, and costs less than a long fit."""
-    n, d = design.shape
-    filled = max(1.0, design.n_numbers / n)
-    if is_wide(design):
+    n, d = objective.design.shape
+    filled = max(1.0, objective.design.n_numbers / n)
+    if is_solved_in_row_space(objective):
         d, filled = n + 1, math.inf  # in the coordinates that it is solved in
     return (n_logits * d) ** 2 <= tuning.PRECONDITIONER_NUMBERS and cost_model.hessian(
         n, n, d, n_logits, filled
@@ -97,7 +97,7 @@ class PreconditionerPolicy:
             return self._affordable(self.objective, point.W, before, generator)
         objective, W, group = self.centre.means(point.W)
         before = before.preconditioner if isinstance(before, SharedPreconditioner) else None
-        return SharedPreconditioner(self._affordable(objective, W, before, generator), group)
+        return SharedPreconditioner.of(self._affordable(objective, W, before, generator), group)
 
     def with_hessian(self, point: Point) -> Point:
         """`point` with the Hessian of all rows, if that is affordable at all."""

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import torch
 
+from torchlogreg._data.device import copied_to
 from torchlogreg._objective.objective import Objective
-from torchlogreg._solvers.preconditioners.base import Preconditioner
+from torchlogreg._solvers.preconditioners.base import Groups, Preconditioner
 
 
 class Centre(NamedTuple):
@@ -34,20 +35,30 @@ class SharedPreconditioner(Preconditioner):
     """The preconditioners of G groups, of which each model uses one."""
 
     preconditioner: Preconditioner  # (G models)
-    group: torch.Tensor  # (B,)
+    groups: Groups
+
+    @classmethod
+    def of(cls, preconditioner: Preconditioner, group: torch.Tensor) -> SharedPreconditioner:
+        """For models of which each uses the preconditioner `group` (B,)."""
+        return cls(preconditioner, Groups.of(group.tolist(), group.device))
 
     def select(self, index):
-        """See `Preconditioner`."""
-        return SharedPreconditioner(self.preconditioner, self.group[index])
+        """See `Preconditioner`; those that nobody uses any more are dropped."""
+        device, numbers = self.groups.number.device, [self.groups.numbers[b] for b in index.tolist()]
+        preconditioner, present = self.preconditioner, sorted(set(numbers))
+        if len(present) < len(set(self.groups.numbers)):
+            preconditioner = preconditioner.select(copied_to(device, torch.tensor(present, device="cpu")))
+            numbers = [present.index(number) for number in numbers]
+        return SharedPreconditioner(preconditioner, Groups.of(numbers, device))
 
-    def solve(self, gradient, group=None):  # noqa: ARG002 - it is itself what groups share
+    def solve(self, gradient, groups=None):  # noqa: ARG002 - it is itself what groups share
         """See `Preconditioner`."""
-        return self.preconditioner.solve(gradient, self.group)
+        return self.preconditioner.solve(gradient, self.groups)
 
-    def raised(self, x, group=None):  # noqa: ARG002
+    def raised(self, x, groups=None):  # noqa: ARG002
         """See `Preconditioner`."""
-        return self.preconditioner.raised(x, self.group)
+        return self.preconditioner.raised(x, self.groups)
 
-    def most_raised(self, group=None):  # noqa: ARG002
+    def most_raised(self, groups=None):  # noqa: ARG002
         """See `Preconditioner`."""
-        return self.preconditioner.most_raised(self.group)
+        return self.preconditioner.most_raised(self.groups)
