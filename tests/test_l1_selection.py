@@ -262,3 +262,27 @@ def test_a_number_of_Cs_is_scikit_learns_with_l2():
         np.testing.assert_allclose(model.Cs_, [1e-4, 1, 1e4])
     constant = TorchLogisticRegressionCV(Cs=3, l1_ratios=(1.0,), cv=2).fit(np.zeros_like(X), y)
     np.testing.assert_allclose(constant.Cs_, [1e-4, 1, 1e4])
+
+
+# What was selected, elsewhere
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("refit", [True, False])
+def test_the_chosen_model_is_kept_and_converted(n_classes, refit, tmp_path):
+    X, y = data(n_classes)
+    model = CV[n_classes](Cs=CS, l1_ratios=(0.5, 1.0), cv=3, refit=refit).fit(X, y)
+    converted = model.to_sklearn()
+    assert (converted.C, converted.l1_ratio, converted.solver) == (model.C_, model.l1_ratio_, "saga")
+    np.testing.assert_allclose(converted.predict_proba(X), model.predict_proba(X), rtol=1e-12)
+    back = SINGLE[n_classes].from_sklearn(converted)
+    assert (back.C, back.l1_ratio, back.solver) == (model.C_, model.l1_ratio_, "auto")
+    np.testing.assert_array_equal(model.to_torch().linear.weight.numpy(force=True), model.coef_)
+    model.save(tmp_path / "model.safetensors")
+    loaded = type(model).load(tmp_path / "model.safetensors")
+    assert loaded.l1_ratio_ == model.l1_ratio_
+    for name in ("scores_", "coefs_paths_", "l1_ratios_", "coef_"):
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(model, name))
+    peer = LogisticRegressionCV(Cs=CS, l1_ratios=RATIOS[1:], cv=3, scoring="accuracy", use_legacy_attributes=False)
+    theirs = peer.set_params(**SAGA | {"tol": 1e-4}).fit(X, y)
+    assert SINGLE[n_classes].from_sklearn(theirs).l1_ratio == theirs.l1_ratio_
