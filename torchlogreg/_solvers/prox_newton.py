@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from torchlogreg._objective.certificate import estimated_gap
 from torchlogreg._objective.objective import Point
 from torchlogreg._solvers import tuning
 from torchlogreg._solvers.base import Reading, SelectableSolver, drawn_seed
-from torchlogreg._solvers.block_pivoting import Kinks, Matrix, at_medians, minimise_quadratic
+from torchlogreg._solvers.block_pivoting import Kinks, Matrix, at_medians, hides_curvature, minimise_quadratic
 from torchlogreg._solvers.curvature import BlockCurvature, CoupledCurvature, Curvature, coupled_hessian
 from torchlogreg._solvers.curvature_policy import coupled_cost, curvature_at, start
 from torchlogreg._solvers.lbfgs import LBFGS
@@ -252,7 +253,8 @@ class ProxNewton(SelectableSolver):
         if state.units is None:
             state = state._replace(units=state.curvature.diagonal())
         found, n_candidates, gaps, changes, lengths = [], 0, [], [], []
-        values, damping = point.value.tolist(), list(state.damping)
+        values, damping, in_doubt = point.value.tolist(), list(state.damping), []
+        small = [value < tuning.DOUBTFUL_VALUE_SHARE * objective.loss.at_zero for value in values]
         for b in range(len(point.W)):
             kinks = kinks_of(penalty, point.W.shape[2], b)
             flat = kinks.flat
@@ -268,6 +270,8 @@ class ProxNewton(SelectableSolver):
             units = state.units[b].flatten().numpy()[order]
             u[order], damping[b], gap = model.credible_minimiser(values[b], damping[b], units)
             gaps.append(gap)
+            if gap <= tuning.SURE_GAP and (small[b] or model.hides_curvature(u[order])):
+                in_doubt.append(b)
             u = u if flat is None else at_medians(u, flat)
             found.append(u)
             changes.append(float(slope @ (u - w)) + kinks.value(u) - kinks.value(w))
@@ -276,6 +280,10 @@ class ProxNewton(SelectableSolver):
         W = torch.from_numpy(np.stack(found)).view(len(found), point.W.shape[2], -1).mT.contiguous().to(point.W)
         step = W - point.W
         W = W - (step - objective.centred(step))  # blocks of a class each are not flat where the softmax is
+        if in_doubt and point.eta is not None:  # then the gap is as small as it seems only if a bound says so
+            bounds = (estimated_gap(objective, point) / point.value.clamp(min=SMALLEST_FLOAT)).tolist()
+            for b in in_doubt:
+                gaps[b] = max(gaps[b], bounds[b]) if math.isfinite(bounds[b]) else gaps[b]
         reading = Reading.of(point, None, stuck)._replace(gap=gaps)
         return state._replace(
             proposal=W,
@@ -302,6 +310,12 @@ class Model(NamedTuple):
         change = float(self.slope @ (u - self.w)) + self.kinks.value(u) - self.kinks.value(self.w)
         return u, -0.5 * change
 
+    def hides_curvature(self, u: np.ndarray) -> bool:
+        """Whether the matrix that is solved with at the minimiser u is another one, to rounding."""
+        slope = self.slope + self.matrix.times(u - self.w)
+        free = np.flatnonzero((u != 0) | (np.abs(slope) > self.kinks.l1) | (self.kinks.l1 == 0))
+        return hides_curvature(self.matrix, free)
+
     def credible_minimiser(self, value: float, damping: float, units: np.ndarray) -> tuple[np.ndarray, float, float]:
         """The minimiser, the damping at which it promises no more than there is, and the relative gap.
 
@@ -313,7 +327,9 @@ class Model(NamedTuple):
             if promise <= value:
                 break
             own = 2.0 * promise / max(float(units @ (u - self.w) ** 2), SMALLEST_FLOAT)
-            damping = max(2.0 * promise / value * own, 10.0 * damping)
+            damping = max(2.0 * promise / max(value, SMALLEST_FLOAT) * own, 10.0 * damping)
+            if not damping < math.inf:
+                break
         gap = promise / max(value, SMALLEST_FLOAT)
         if damping and gap <= tuning.SURE_GAP**2:
             gap = self.minimiser()[1] / max(value, SMALLEST_FLOAT)
