@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ from torchlogreg._solvers.lbfgs_memory import LBFGSMemory
 from torchlogreg._solvers.line_search import Step, beside, dot, line_search_step, per_model, select, where_accepted
 from torchlogreg._solvers.matrices import BlockMatrix, DampedMatrix
 from torchlogreg._solvers.preconditioners.refresh import Refresh
+from torchlogreg._solvers.preconditioners.shared import Centre
 from torchlogreg._solvers.prox_newton_numpy import ProxNewtonNumPy, candidates, is_small, kinks_of
 from torchlogreg._solvers.small_objective import SMALLEST_FLOAT
 from torchlogreg._solvers.starts import is_far, nearer
@@ -87,15 +88,31 @@ class ProxNewton(SelectableSolver):
 
     seed: int = 0
     rough: bool = False
+    centre: Centre | None = None
 
     name = "prox-newton"
     matrix_free = True
     takes_kinks = True
+    takes_centre = True
 
     @classmethod
     def from_params(cls, params, *, validated=False):  # noqa: ARG003
         """See `SelectableSolver`."""
         return cls(seed=drawn_seed(params["random_state"], 0))
+
+    def around(self, centre):
+        """See `SelectableSolver`."""
+        return replace(self, centre=centre)
+
+    def for_models(self, index):
+        """See `Solver`."""
+        return self if self.centre is None else replace(self, centre=self.centre.select(index))
+
+    def in_float64(self):
+        """See `Solver`."""
+        if self.centre is None:
+            return self
+        return replace(self, centre=self.centre._replace(objective=self.centre.objective.in_float64()))
 
     def init(self, objective, W):
         """See `Solver`."""
@@ -111,6 +128,9 @@ class ProxNewton(SelectableSolver):
             damping=[0.0] * len(W),
             restarted=[False] * len(W),
         )
+        if self.centre is not None and self.centre.W is not None:
+            point = objective.value_and_gradient(self.centre.W, self.centre.group)
+            return self._proposed(objective, self._renewed(objective, state._replace(point=point)))
         if not W.any() and not self.rough:
             generator = _generator(state.random)
             point, curvature = start(objective, W, ProxNewton(rough=True), generator)
@@ -209,6 +229,8 @@ class ProxNewton(SelectableSolver):
             return LBFGS(seed=self.seed).specialised(objective, W)
         if are_wanted(objective):
             return WorkingSets()
+        if self.centre is not None:
+            return self
         return ProxNewtonNumPy(objective) if is_small(objective, W) else self
 
     def finisher(self, objective):
@@ -224,7 +246,11 @@ class ProxNewton(SelectableSolver):
         generator, W = _generator(state.random), state.point.W
         if self.rough:
             return state._replace(curvature=BlockCurvature.of(objective, W))
-        curvature = curvature_at(objective, W, generator)
+        if self.centre is None:
+            curvature = curvature_at(objective, W, generator)
+        else:
+            shared, means, group = self.centre.means(W)
+            curvature = curvature_at(shared, means, generator).of_groups(group)
         refresh = (
             state.refresh.postponed(max(state.iteration, tuning.SOON_ITERATION)) if state.iteration else state.refresh
         )
