@@ -129,8 +129,10 @@ class BatchedFits:
 
     def _paths(self) -> Paths:
         """The paths of the candidates; none where the solver needs no preconditioner from samples of the rows."""
-        is_exact = not self.solver.takes_centre or PreconditionerPolicy(self.base, self.loss.n_logits).is_whole
-        return Paths.none(self.candidates) if is_exact else Paths.of(self.candidates, self._without_features())
+        is_exact = PreconditionerPolicy(self.base, self.loss.n_logits).is_whole
+        if is_exact or self.solver.takes_kinks or not self.solver.takes_centre:
+            return Paths.none(self.candidates)
+        return Paths.of(self.candidates, self._without_features())
 
     def _without_features(self) -> torch.Tensor:
         """The least objective of each candidate whose coefficients are all zero, (Q,)."""

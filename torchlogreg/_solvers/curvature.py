@@ -51,6 +51,7 @@ class BlockCurvature(Curvature):
     weights: torch.Tensor  # (m, B, K) curvature by each logit, weighted
     of_all: torch.Tensor  # (B, K, d) diagonal
     l2: torch.Tensor  # (B, d)
+    group: tuple[int, ...] | None = None  # which of those B models each model is near to, if it is not one of them
     cache: dict[Any, Any] = field(default_factory=dict)
 
     is_coupled = False
@@ -75,6 +76,7 @@ class BlockCurvature(Curvature):
 
     def blocks(self, model, index):
         """See `Curvature`."""
+        model = model if self.group is None else self.group[model]
         d = self.of_all.shape[2]
         ends = np.searchsorted(index, d * np.arange(self.of_all.shape[1] + 1))
         place = np.full(d, -1)
@@ -86,7 +88,8 @@ class BlockCurvature(Curvature):
 
         def compute(classes):
             for k in classes:
-                self.cache[model, k] = inside[k], self._block(model, k, place[inside[k]])
+                own = self._with_known(model, k, inside[k])
+                self.cache[model, k] = own, self._block(model, k, place[own])
 
         if missing:
             shares = [missing[i :: n_workers()] for i in range(n_workers())]
@@ -104,10 +107,16 @@ class BlockCurvature(Curvature):
 
     def diagonal(self):
         """See `Curvature`."""
-        return self.of_all
+        return self.of_all if self.group is None else self.of_all[list(self.group)]
+
+    def of_groups(self, group: torch.Tensor) -> Self:
+        """For models of which each uses the curvature `group` (B,)."""
+        return replace(self, group=tuple(group.tolist()))
 
     def select(self, index):
         """See `Curvature`."""
+        if self.group is not None:
+            return replace(self, group=tuple(self.group[b] for b in index.tolist()))
         index = index.cpu()
         return replace(self, weights=self.weights[:, index], of_all=self.of_all[index], l2=self.l2[index], cache={})
 
@@ -120,6 +129,13 @@ class BlockCurvature(Curvature):
             return True
         known = self.cache.get((model, k), (part[:0],))[0]
         return len(known) < tuning.REUSED_BLOCK_FACTOR * len(part) and np.isin(part, known, assume_unique=True).all()
+
+    def _with_known(self, model, k, part):
+        """The coefficients of a block to be made, with those that others may want of the one that it replaces."""
+        if self.group is None or (model, k) not in self.cache:
+            return part
+        union = np.union1d(self.cache[model, k][0], part)
+        return union if len(union) < tuning.REUSED_BLOCK_FACTOR * len(part) else part
 
     def _block(self, model, k, place):
         """The block of class k on the columns at `place` among those of the sample."""

@@ -12,7 +12,7 @@ from torchlogreg._objective.sampling import sampled, scatter, shrunk
 from torchlogreg._solvers import cost_model, tuning
 from torchlogreg._solvers.curvature import BlockCurvature
 from torchlogreg._solvers.preconditioners.frequent_columns import frequent_columns
-from torchlogreg._solvers.starts import is_far
+from torchlogreg._solvers.starts import is_far, without_features
 from torchlogreg._solvers.subsampling import sample_rows, sample_where_curved
 
 
@@ -54,22 +54,6 @@ def curvature_at(objective: Objective, W: torch.Tensor, generator: torch.Generat
     n_rows = tuning.ROWS_PER_FREQUENT_COLUMN * len(columns) if W.shape[2] == 1 else max(4000, 5 * len(columns))
     sample = sample_rows(objective, min(design.shape[0], n_rows), generator, evenly=True)
     return BlockCurvature.of(sample, W, columns, diagonal)
-
-
-def without_features(objective: Objective, W: torch.Tensor) -> torch.Tensor:
-    """W (B, d, K), all zero, with the best intercepts: the logarithms of the classes' shares of the weight."""
-    design, loss = objective.design, objective.loss
-    if not (design.in_memory and design.intercept):
-        return objective.penalty.clipped(W)
-    codes = loss.codes(design.y).cpu()
-    weight = design.to_accumulation(design.weight).cpu().expand(-1, len(W))
-    mass = torch.zeros(max(2, loss.n_logits), len(W), dtype=weight.dtype).index_add_(0, codes, weight)
-    logits = (mass / mass.sum(dim=0)).clamp(min=tuning.SMALLEST_SHARE).log().T  # (B, n_classes)
-    best = logits[:, 1:] - logits[:, :1] if loss.n_logits == 1 else logits - logits.mean(dim=1, keepdim=True)
-    W = W.clone()
-    p = design.n_features
-    W[:, p] = torch.where(objective.penalty.l2[:, p] == 0, best.to(W), W[:, p])
-    return objective.penalty.clipped(W)
 
 
 def coupled_cost(objective: Objective, n_coefficients: int, n_logits: int) -> float:

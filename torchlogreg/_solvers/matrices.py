@@ -10,8 +10,6 @@ from scipy.linalg.lapack import dpotrf, dpotrs  # pyright: ignore[reportAttribut
 from torchlogreg._solvers import tuning
 from torchlogreg._solvers.block_pivoting import Matrix
 
-EPSILON = np.finfo(np.float64).eps
-
 
 def solve(H: np.ndarray, r: np.ndarray) -> np.ndarray:
     """H^-1 r for H (f, f), which is overwritten, and r (f,) or (f, m).

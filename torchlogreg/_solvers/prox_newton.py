@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from torchlogreg._objective.certificate import estimated_gap
 from torchlogreg._objective.objective import Point
 from torchlogreg._solvers import tuning
 from torchlogreg._solvers.base import Reading, SelectableSolver, drawn_seed
-from torchlogreg._solvers.block_pivoting import Kinks, Matrix, at_medians, minimise_quadratic
+from torchlogreg._solvers.block_pivoting import Kinks, Matrix, at_medians, hides_curvature, minimise_quadratic
 from torchlogreg._solvers.curvature import BlockCurvature, CoupledCurvature, Curvature, coupled_hessian
 from torchlogreg._solvers.curvature_policy import coupled_cost, curvature_at, start
 from torchlogreg._solvers.lbfgs import LBFGS
@@ -20,6 +21,7 @@ from torchlogreg._solvers.lbfgs_memory import LBFGSMemory
 from torchlogreg._solvers.line_search import Step, beside, dot, line_search_step, per_model, select, where_accepted
 from torchlogreg._solvers.matrices import BlockMatrix, DampedMatrix
 from torchlogreg._solvers.preconditioners.refresh import Refresh
+from torchlogreg._solvers.preconditioners.shared import Centre
 from torchlogreg._solvers.prox_newton_numpy import ProxNewtonNumPy, candidates, is_small, kinks_of
 from torchlogreg._solvers.small_objective import SMALLEST_FLOAT
 from torchlogreg._solvers.starts import is_far, nearer
@@ -86,15 +88,31 @@ class ProxNewton(SelectableSolver):
 
     seed: int = 0
     rough: bool = False
+    centre: Centre | None = None
 
     name = "prox-newton"
     matrix_free = True
     takes_kinks = True
+    takes_centre = True
 
     @classmethod
     def from_params(cls, params, *, validated=False):  # noqa: ARG003
         """See `SelectableSolver`."""
         return cls(seed=drawn_seed(params["random_state"], 0))
+
+    def around(self, centre):
+        """See `SelectableSolver`."""
+        return replace(self, centre=centre)
+
+    def for_models(self, index):
+        """See `Solver`."""
+        return self if self.centre is None else replace(self, centre=self.centre.select(index))
+
+    def in_float64(self):
+        """See `Solver`."""
+        if self.centre is None:
+            return self
+        return replace(self, centre=self.centre._replace(objective=self.centre.objective.in_float64()))
 
     def init(self, objective, W):
         """See `Solver`."""
@@ -110,6 +128,9 @@ class ProxNewton(SelectableSolver):
             damping=[0.0] * len(W),
             restarted=[False] * len(W),
         )
+        if self.centre is not None and self.centre.W is not None:
+            point = objective.value_and_gradient(self.centre.W, self.centre.group)
+            return self._proposed(objective, self._renewed(objective, state._replace(point=point)))
         if not W.any() and not self.rough:
             generator = _generator(state.random)
             point, curvature = start(objective, W, ProxNewton(rough=True), generator)
@@ -208,6 +229,8 @@ class ProxNewton(SelectableSolver):
             return LBFGS(seed=self.seed).specialised(objective, W)
         if are_wanted(objective):
             return WorkingSets()
+        if self.centre is not None:
+            return self
         return ProxNewtonNumPy(objective) if is_small(objective, W) else self
 
     def finisher(self, objective):
@@ -223,7 +246,11 @@ class ProxNewton(SelectableSolver):
         generator, W = _generator(state.random), state.point.W
         if self.rough:
             return state._replace(curvature=BlockCurvature.of(objective, W))
-        curvature = curvature_at(objective, W, generator)
+        if self.centre is None:
+            curvature = curvature_at(objective, W, generator)
+        else:
+            shared, means, group = self.centre.means(W)
+            curvature = curvature_at(shared, means, generator).of_groups(group)
         refresh = (
             state.refresh.postponed(max(state.iteration, tuning.SOON_ITERATION)) if state.iteration else state.refresh
         )
@@ -252,7 +279,8 @@ class ProxNewton(SelectableSolver):
         if state.units is None:
             state = state._replace(units=state.curvature.diagonal())
         found, n_candidates, gaps, changes, lengths = [], 0, [], [], []
-        values, damping = point.value.tolist(), list(state.damping)
+        values, damping, in_doubt = point.value.tolist(), list(state.damping), []
+        small = [value < tuning.DOUBTFUL_VALUE_SHARE * objective.loss.at_zero for value in values]
         for b in range(len(point.W)):
             kinks = kinks_of(penalty, point.W.shape[2], b)
             flat = kinks.flat
@@ -268,6 +296,8 @@ class ProxNewton(SelectableSolver):
             units = state.units[b].flatten().numpy()[order]
             u[order], damping[b], gap = model.credible_minimiser(values[b], damping[b], units)
             gaps.append(gap)
+            if gap <= tuning.SURE_GAP and (small[b] or model.hides_curvature(u[order])):
+                in_doubt.append(b)
             u = u if flat is None else at_medians(u, flat)
             found.append(u)
             changes.append(float(slope @ (u - w)) + kinks.value(u) - kinks.value(w))
@@ -276,6 +306,10 @@ class ProxNewton(SelectableSolver):
         W = torch.from_numpy(np.stack(found)).view(len(found), point.W.shape[2], -1).mT.contiguous().to(point.W)
         step = W - point.W
         W = W - (step - objective.centred(step))  # blocks of a class each are not flat where the softmax is
+        if in_doubt and point.eta is not None:  # then the gap is as small as it seems only if a bound says so
+            bounds = (estimated_gap(objective, point) / point.value.clamp(min=SMALLEST_FLOAT)).tolist()
+            for b in in_doubt:
+                gaps[b] = max(gaps[b], bounds[b]) if math.isfinite(bounds[b]) else gaps[b]
         reading = Reading.of(point, None, stuck)._replace(gap=gaps)
         return state._replace(
             proposal=W,
@@ -302,6 +336,12 @@ class Model(NamedTuple):
         change = float(self.slope @ (u - self.w)) + self.kinks.value(u) - self.kinks.value(self.w)
         return u, -0.5 * change
 
+    def hides_curvature(self, u: np.ndarray) -> bool:
+        """Whether the matrix that is solved with at the minimiser u is another one, to rounding."""
+        slope = self.slope + self.matrix.times(u - self.w)
+        free = np.flatnonzero((u != 0) | (np.abs(slope) > self.kinks.l1) | (self.kinks.l1 == 0))
+        return hides_curvature(self.matrix, free)
+
     def credible_minimiser(self, value: float, damping: float, units: np.ndarray) -> tuple[np.ndarray, float, float]:
         """The minimiser, the damping at which it promises no more than there is, and the relative gap.
 
@@ -313,7 +353,9 @@ class Model(NamedTuple):
             if promise <= value:
                 break
             own = 2.0 * promise / max(float(units @ (u - self.w) ** 2), SMALLEST_FLOAT)
-            damping = max(2.0 * promise / value * own, 10.0 * damping)
+            damping = max(2.0 * promise / max(value, SMALLEST_FLOAT) * own, 10.0 * damping)
+            if not damping < math.inf:
+                break
         gap = promise / max(value, SMALLEST_FLOAT)
         if damping and gap <= tuning.SURE_GAP**2:
             gap = self.minimiser()[1] / max(value, SMALLEST_FLOAT)

@@ -17,7 +17,7 @@ from torchlogreg._solvers.line_search import is_stalled
 from torchlogreg._solvers.matrices import DenseMatrix, FactoredMatrix
 from torchlogreg._solvers.newton_numpy import size
 from torchlogreg._solvers.small_objective import EPSILON, SMALLEST_FLOAT, Evaluation, SmallObjective, is_at_hand
-from torchlogreg._solvers.starts import is_far, nearer
+from torchlogreg._solvers.starts import is_far, nearer, without_features
 from torchlogreg._solvers.stopping import Optimality
 
 
@@ -165,7 +165,8 @@ class ProxNewtonNumPy(Solver):
 
     def init(self, objective, W):
         """See `Solver`."""
-        at, value = self.problem.at(objective.penalty.clipped(W)[0].numpy(force=True).astype(np.float64))
+        W = objective.penalty.clipped(W) if W.any() else without_features(objective, W)
+        at, value = self.problem.at(W[0].numpy(force=True).astype(np.float64))
         if not is_far(objective, value):
             return self._state(objective, self.problem.iterate(at, value))
         slope = flat(at.gradient)

@@ -84,7 +84,7 @@ class SmallObjective:
         columns = [index[a:b] % d for a, b in pairwise(ends)]
         k, l = np.triu_indices(n_logits)
         curvature = self.weight * self.loss.small(eta, self.y, k, l)[2]  # (n, M)
-        features = [self.X[:, own] for own in columns]
+        features = [self.X if len(own) == d else self.X[:, own] for own in columns]
         for m, (i, j) in enumerate(zip(k, l, strict=True)):
             if i == j:  # a product with itself takes half of the time
                 root = np.sqrt(curvature[:, m, None]) * features[i]

@@ -2,6 +2,7 @@
 
 import torch
 
+from torchlogreg._objective.objective import Objective
 from torchlogreg._solvers import tuning
 
 
@@ -25,3 +26,19 @@ def nearer(objective, point):
         values = objective.select(b.expand(tuning.SEGMENT_POINTS)).value_and_gradient(between).value
         W[b] = between[values.nan_to_num(torch.inf, torch.inf).argmin()]
     return W
+
+
+def without_features(objective: Objective, W: torch.Tensor) -> torch.Tensor:
+    """W (B, d, K), all zero, with the best intercepts: the logarithms of the classes' shares of the weight."""
+    design, loss = objective.design, objective.loss
+    if not (design.in_memory and design.intercept):
+        return objective.penalty.clipped(W)
+    codes = loss.codes(design.y).cpu()
+    weight = design.to_accumulation(design.weight).cpu().expand(-1, len(W))
+    mass = torch.zeros(max(2, loss.n_logits), len(W), dtype=weight.dtype).index_add_(0, codes, weight)
+    logits = (mass / mass.sum(dim=0)).clamp(min=tuning.SMALLEST_SHARE).log().T  # (B, n_classes)
+    best = logits[:, 1:] - logits[:, :1] if loss.n_logits == 1 else logits - logits.mean(dim=1, keepdim=True)
+    W = W.clone()
+    p = design.n_features
+    W[:, p] = torch.where(objective.penalty.l2[:, p] == 0, best.to(W), W[:, p])
+    return objective.penalty.clipped(W)

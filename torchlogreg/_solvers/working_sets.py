@@ -11,10 +11,10 @@ from torchlogreg._objective.certificate import estimated_gap
 from torchlogreg._objective.objective import Objective, PassCounter, Point
 from torchlogreg._solvers import tuning
 from torchlogreg._solvers.base import Reading, Solver
-from torchlogreg._solvers.curvature_policy import without_features
 from torchlogreg._solvers.line_search import is_stalled, select
 from torchlogreg._solvers.prox_newton_numpy import SmallProblem
 from torchlogreg._solvers.small_objective import EPSILON
+from torchlogreg._solvers.starts import without_features
 from torchlogreg._solvers.stopping import Optimality
 
 
