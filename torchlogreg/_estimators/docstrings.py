@@ -340,9 +340,9 @@ CROSS_VALIDATION = """{summary}
     A fold is a weight of zero for the rows that it holds out, so X is neither copied nor sliced. The models of all rows
     are fitted first, one for each C and only as precisely as the folds differ from them; those of the folds start
     there, and all folds share the preconditioner of their C. Where classes are nearly separable, the models with weak
-    penalties start from those with stronger ones on the same fold instead. Models with an L1 norm share no
-    preconditioners, and all of those on the folds start at the models of all rows. A fold in which a class is missing
-    is fitted and scored with all classes, as in LogisticRegressionCV.
+    penalties start from those with stronger ones on the same fold instead. With an L1 norm, all models of the folds
+    start at those of all rows and share their curvature; on small data they are solved one by one. A fold in which a
+    class is missing is fitted and scored with all classes, as in LogisticRegressionCV.
 
     Examples
     --------{example}
