@@ -166,7 +166,7 @@ MUTATIONS = [
     (training_data.design_of, "codes.to(X.device)", "codes", SGD, "cuda tensors"),
     (training_data._moved, "X.to(device)", "X", FIT, "cuda arrays"),
     (StreamedDesign._design, "X.to(self.device, non_blocking=True)", "X", "stream_from arrays", "cuda arrays"),
-    (StreamedDesign._design, "weight.to(X.device, dtype)", "weight.to(dtype)", "stream_from sgd", "cuda arrays"),
+    (StreamedDesign._design, "copied_to(self.device, numbers)", "numbers", "stream_from sgd", "cuda arrays"),
     (DenseDesign.whole.fget, "self.y.to(X.device)", "self.y", FIT, "mps tensors"),
     (class_major, "device=rows.compute.device, ", "", SGD, "mps tensors"),
     (Validation._pieces, "self.codes[at].to(eta.device)", "self.codes[at]", "validation lbfgs None", "cuda tensors"),
