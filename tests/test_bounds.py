@@ -20,6 +20,7 @@ from torchlogreg import (
     TorchSoftmaxClassifier,
 )
 from torchlogreg._solvers import takes_kinks
+from torchlogreg._solvers.matrices import FactoredMatrix
 from torchlogreg.callbacks import Checkpoint
 
 INF = np.inf
@@ -424,3 +425,25 @@ def test_a_checkpoint_belongs_to_weights_and_bounds(tmp_path):
             TorchSoftmaxClassifier(**settings).set_params(**change).set_callbacks(Checkpoint(path)).fit(X, y)
     resumed = TorchSoftmaxClassifier(**settings).set_callbacks(Checkpoint(path)).fit(X, y)
     np.testing.assert_allclose(resumed.coef_, TorchSoftmaxClassifier(**settings).fit(X, y).coef_, atol=1e-7)
+
+
+@pytest.mark.parametrize("bounds", [(0, np.inf), (-0.02, 0.02), (-0.05, 0.5)])
+def test_more_columns_than_rows(bounds):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 300))
+    y = (X[:, :5].sum(axis=1) + rng.logistic(size=40) > 0).astype(int)
+    model = TorchLogisticRegression(coef_bounds=bounds, **TIGHT).fit(X, y)
+    assert model.converged_
+    value, _ = by_scipy(X, y, *bounds)
+    assert model.objective_ == pytest.approx(value, abs=1e-9)
+
+
+def test_products_of_columns_solve_for_many_rows():
+    rng = np.random.default_rng(0)
+    Z, ridge = rng.normal(size=(50, 8)), rng.uniform(0.1, 1.0, 50)
+    ridge[[3, 7]] = 0.0
+    whole, free, shift = Z @ Z.T + np.diag(ridge), np.r_[0:8, 20:45], rng.uniform(size=50)
+    r = rng.normal(size=len(free))
+    for extra in (None, shift):
+        part = (whole if extra is None else whole + np.diag(extra))[np.ix_(free, free)]
+        np.testing.assert_allclose(FactoredMatrix(Z, ridge).solve(free, r, extra), np.linalg.solve(part, r), atol=1e-6)

@@ -66,7 +66,10 @@ class DenseMatrix(Matrix):
 
 
 class FactoredMatrix(Matrix):
-    """Z Z' plus a diagonal, Z (a, n) with few columns: only products of the rows that are solved for are made."""
+    """Z Z' plus a diagonal, Z (a, n) with few columns: only products of the rows that are solved for are made.
+
+    Of more rows than columns that have a ridge, products of columns instead: nothing is then of size (a, a).
+    """
 
     def __init__(self, Z: np.ndarray, ridge: np.ndarray):
         self.Z, self.ridge = Z, ridge
@@ -85,6 +88,10 @@ class FactoredMatrix(Matrix):
 
     def solve(self, free, r, shift=None):
         """See `Matrix`."""
+        ridge = self.ridge[free] if shift is None else self.ridge[free] + shift[free]
+        n, bare = self.Z.shape[1], ridge <= 0
+        if len(free) > 2 * n and np.count_nonzero(bare) <= n:
+            return self._solve_by_columns(free, r, ridge, bare)
         new = free[self.place[free] < 0]
         if len(new):
             k, known = len(self.known), np.append(self.known, new)
@@ -95,8 +102,28 @@ class FactoredMatrix(Matrix):
             self.known, self.gram = known, gram
         at = self.place[free]
         H = self.gram[np.ix_(at, at)]
-        H.ravel()[:: len(free) + 1] += self.ridge[free] if shift is None else self.ridge[free] + shift[free]
+        H.ravel()[:: len(free) + 1] += ridge
         return solve(H, r)
+
+    def _solve_by_columns(self, free, r, ridge, bare):
+        """The solution by the Woodbury identity, and by elimination for the rows without a ridge, as intercepts are."""
+        Z, own = self.Z[free[~bare]], ridge[~bare, None]
+        scaled = Z / own
+        inner = Z.T @ scaled
+        inner.ravel()[:: len(inner) + 1] += 1.0
+
+        def inverse(right):
+            right = right / own
+            return right - scaled @ solve(inner.copy(), Z.T @ right)
+
+        rest = self.Z[free[bare]]
+        cross = Z @ rest.T  # (with, without)
+        both = inverse(np.column_stack([r[~bare], cross]))
+        small = rest @ rest.T - cross.T @ both[:, 1:]
+        out = np.empty_like(r)
+        out[bare] = solve(small, r[bare] - cross.T @ both[:, 0])
+        out[~bare] = both[:, 0] - both[:, 1:] @ out[bare]
+        return out
 
 
 class DampedMatrix(Matrix):

@@ -23,8 +23,10 @@ from torchlogreg._solvers.stopping import Optimality
 
 def is_small(objective: Objective, W: torch.Tensor) -> bool:
     """Whether `objective` is one model's, in memory on the host, and small."""
-    n_numbers = size(*objective.design.shape, n_logits=W.shape[2])
-    return is_at_hand(objective, W) and n_numbers <= tuning.NUMPY_NEWTON_NUMBERS
+    (n, d), n_logits = objective.design.shape, W.shape[2]
+    if n_logits == 1 and d > 2 * n and objective.penalty.l1 is None:
+        return is_at_hand(objective, W) and n * d <= tuning.NUMPY_WIDE_NUMBERS
+    return is_at_hand(objective, W) and size(n, d, n_logits) <= tuning.NUMPY_NEWTON_NUMBERS
 
 
 class Iterate(NamedTuple):

@@ -123,6 +123,9 @@ MOST_NEAR_KINKS = 150  # coefficients at zero in a model, or twice as many as ar
 # brings a coefficient into a larger one.
 FEW_CANDIDATES, NEAR_KINK = 100, 0.7
 REUSED_BLOCK_FACTOR = 2.0  # size of a block that is known, up to which its part is taken from it
+# Numbers of a wide X up to which bounds of coefficients without an L1 norm, of which most are inside their bounds, are
+# solved for in NumPy, whose matrices are products of the rows: 300 x 3000 in 1.8 s instead of 10.
+NUMPY_WIDE_NUMBERS = 2**24
 # Working sets: columns for each row from which on they are used, and rows up to which; columns of the smallest one, and
 # steps of proximal Newton on one; violation to which one is solved, of that of all columns at the start.
 WORKING_SET_COLUMNS_PER_ROW, MOST_WORKING_SET_ROWS = 4, 5000
