@@ -198,9 +198,8 @@ class ProxNewton(SelectableSolver):
 
     def select(self, state, index):
         """See `Solver`."""
-        selected: dict[str, Any] = {
-            name: select(index, getattr(state, name)) for name in ("point", "proposal", "units")
-        }
+        selected: dict[str, Any] = {name: select(index, getattr(state, name)) for name in ("point", "proposal")}
+        selected["units"] = select(index.cpu(), state.units)  # as curvatures are, on the host
         for name in ("n_backtracks", "damping", "restarted", "change", "lengths"):
             values = getattr(state, name)
             selected[name] = type(values)(values[b] for b in index.tolist()) if values else values
