@@ -9,7 +9,8 @@ SINGLE_FIT = """{summary}
 
     It minimises scikit-learn's objective, on torch::
 
-        F(W, b) = ( sum_i s_i loss(y_i, W x_i + b) + ||W||^2 / (2 C) ) / S,        S = sum_i s_i
+        F(W, b) = ( sum_i s_i loss(y_i, W x_i + b) + P(W) / C ) / S,        S = sum_i s_i
+        P(W) = (1 - l1_ratio) ||W||^2 / 2 + l1_ratio ||W||_1
 
     where ``s_i`` is the sample weight times the class weight of row i, so coefficients agree with those of
     :class:`~sklearn.linear_model.LogisticRegression`. The intercept is never penalised.
@@ -21,7 +22,8 @@ SINGLE_FIT = """{summary}
         Inverse of the penalty's strength, in (0, inf]. ``np.inf`` means no penalty.
 
     l1_ratio : float, default=0.0
-        Share of the L1 norm in the penalty. Only 0, the L2 penalty, is supported so far.
+        Share of the L1 norm in the penalty, from 0 (L2) to 1 (L1). If it is positive, coefficients whose features
+        matter little are exactly zero, and the `solver` must be ``'auto'``, ``'prox-newton'`` or ``'sgd'``.
 
     penalty_weights : array-like of shape (n_features,) or dict, default=None
         Factor of each feature's penalty, zero or positive: 0 leaves its coefficients unpenalised, and ``np.inf`` leaves
@@ -42,23 +44,28 @@ SINGLE_FIT = """{summary}
         Weight of each class, multiplied with the sample weights: a dict by label, in which a missing class has the
         weight 1. ``'balanced'`` gives all classes the same total weight, computed with the sample weights.
 
-    solver : {{'auto', 'lbfgs', 'newton-cholesky', 'sgd'}}, default='auto'
+    solver : {{'auto', 'lbfgs', 'newton-cholesky', 'prox-newton', 'sgd'}}, default='auto'
         The algorithm. The parameters from `learning_rate` to `shuffle` apply to ``'sgd'`` only.
 
-        - ``'auto'`` is ``'newton-cholesky'`` for tiny data and ``'lbfgs'`` otherwise.
+        - ``'auto'`` is ``'prox-newton'`` where the penalty has an L1 norm or the coefficients have bounds. Otherwise
+          it is ``'newton-cholesky'`` for tiny data and else ``'lbfgs'``.
         - ``'newton-cholesky'``: Newton's method with the full Hessian; exact, and independent of the scale of the
           features. Its memory grows with the square of ``n_features * n_classes``.
         - ``'lbfgs'``: L-BFGS that starts near the optimum of a random sample of rows and is preconditioned by the
           Hessian there, and by that of all rows where progress is slow. It takes a handful of passes over the data.
-        - ``'sgd'``: mini-batch gradient descent with momentum, as in a hand-written torch loop. It is the only
-          approximate solver, and the only one that needs standardised features.
+        - ``'prox-newton'``: proximal Newton. Each iteration is one pass over the data, for a quadratic model that keeps
+          the kinks and bounds of the penalty. With an L1 norm and more than four times as many features as rows, it
+          works on the features that matter and looks at all others once an iteration; beside X it stores these columns.
+        - ``'sgd'``: mini-batch gradient descent with momentum, as in a hand-written torch loop, with a proximal step
+          for an L1 norm. It is the only approximate solver, and the only one that needs standardised features.
 
     tol : float, default=1e-4
         Stop when the largest absolute entry of F's gradient is at most `tol` and F is estimated to be within the
-        fraction `tol` of its minimum (``tol ** 1.5`` for ``'lbfgs'``, whose estimate is rough). For ``'sgd'``, stop
-        when `n_iter_no_change` epochs in a row did not improve the training objective by `tol`, or with
-        ``learning_rate='auto'`` begin to lower the rate then; 0 runs all epochs. With `early_stopping`, also the
-        smallest improvement of the accuracy that counts.
+        fraction `tol` of its minimum (``tol ** 1.5`` for ``'lbfgs'`` and ``'prox-newton'`` where their Hessian is an
+        approximation and the estimate rough). With an L1 norm or bounds, the subgradient of least norm takes the place
+        of the gradient. For ``'sgd'``, stop when `n_iter_no_change` epochs in a row did not improve the training
+        objective by `tol`, or with ``learning_rate='auto'`` begin to lower the rate then; 0 runs all epochs. With
+        `early_stopping`, also the smallest improvement of the accuracy that counts.
 
     max_iter : int, default=100
         Maximum number of iterations, each of which evaluates F once; of epochs for ``'sgd'``.
@@ -98,8 +105,8 @@ SINGLE_FIT = """{summary}
         Whether `fit` starts from the coefficients of the previous fit.
 
     random_state : int, RandomState instance or None, default=None
-        Seed of the order of the rows and of the held-out rows in ``'sgd'``, and of the samples in ``'lbfgs'``, where
-        None is a fixed seed and any seed leads to the same optimum, within `tol`.
+        Seed of the order of the rows and of the held-out rows in ``'sgd'``, and of the samples in ``'lbfgs'`` and
+        ``'prox-newton'``, where None is a fixed seed and any seed leads to the same optimum, within `tol`.
 
     verbose : int, default=0
         Whether to print a line for each iteration or epoch: the objective, the largest entry of its gradient (not for
@@ -132,12 +139,14 @@ SINGLE_FIT = """{summary}
         F at the stored coefficients.
 
     gradient_norm_ : float
-        Largest absolute entry of F's gradient at the stored coefficients, computed in float64.
+        Largest absolute entry of F's gradient at the stored coefficients, computed in float64; with an L1 norm or
+        bounds, of the subgradient of least norm, which is zero at an optimum only.
 
     optimality_gap_ : float
-        A rigorous bound on ``objective_`` minus its minimum, by strong convexity, up to rounding. Infinite without a
-        penalty, and where it would take more than a twentieth of the fit: with an intercept, one more pass over the
-        data.
+        A rigorous bound on ``objective_`` minus its minimum, a duality gap, up to rounding. Infinite if a feature has
+        neither a penalty nor bounds, and where it would take more than a twentieth of the fit: with an L2 penalty and
+        an intercept, one more pass over the data. With an L1 norm alone it is large if the penalty is so weak that
+        `gradient_norm_` is not small beside its strength over S, ``l1_ratio / (C * S)``; a smaller `tol` helps.
 
     n_passes_ : float
         Number of passes of the solver over the data: a pass over a tenth of the rows counts 0.1. Checks of the input
@@ -192,6 +201,8 @@ SINGLE_FIT = """{summary}
     .. [2] Q. Jin and A. Mokhtari (2021), Exploiting Local Convergence of Quasi-Newton Methods Globally: Adaptive
        Sample Size Approach, arXiv:2106.05445 (starting from samples of the rows).
     .. [3] R. M. Gower et al. (2019), SGD: General Analysis and Improved Rates, ICML (the learning rate ``'auto'``).
+    .. [4] J. D. Lee, Y. Sun and M. A. Saunders (2014), Proximal Newton-Type Methods for Minimizing Composite Functions,
+       arXiv:1206.1623.
 
     Examples
     --------{example}
@@ -329,9 +340,9 @@ CROSS_VALIDATION = """{summary}
     A fold is a weight of zero for the rows that it holds out, so X is neither copied nor sliced. The models of all rows
     are fitted first, one for each C and only as precisely as the folds differ from them; those of the folds start
     there, and all folds share the preconditioner of their C. Where classes are nearly separable, the models with weak
-    penalties start from those with stronger ones on the same fold instead. Models with an L1 norm share no
-    preconditioners, and all of those on the folds start at the models of all rows. A fold in which a class is missing
-    is fitted and scored with all classes, as in LogisticRegressionCV.
+    penalties start from those with stronger ones on the same fold instead. With an L1 norm, all models of the folds
+    start at those of all rows and share their curvature; on small data they are solved one by one. A fold in which a
+    class is missing is fitted and scored with all classes, as in LogisticRegressionCV.
 
     Examples
     --------{example}

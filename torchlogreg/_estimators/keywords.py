@@ -9,7 +9,10 @@ from typing import Any, Self, TypeVar
 Init = TypeVar("Init", bound=Callable[..., None])
 
 INSTEAD = {
-    "penalty": "It is the L2 norm; for none at all pass C=np.inf, with cross-validation Cs=[np.inf].",
+    "penalty": (
+        "Use l1_ratio, with cross-validation l1_ratios: 0 is the L2 norm, 1 the L1 norm. For no penalty at all pass "
+        "C=np.inf, with cross-validation Cs=[np.inf]."
+    ),
     "dual": "Leave it out: data with more features than rows is solved in the span of its rows anyway.",
     "intercept_scaling": "Leave it out: the intercept is not penalised, whatever the solver.",
     "n_jobs": "Leave it out: a fit uses as many threads as torch does; see torch.set_num_threads.",

@@ -63,7 +63,7 @@ class BlockCurvature(Curvature):
         eta = design.matvec(W)
         sample.passes.n_visited += design.shape[0]
         weights = (design.weight[..., None] * sample.loss.logit_curvature(eta)).cpu()  # (m, B, K)
-        columns = torch.arange(d) if columns is None else columns
+        columns = torch.arange(d, device="cpu") if columns is None else columns
         features = columns[columns < design.n_features]
         rows = with_ones(
             design.dense(features if len(features) < design.n_features else None).X.cpu(), design.intercept

@@ -40,7 +40,7 @@ def curvature_at(objective: Objective, W: torch.Tensor, generator: torch.Generat
     design = objective.design
     if not design.n_samplable:
         diagonal = in_range(objective.diagonal(W))
-        none = torch.arange(0)
+        none = torch.arange(0, device="cpu")
         empty = diagonal.new_zeros(0, len(W), W.shape[2]).cpu()
         l2 = objective.penalty.l2[..., 0].cpu().expand(len(W), -1)
         return BlockCurvature(empty[:, 0], none, empty, _by_class(diagonal, W), l2)

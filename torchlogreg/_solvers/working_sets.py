@@ -57,19 +57,19 @@ class WorkingSets(Solver):
         W = objective.penalty.clipped(W)
         if not W.any():
             W = without_features(objective, W)
-        return self._state(objective, objective.value_and_gradient(W), torch.arange(0))
+        return self._state(objective, objective.value_and_gradient(W), torch.arange(0, device="cpu"))
 
     def step(self, objective, state):
         """See `Solver`."""
         (n, d), p = objective.design.shape, objective.design.n_features
         columns = self._columns(objective, state)
-        index = torch.cat([columns, torch.arange(p, d)])
+        index = torch.cat([columns, torch.arange(p, d, device="cpu")])
         inside = objective.of_columns(index)
         inside.passes = PassCounter(n)
         W, before = state.point.W.clone(), None
         first = not bool(W[:, :p].any())
         for b in _by_strength(objective.penalty):
-            problem = SmallProblem(inside.select(torch.tensor([b])))
+            problem = SmallProblem(inside.select(torch.tensor([b], device="cpu")))
             start = before if first and before is not None else W[b, index].numpy()
             before = _solved(problem, start, tuning.SET_VIOLATION_SHARE * state.reading.norm[b])
             W[b, index] = torch.from_numpy(before)
