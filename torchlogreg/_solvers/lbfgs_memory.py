@@ -69,7 +69,7 @@ class LBFGSMemory(NamedTuple):
         return self._replace(order=order)
 
     def pairs(self, model: int) -> tuple[np.ndarray, np.ndarray]:
-        """Steps and changes of a model, (N, k) each, from a memory on the host, the oldest first, without those of weight zero."""
+        """Steps and changes of a model, (N, k) each, the oldest first, without those of weight zero; on the host."""
         order = list(self.order)
         S, Y = (pairs[model].numpy()[order] for pairs in (self.steps, self.changes))
         used = S.any(axis=1)
