@@ -23,6 +23,17 @@ BINARY, SOFTMAX = TorchLogisticRegression, TorchSoftmaxClassifier
 CV = {BINARY: TorchLogisticRegressionCV, SOFTMAX: TorchSoftmaxClassifierCV}
 EPOCHS = {"solver": "sgd", "tol": 0, "max_iter": 3, "random_state": 0}
 SOLVERS = DETERMINISTIC
+PENALTIES = {
+    "l1": {"l1_ratio": 1.0, "C": 0.02},
+    "bounds": {"coef_bounds": (-0.05, 0.3)},
+    "weights": {"penalty_weights": np.r_[0.0, 0.5, np.inf, np.ones(9)]},
+    "all": {
+        "l1_ratio": 0.5,
+        "C": 0.02,
+        "coef_bounds": (-0.05, 0.3),
+        "penalty_weights": np.r_[2.0, np.inf, np.ones(10)],
+    },
+}
 
 
 @cache
@@ -42,6 +53,11 @@ def small(cls):
 def large(cls):
     """So many rows that solvers look at samples of them."""
     return table(9000, 8, 2, 0.5) if cls is BINARY else table(9000, 10, 4, 0.5)
+
+
+def kinked(cls):
+    """More rows than what NumPy solves on the host."""
+    return table(3000, 12, 2 if cls is BINARY else 3, 0.5)
 
 
 def wide(cls):

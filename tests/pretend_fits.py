@@ -14,6 +14,7 @@ from pretend_cases import (
     BINARY,
     CV,
     EPOCHS,
+    PENALTIES,
     SOFTMAX,
     SOLVERS,
     WEIGHT,
@@ -24,6 +25,7 @@ from pretend_cases import (
     answers,
     case,
     each,
+    kinked,
     large,
     numpy,
     small,
@@ -71,6 +73,32 @@ def wide_table(at, solver, cls):
 def wide_table_from_a_start(at, cls):
     model = at.fitted(cls, wide(cls), C=0.01, warm_start=True, fit_intercept=False).set_params(C=0.02)
     return answers(model.fit(at.X(wide(cls)[0]), at.y(wide(cls)[1])), at.X(wide(cls)[0]))
+
+
+@case(*each(PENALTIES, (BINARY, SOFTMAX)))
+def kinks(at, penalty, cls):
+    X, y = kinked(cls)
+    model = at.fitted(cls, (X, y), warm_start=True, **PENALTIES[penalty])
+    first = answers(model, at.X(X[:20]))
+    return [*first, *answers(model.set_params(C=0.05).fit(at.X(X), at.y(y)), at.X(X[:20]))]
+
+
+@case(*each(("sgd", "stream", "blocks"), PENALTIES, (BINARY, SOFTMAX)))
+def kinks_by(at, what, penalty, cls):
+    X, y = kinked(cls)
+    model = at.model(cls, **(EPOCHS if what == "sgd" else {"random_state": 0}), **PENALTIES[penalty])
+    if what == "blocks":
+        for X_block, y_block in stream_of(at, X, y, size=1000):
+            model.partial_fit(X_block, y_block, classes=at.y(np.unique(y)))
+    else:
+        model.fit(*([stream_of(at, X, y, size=1000)] if what == "stream" else [at.X(X), at.y(y)]))
+    return answers(model, at.X(X[:20]))
+
+
+@case(*each((0.5, 1.0), (None, (-0.05, 0.3)), (BINARY, SOFTMAX)))
+def kinks_of_a_wide_table(at, l1_ratio, bounds, cls):
+    """On the host its columns come in working sets."""
+    return answers(at.fitted(cls, wide(cls), C=0.2, l1_ratio=l1_ratio, coef_bounds=bounds), at.X(wide(cls)[0]))
 
 
 @case(*each((*SOLVERS, "sgd"), (None, "balanced", {0: 2.0, 1: 1.0, 2: 0.5}), ("device", "host")))

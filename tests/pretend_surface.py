@@ -15,6 +15,7 @@ from pretend_cases import (
     CASES,
     CV,
     EPOCHS,
+    PENALTIES,
     SOFTMAX,
     SOLVERS,
     WEIGHT,
@@ -26,6 +27,7 @@ from pretend_cases import (
     answers,
     case,
     each,
+    kinked,
     large,
     numpy,
     small,
@@ -97,6 +99,23 @@ def cross_validation_with(at, what):
     with context:
         model.fit(X, y, **extra)
     return [*answers(model, X), model.scores_]
+
+
+@case(*each((BINARY, SOFTMAX), ("kinked", "wide"), (True, False)))
+def cross_validation_of_l1_ratios(at, cls, what, intercept):
+    X, y = kinked(cls) if what == "kinked" else wide(cls)
+    options = {"Cs": [0.02, 0.2], "l1_ratios": [0.0, 0.3, 1.0], "fit_intercept": intercept}
+    model = at.model(CV[cls], cv=2, scoring="neg_log_loss", **options).fit(at.X(X), at.y(y))
+    return [*answers(model, at.X(X[:20])), model.scores_, model.C_, model.l1_ratio_]
+
+
+@case(*each((BINARY, SOFTMAX), ("l1", "bounds", "weights")))
+def grid_of(at, cls, penalty):
+    X, y = kinked(cls)
+    options = {name: value for name, value in PENALTIES[penalty].items() if name not in ("C", "l1_ratio")}
+    values = {"C": [0.01, 0.1], "l1_ratio": [0.0, 1.0]}
+    search = TorchGridSearchCV(at.model(cls, **options), values, cv=2, scoring="neg_log_loss").fit(at.X(X), at.y(y))
+    return [search.cv_results_["mean_test_score"], *answers(search.best_estimator_, at.X(X[:20]))]
 
 
 @case("follow")

@@ -223,6 +223,15 @@ def test_bounds_of_wide_data(K):
     np.testing.assert_allclose(model.coef_, coef, atol=1e-5)
 
 
+@pytest.mark.parametrize(("n", "p"), [(60, 200), (300, 120)])
+def test_what_an_l1_norm_pulls_away_from_a_bound(n, p):
+    """So many coefficients that quadratic models are about some of them."""
+    X, y = data(n, p, 3)
+    model = TorchSoftmaxClassifier(l1_ratio=1, coef_bounds=(-0.05, 0.05), **TIGHT).fit(X, y)
+    assert model.converged_
+    assert model.gradient_norm_ < 1e-8
+
+
 def test_an_eigenbasis_knows_of_unequal_strengths():
     X, y = data(6000, 60, 6)
     weights = np.geomspace(1e-4, 1e6, 60)

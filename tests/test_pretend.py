@@ -39,6 +39,7 @@ from torchlogreg._data.streamed import StreamedDesign
 from torchlogreg._estimators import fitting
 from torchlogreg._model_selection import fit_and_score, scoring
 from torchlogreg._monitoring.monitors import Validation
+from torchlogreg._solvers.prox_newton import ProxNewton
 from torchlogreg._solvers.sgd import class_major
 
 PRETEND = os.environ.get("TORCHLOGREG_PRETEND", "")
@@ -162,6 +163,7 @@ def test_an_array_that_does_not_fit_is_read_in_blocks():
 # Of each: a function, what is taken out, what takes its place, and a case on a device that needs it. Many transfers are
 # made twice, because blocks are moved where they are used: those would not be missed.
 FIT, SGD = "fit lbfgs float64 TorchSoftmaxClassifier", "sgd float64 TorchSoftmaxClassifier auto"
+L1_RATIOS = "cross_validation_of_l1_ratios TorchLogisticRegression kinked True"
 MUTATIONS = [
     (training_data.design_of, "codes.to(X.device)", "codes", SGD, "cuda tensors"),
     (training_data._moved, "X.to(device)", "X", FIT, "cuda arrays"),
@@ -186,6 +188,7 @@ MUTATIONS = [
         "xpu tensors",
     ),
     (scoring._averaged, ".to(values)", "", "grid_with routed device", "cuda tensors"),
+    (ProxNewton.select, "index.cpu()", "index", L1_RATIOS, "cuda arrays"),
 ]
 
 

@@ -13,6 +13,7 @@ from torchlogreg import (
 )
 from torchlogreg._solvers.lbfgs import LBFGS
 from torchlogreg._solvers.newton import NewtonCholesky
+from torchlogreg._solvers.prox_newton import ProxNewton
 from torchlogreg._solvers.sgd import SGD
 
 pytestmark = [
@@ -58,6 +59,18 @@ def test_an_iteration_waits_twice_for_its_device(solver, most_kernels, n_classes
     assert n_waits == 2
     assert n_kernels <= most_kernels
     assert found[:, 0].max() <= (5 if solver is LBFGS else 2)  # where L-BFGS renews its preconditioner
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_models_with_kinks_come_to_the_host_at_once(n_classes, monkeypatch):
+    """Where curvature of all rows is made, which the median is not, each model waits."""
+    settings = {"l1_ratio": 1.0, "C": 0.01, "tol": 1e-14, "max_iter": 6}
+    assert np.median(steps(monkeypatch, ProxNewton, "step", n_classes, **settings)[:, 0]) <= 13
+    settings = {"cross_validated": True, "l1_ratios": [1.0], "tol": 1e-14, "max_iter": 4, "cv": 4}
+    few, many = (
+        steps(monkeypatch, ProxNewton, "step", n_classes, Cs=np.logspace(-2, 0, n), **settings)[:, 0] for n in (3, 10)
+    )
+    assert np.median(few) <= np.median(many) <= 14
 
 
 @pytest.mark.parametrize(("solver", "method", "most"), [(LBFGS, "step", 2), (SGD, "epoch", 0)])

@@ -101,8 +101,8 @@ class Objective:
         return cls(design, loss, penalty, PassCounter(design.shape[0], design.n_passes_before))
 
     @cached_property
-    def is_penalised(self):
-        """Whether any coefficient is."""
+    def has_l2(self):
+        """Whether any coefficient has an L2 penalty."""
         return bool(self.penalty.l2.any())
 
     def select(self, index):

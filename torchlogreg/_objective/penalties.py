@@ -137,6 +137,10 @@ class ElasticNet(NamedTuple):
         """The penalties of the coefficients at an index alone."""
         return self._map(lambda t: t[:, columns])
 
+    def to(self, device: str) -> ElasticNet:
+        """The same on a device."""
+        return self._map(lambda t: t.to(device))
+
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> ElasticNet:
         l1, lower, upper = (None if t is None else function(t) for t in self[1:])
         return ElasticNet(function(self.l2), l1, lower, upper)

@@ -44,6 +44,12 @@ class LBFGSMemory(NamedTuple):
             products=self.products[:, :k, :k].clone(),
         )
 
+    def to(self, device):
+        """The pairs on a device, to read them there."""
+        k = len(self.order)
+        steps, changes = (pairs[:, :k].to(device) for pairs in (self.steps, self.changes))
+        return self._replace(steps=steps, changes=changes)
+
     def select(self, index):
         """The memory of the models at `index` alone."""
         return self._replace(steps=self.steps[index], changes=self.changes[index], products=self.products[index])
@@ -63,9 +69,9 @@ class LBFGSMemory(NamedTuple):
         return self._replace(order=order)
 
     def pairs(self, model: int) -> tuple[np.ndarray, np.ndarray]:
-        """Steps and changes of a model, (N, k) each on the host, the oldest first, without those of weight zero."""
+        """Steps and changes of a model, (N, k) each, the oldest first, without those of weight zero; on the host."""
         order = list(self.order)
-        S, Y = (pairs[model, order].numpy(force=True) for pairs in (self.steps, self.changes))
+        S, Y = (pairs[model].numpy()[order] for pairs in (self.steps, self.changes))
         used = S.any(axis=1)
         return S[used].T, Y[used].T
 

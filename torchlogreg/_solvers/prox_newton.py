@@ -198,9 +198,8 @@ class ProxNewton(SelectableSolver):
 
     def select(self, state, index):
         """See `Solver`."""
-        selected: dict[str, Any] = {
-            name: select(index, getattr(state, name)) for name in ("point", "proposal", "units")
-        }
+        selected: dict[str, Any] = {name: select(index, getattr(state, name)) for name in ("point", "proposal")}
+        selected["units"] = select(index.cpu(), state.units)  # as curvatures are, on the host
         for name in ("n_backtracks", "damping", "restarted", "change", "lengths"):
             values = getattr(state, name)
             selected[name] = type(values)(values[b] for b in index.tolist()) if values else values
@@ -275,7 +274,9 @@ class ProxNewton(SelectableSolver):
 
     def _proposed(self, objective, state, stuck=None):
         """The state with the minimisers of its quadratic models, and the gap that they promise."""
-        point, penalty = state.point, objective.penalty
+        # What the models are made of comes to the host at once, however many they are.
+        point, penalty, memory = state.point, objective.penalty.to("cpu"), state.memory.to("cpu")
+        starts, slopes = point.W.cpu(), point.slope.cpu()
         if state.units is None:
             state = state._replace(units=state.curvature.diagonal())
         found, n_candidates, gaps, changes, lengths = [], 0, [], [], []
@@ -286,8 +287,8 @@ class ProxNewton(SelectableSolver):
             flat = kinks.flat
             if not state.curvature.is_coupled or damping[b] > 0:
                 kinks = kinks._replace(flat=None)
-            w, slope = (_flat(tensor, b) for tensor in (point.W, point.slope))
-            S, Y = state.memory.pairs(b)
+            w, slope = (_flat(tensor, b) for tensor in (starts, slopes))
+            S, Y = memory.pairs(b)
             index = candidates(w, slope, kinks, also=S.any(axis=1) if S.size else None)
             order, blocks = state.curvature.blocks(b, index)
             matrix = BlockMatrix(blocks, S[order], Y[order]).simplified()

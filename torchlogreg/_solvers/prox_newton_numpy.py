@@ -127,7 +127,8 @@ def candidates(w: np.ndarray, slope: np.ndarray, kinks: Kinks, also: np.ndarray 
         inside &= (w > kinks.lower) & (w < kinks.upper)
     if also is not None:
         inside |= also
-    nearly = kinks._replace(l1=tuning.NEAR_KINK * kinks.l1)
+    # At a bound other than zero the norm is what may make a coefficient leave: less of it would hide that.
+    nearly = kinks._replace(l1=np.where(w == 0, tuning.NEAR_KINK, 1.0) * kinks.l1)
     index = np.flatnonzero(~inside & (nearly.violation(w, slope) != 0))
     n_most = max(2 * np.count_nonzero(inside & (w != 0)), tuning.MOST_NEAR_KINKS)
     if len(index) > n_most:

@@ -29,8 +29,6 @@ def remedy(objective, solver, ended, norms, W, settings):
             "The classes, or some of their rows, are perfectly separated, so without a penalty the coefficients grow "
             f"without limit. {use}"
         )
-    if end is End.LIMIT and not objective.penalty.is_smooth:
-        return f"Raise max_iter (now {settings.max_iter}), or standardise X."
     if end is End.LIMIT:
         if not objective.penalty.is_smooth:
             return f"Raise max_iter (now {settings.max_iter}) or standardise X."

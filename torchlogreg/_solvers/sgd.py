@@ -149,7 +149,7 @@ def _fused_steps(solver, objective, rows, order, size, W, velocity, rate):
     loss, n, accumulated = objective.loss, objective.design.shape[0], rows.to_accumulation
     flat, momentum = W[0].mT, velocity[0].mT  # (K, d), contiguous
     gradient = torch.zeros_like(flat)  # of the penalty; with Nesterov's momentum of everything
-    l2 = objective.penalty.l2[0].mT.to(W) if objective.is_penalised else None  # (1, d)
+    l2 = objective.penalty.l2[0].mT.to(W) if objective.has_l2 else None  # (1, d)
     l1 = None if objective.penalty.l1 is None else objective.penalty.l1[0].mT.to(W)  # (1, d)
     # At rest the velocity is the gradient over 1 - momentum, and so the threshold of the proximal step has to be.
     threshold = None if l1 is None else rate / (1.0 - solver.momentum) * l1
