@@ -115,6 +115,11 @@ def test_all_coefficients_are_zero_up_to_the_smallest_useful_C(l1_ratio, n_class
             np.testing.assert_allclose(model.predict_proba(X[:1])[0], share.mean(axis=0), rtol=1e-6)
 
 
+def test_where_all_coefficients_are_zero_few_rows_need_no_step():
+    X, y = rows()
+    assert TorchLogisticRegression(C=1e-6, **SPARSE).fit(X, y).n_iter_[0] == 0
+
+
 def test_a_weight_is_a_repetition_and_weight_zero_no_row():
     X, y = rows(n_classes=3)
     times = np.random.default_rng(0).integers(0, 4, len(y))
