@@ -9,8 +9,8 @@ from typing import Any, Self, TypeVar
 Init = TypeVar("Init", bound=Callable[..., None])
 
 INSTEAD = {
-    "penalty": "It is the L2 norm; for none at all pass C=np.inf, with cross-validation Cs=[np.inf].",
-    "dual": "Leave it out: data with more features than rows is solved in the span of its rows anyway.",
+    "penalty": "l1_ratio, or l1_ratios, says it: 0 is L2, 1 is L1; for none at all pass C=np.inf or Cs=[np.inf].",
+    "dual": "Leave it out: under L2, data with more features than rows is solved in the span of its rows anyway.",
     "intercept_scaling": "Leave it out: the intercept is not penalised, whatever the solver.",
     "n_jobs": "Leave it out: a fit uses as many threads as torch does; see torch.set_num_threads.",
     "multi_class": (
