@@ -21,7 +21,8 @@ SINGLE_FIT = """{summary}
         Inverse of the penalty's strength, in (0, inf]. ``np.inf`` means no penalty.
 
     l1_ratio : float, default=0.0
-        Share of the L1 norm in the penalty. Only 0, the L2 penalty, is supported so far.
+        Share of the L1 norm in the penalty, from 0 to 1: 0 is the L2 penalty, 1 the L1 norm alone. Above 0 it needs
+        ``'auto'``, ``'prox-newton'`` or ``'sgd'`` as `solver`, and coefficients may be exactly zero.
 
     penalty_weights : array-like of shape (n_features,) or dict, default=None
         Factor of each feature's penalty, zero or positive: 0 leaves its coefficients unpenalised, and ``np.inf`` leaves
