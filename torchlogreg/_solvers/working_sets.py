@@ -14,7 +14,7 @@ from torchlogreg._solvers.base import Reading, Solver
 from torchlogreg._solvers.line_search import is_stalled, select
 from torchlogreg._solvers.prox_newton_numpy import SmallProblem
 from torchlogreg._solvers.small_objective import EPSILON
-from torchlogreg._solvers.starts import without_features
+from torchlogreg._solvers.starts import is_far, without_features
 from torchlogreg._solvers.stopping import Optimality
 
 
@@ -57,7 +57,12 @@ class WorkingSets(Solver):
         W = objective.penalty.clipped(W)
         if not W.any():
             W = without_features(objective, W)
-        return self._state(objective, objective.value_and_gradient(W), torch.arange(0))
+        point = objective.value_and_gradient(W)
+        far = is_far(objective, point.value)
+        if far.any():  # and not between it and zero: all columns would be in the working set
+            W = torch.where(far[:, None, None], without_features(objective, torch.zeros_like(W)), W)
+            point = objective.value_and_gradient(W)
+        return self._state(objective, point, torch.arange(0))
 
     def step(self, objective, state):
         """See `Solver`."""
