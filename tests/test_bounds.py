@@ -232,6 +232,48 @@ def test_what_an_l1_norm_pulls_away_from_a_bound(n, p):
     assert model.gradient_norm_ < 1e-8
 
 
+@pytest.mark.parametrize(
+    "held", [{"coef_bounds": NON_NEGATIVE}, {"penalty_weights": np.repeat([1.0, INF], [400, 800])}]
+)
+def test_working_sets_pass_over_columns_that_bounds_hold_at_zero(held):
+    X, y = data(60, 1200)
+    X[:, 400:] = (1 - 2 * y[:, None]) + 0.6 * np.random.default_rng(1).normal(size=(60, 800))
+    model = TorchSoftmaxClassifier(l1_ratio=1.0, **held, **TIGHT).fit(X, y)
+    assert model.converged_
+    free = TorchSoftmaxClassifier(l1_ratio=1.0, coef_bounds=held.get("coef_bounds"), **TIGHT).fit(X[:, :400], y)
+    assert model.objective_ == pytest.approx(free.objective_, rel=1e-8)
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("K", [2, 3])
+def test_unpenalised_features_of_wide_data(K, intercept):
+    X, y = data(50, 400, K)
+    weights = np.repeat([0.0, 1.0], [3, 397])
+    model = TorchSoftmaxClassifier(penalty_weights=weights, l1_ratio=0.7, fit_intercept=intercept, **TIGHT).fit(X, y)
+    assert model.converged_
+    if intercept:
+        slope = as_function(X, y, weights=weights, l1_ratio=0.7)[0](np.column_stack([model.coef_, model.intercept_]))[1]
+        assert np.abs(slope.reshape(len(model.coef_), -1)[:, :3]).max() < 1e-8
+
+
+@pytest.mark.parametrize("p", [400, 2000])  # in the second there are more candidates than a quadratic model takes
+@pytest.mark.parametrize("l1_ratio", [0.5, 1.0])
+@pytest.mark.parametrize("K", [2, 3])
+def test_an_l1_norm_takes_coefficients_off_their_bounds(K, l1_ratio, p):
+    X, y = data(80, p, K)
+    model = TorchSoftmaxClassifier(C=3.0, l1_ratio=l1_ratio, coef_bounds=(0, 0.3), **TIGHT).fit(X, y)
+    assert model.converged_
+    assert (model.coef_ == 0.3).any()
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_left_out_features_have_no_part_in_the_hessian_of_all_classes():
+    X, y = data(50, 400, 3)
+    weights = np.repeat([0.0, 1.0, INF], [3, 396, 1])
+    bounded = {"penalty_weights": weights, "coef_bounds": (-0.5, 0.5)}
+    assert TorchSoftmaxClassifier(C=3.0, l1_ratio=0.5, **bounded, **TIGHT).fit(X, y).converged_
+
+
 def test_an_eigenbasis_knows_of_unequal_strengths():
     X, y = data(6000, 60, 6)
     weights = np.geomspace(1e-4, 1e6, 60)

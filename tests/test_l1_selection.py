@@ -231,7 +231,10 @@ def test_smallest_useful_C_of_other_data():
     for other in (sparse.csr_array(X), torch.from_numpy(X), X.astype(np.float32)):
         assert smallest_useful_C(other, y) == pytest.approx(C, rel=1e-6)
     assert smallest_useful_C(X, np.array(list("abc"))[y], l1_ratio=0.5) == pytest.approx(0.5 * C)
-    assert smallest_useful_C(np.ones((120, 2)), y) > 1e12  # no column tells the classes apart
+    assert smallest_useful_C(np.ones((120, 2)), y) == np.inf  # no column tells the classes apart
+    assert smallest_useful_C(np.column_stack([np.full(120, 1e6), np.full(120, 0.1)]), y) == np.inf
+    for constant in (1e6, 0.1):
+        assert smallest_useful_C(np.column_stack([X, np.full(len(X), constant)]), y) == pytest.approx(C)
     assert smallest_useful_C(np.zeros((120, 2)), y) == np.inf
     X, y = data(2)
     signs = X[:, [0]], y

@@ -115,6 +115,20 @@ def test_all_coefficients_are_zero_up_to_the_smallest_useful_C(l1_ratio, n_class
             np.testing.assert_allclose(model.predict_proba(X[:1])[0], share.mean(axis=0), rtol=1e-6)
 
 
+@pytest.mark.parametrize("size", [100.0, 1e300])
+def test_on_wide_data_a_start_worse_than_zero_is_left_at_once(size):
+    X, y = rows(60, 1500, n_classes=3)
+    model = TorchSoftmaxClassifier(**SPARSE).fit(X, y)
+    far = size * np.random.default_rng(1).normal(size=(3, 1500))
+    started = clone(model).fit(X, y, coef_init=far, intercept_init=np.zeros(3))
+    np.testing.assert_array_equal(started.coef_, model.coef_)
+
+
+def test_where_all_coefficients_are_zero_few_rows_need_no_step():
+    X, y = rows()
+    assert TorchLogisticRegression(C=1e-6, **SPARSE).fit(X, y).n_iter_[0] == 0
+
+
 def test_a_weight_is_a_repetition_and_weight_zero_no_row():
     X, y = rows(n_classes=3)
     times = np.random.default_rng(0).integers(0, 4, len(y))

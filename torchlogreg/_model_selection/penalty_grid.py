@@ -164,7 +164,10 @@ def _smallest(data: TrainingData, l1_ratio: float, *, intercept: bool, class_wei
         point = objective.value_and_gradient(W)
         assert objective.penalty.l1 is not None
         features = slice(design.n_features)
-        return float((objective.penalty.l1[:, features] / point.slope[:, features].abs()).min())
+        slope = point.slope[:, features].abs()
+        scale = objective.diagonal(W).view(loss.n_logits, -1).T[features].sqrt()  # a constant column's is not zero
+        slope = torch.where(slope > tuning.SLOPE_ROUNDINGS * torch.finfo(slope.dtype).eps * scale, slope, 0.0)
+        return float((objective.penalty.l1[:, features] / slope).min())
 
     with torch.inference_mode(False), torch.no_grad(), explained(data.X), fit_arithmetic(data.X):
         return with_room(work)

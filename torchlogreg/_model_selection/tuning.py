@@ -23,6 +23,9 @@ CENTRE_TOL = 0.2
 # which weak penalties separate.
 DECADES_OF_C, DECADES_OF_C_WIDE = 4, 2
 
+# Rounding errors in an entry of the gradient, against the root of the Hessian's.
+SLOPE_ROUNDINGS = 64
+
 # Share of the weight that a class without any has where its logarithm is an intercept.
 LEAST_SHARE = 1e-300
 

@@ -118,7 +118,7 @@ def kinks_of(penalty: ElasticNet, n_logits: int, model: int = 0) -> Kinks:
 def candidates(w: np.ndarray, slope: np.ndarray, kinks: Kinks, also: np.ndarray | None = None) -> np.ndarray:
     """Index of the coefficients that are not at a kink or bound or nearly leave it, and of those `also` wanted.
 
-    Of many that nearly leave theirs, the nearest.
+    Of many, those that leave theirs come first, then the nearest.
     """
     if len(w) <= tuning.FEW_CANDIDATES:
         return np.arange(len(w))
@@ -127,12 +127,13 @@ def candidates(w: np.ndarray, slope: np.ndarray, kinks: Kinks, also: np.ndarray 
         inside &= (w > kinks.lower) & (w < kinks.upper)
     if also is not None:
         inside |= also
-    # At a bound other than zero the norm is what may make a coefficient leave: less of it would hide that.
-    nearly = kinks._replace(l1=np.where(w == 0, tuning.NEAR_KINK, 1.0) * kinks.l1)
-    index = np.flatnonzero(~inside & (nearly.violation(w, slope) != 0))
+    nearly = kinks._replace(l1=tuning.NEAR_KINK * kinks.l1)  # with less of the norm, bounds are left later
+    leaves, near = (np.abs(some.violation(w, slope)) for some in (kinks, nearly))
+    index = np.flatnonzero(~inside & ((leaves > 0) | (near > 0)))
     n_most = max(2 * np.count_nonzero(inside & (w != 0)), tuning.MOST_NEAR_KINKS)
     if len(index) > n_most:
-        share = np.abs(slope[index]) / np.where(kinks.l1[index] > 0, kinks.l1[index], 1.0)
+        scale = np.where(kinks.l1 > 0, kinks.l1, 1.0)
+        share = (np.where(leaves > 0, scale + leaves, near) / scale)[index]
         index = index[np.argpartition(-share, n_most)[:n_most]]
     return np.union1d(np.flatnonzero(inside), index)
 

@@ -95,7 +95,8 @@ class SmallObjective:
             out[ends[j] : ends[j + 1], ends[i] : ends[i + 1]] = block.T
         for feature in self.free:  # see `second_order`
             own = np.flatnonzero(index % d == feature)
-            out[np.ix_(own, own)] += self.lift * out[own, own].mean()
+            if len(own):
+                out[np.ix_(own, own)] += self.lift * out[own, own].mean()
         out.ravel()[:: len(index) + 1] += self.ridge[index]
         return out
 

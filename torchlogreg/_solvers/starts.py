@@ -8,7 +8,8 @@ from torchlogreg._solvers import tuning
 
 def is_far(objective, value):
     """Which models are worse off than with all coefficients zero, by more than rounding; NaN is."""
-    return ~(value <= (1.0 + tuning.START_ROUNDING) * objective.loss.at_zero)
+    most = (1.0 + tuning.START_ROUNDING) * objective.loss.at_zero
+    return (value > most) | (value != value)  # not `~(value <= most)`, which is true of every number of Python's own
 
 
 def nearer(objective, point):

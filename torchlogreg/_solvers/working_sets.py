@@ -14,7 +14,7 @@ from torchlogreg._solvers.base import Reading, Solver
 from torchlogreg._solvers.line_search import is_stalled, select
 from torchlogreg._solvers.prox_newton_numpy import SmallProblem
 from torchlogreg._solvers.small_objective import EPSILON
-from torchlogreg._solvers.starts import without_features
+from torchlogreg._solvers.starts import is_far, without_features
 from torchlogreg._solvers.stopping import Optimality
 
 
@@ -57,15 +57,17 @@ class WorkingSets(Solver):
         W = objective.penalty.clipped(W)
         if not W.any():
             W = without_features(objective, W)
-        return self._state(objective, objective.value_and_gradient(W), torch.arange(0, device="cpu"))
+        point = objective.value_and_gradient(W)
+        far = is_far(objective, point.value)
+        if far.any():  # and not between it and zero: all columns would be in the working set
+            W = torch.where(far[:, None, None], without_features(objective, torch.zeros_like(W)), W)
+            point = objective.value_and_gradient(W)
+        return self._state(objective, point, torch.arange(0, device="cpu"))
 
     def step(self, objective, state):
         """See `Solver`."""
-        (n, d), p = objective.design.shape, objective.design.n_features
-        columns = self._columns(objective, state)
-        index = torch.cat([columns, torch.arange(p, d, device="cpu")])
-        inside = objective.of_columns(index)
-        inside.passes = PassCounter(n)
+        columns, p = self._columns(objective, state.point, state.columns), objective.design.n_features
+        index, inside = _of_columns(objective, columns)
         W, before = state.point.W.clone(), None
         first = not bool(W[:, :p].any())
         for b in _by_strength(objective.penalty):
@@ -73,7 +75,7 @@ class WorkingSets(Solver):
             start = before if first and before is not None else W[b, index].numpy()
             before = _solved(problem, start, tuning.SET_VIOLATION_SHARE * state.reading.norm[b])
             W[b, index] = torch.from_numpy(before)
-        objective.passes.n_visited += inside.passes.n_visited * len(index) / d
+        objective.passes.n_visited += inside.passes.n_visited * len(index) / objective.design.shape[1]
         return self._state(objective, objective.value_and_gradient(W), columns, state.reading)
 
     def select(self, state, index):
@@ -93,26 +95,49 @@ class WorkingSets(Solver):
         """See `Solver`."""
         return Optimality(tol, gap=tol / 2)
 
-    def _columns(self, objective, state):
+    def _columns(self, objective, point, last):
         """The next working set: columns with a coefficient, those that violate most, and those of the last one."""
-        p, penalty = objective.design.n_features, objective.penalty
-        W, slope, l1 = state.point.W[:, :p], state.point.slope[:, :p], penalty.l1[:, :p]
-        on = ((W != 0) | (l1 == 0)).any(dim=2).any(dim=0)
-        score = (slope.abs() / l1).amax(dim=2).amax(dim=0)  # (p,) of the model that wants the column most
+        p = objective.design.n_features
+        penalty = objective.penalty.of_columns(torch.arange(p, device="cpu"))
+        W, slope = point.W[:, :p], point.slope[:, :p]
+        if penalty.lower is not None and penalty.upper is not None:  # no slope moves a coefficient beyond its bound
+            slope = slope.masked_fill(torch.where(slope > 0, penalty.lower >= W, penalty.upper <= W), 0.0)
+        on = ((W != 0) | (penalty.l1 == 0)).any(dim=2).any(dim=0)
+        score = (slope.abs() / penalty.l1).amax(dim=2).amax(dim=0)  # (p,) of the model that wants the column most
         score[on] = torch.inf
-        score[state.columns] = score[state.columns].clamp(min=1.0)
-        wanted = max(tuning.LEAST_WORKING_SET, 2 * int(on.sum()) + len(state.columns) // 2)
+        score[last] = score[last].clamp(min=1.0)
+        wanted = max(tuning.LEAST_WORKING_SET, 2 * int(on.sum()) + len(last) // 2)
         best = score.topk(min(p, wanted)).indices
         return best[score[best] > tuning.NEAR_KINK].sort().values
 
+    def _promised_gap(self, objective, point, last):
+        """The gap that quadratic models promise, (B,): features without a penalty leave no dual point."""
+        index, inside = _of_columns(objective, self._columns(objective, point, last))
+        problems = [SmallProblem(inside.select(torch.tensor([b], device="cpu"))) for b in range(len(point.W))]
+        iterates = [
+            problem.iterate(*problem.at(W.numpy())) for problem, W in zip(problems, point.W[:, index], strict=True)
+        ]
+        objective.passes.n_visited += inside.passes.n_visited * len(index) / objective.design.shape[1]
+        return point.value.new_tensor([iterate.gap for iterate in iterates])
+
     def _state(self, objective, point, columns, before=None):
         gap = estimated_gap(objective, point) / point.value.clamp(min=torch.finfo(point.value.dtype).tiny)
+        if gap.isinf().any():
+            gap = torch.where(gap.isinf(), self._promised_gap(objective, point, columns), gap)
         reading = Reading.of(point, gap)
         if before is not None:
             pairs = zip(reading.norm, before.norm, reading.value, before.value, strict=True)
             stuck = [new >= old and value >= was for new, old, value, was in pairs]
             reading = reading._replace(stuck=stuck)
         return WorkingSetState(point, reading, columns)
+
+
+def _of_columns(objective: Objective, columns: torch.Tensor) -> tuple[torch.Tensor, Objective]:
+    """Index of features, and of the intercept if there is one, and the objective of these alone."""
+    index = torch.cat([columns, torch.arange(objective.design.n_features, objective.design.shape[1], device="cpu")])
+    inside = objective.of_columns(index)
+    inside.passes = PassCounter(objective.design.shape[0])
+    return index, inside
 
 
 def _solved(problem: SmallProblem, W: np.ndarray, goal: float) -> np.ndarray:
