@@ -31,7 +31,12 @@ ESTIMATORS = [TorchLogisticRegression, TorchSoftmaxClassifier]
 ALL = [*ESTIMATORS, TorchLogisticRegressionCV, TorchSoftmaxClassifierCV]
 
 
-@parametrize_with_checks([estimator(solver=solver) for estimator in ESTIMATORS for solver in SOLVERS])
+@parametrize_with_checks(
+    [
+        *(estimator(solver=solver) for estimator in ESTIMATORS for solver in SOLVERS),
+        *(estimator(l1_ratio=0.5) for estimator in ESTIMATORS),
+    ]
+)
 @pytest.mark.filterwarnings(
     "ignore::sklearn.exceptions.ConvergenceWarning",  # some checks set max_iter to 1 or 5
     "ignore::sklearn.exceptions.SkipTestWarning",  # the array API checks need an environment variable
