@@ -714,7 +714,7 @@ def test_only_two_features_are_drawn():
 def test_a_notebook_shows_one_picture_that_changes(monkeypatch):
     import types
 
-    import matplotlib.pyplot  # before IPython is replaced, whose version it asks for
+    import matplotlib
 
     shown = []
 
@@ -728,7 +728,9 @@ def test_a_notebook_shows_one_picture_that_changes(monkeypatch):
         return Handle()
 
     monkeypatch.setattr(matplotlib, "get_backend", lambda: "module://matplotlib_inline.backend_inline")
-    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    notebook = types.ModuleType("IPython")
+    vars(notebook)["version_info"] = (9, 0)  # which the first canvas of a process asks for
+    monkeypatch.setitem(sys.modules, "IPython", notebook)
     monkeypatch.setitem(sys.modules, "IPython.display", types.SimpleNamespace(display=display))
     X, y = make_blobs(50, centers=2, random_state=0)
     model = TorchLogisticRegression().set_callbacks(LiveBoundary()).fit(X, y)
