@@ -8,12 +8,11 @@ from typing import Any
 import torch
 
 from torchlogreg._objective.objective import Objective, Point, in_range
-from torchlogreg._objective.sampling import sampled, scatter, shrunk
 from torchlogreg._solvers import cost_model, tuning
 from torchlogreg._solvers.curvature import BlockCurvature
-from torchlogreg._solvers.preconditioners.frequent_columns import frequent_columns
+from torchlogreg._solvers.preconditioners.frequent_columns import frequent_columns, frequent_sample_size
 from torchlogreg._solvers.starts import is_far, without_features
-from torchlogreg._solvers.subsampling import sample_rows, sample_where_curved
+from torchlogreg._solvers.subsampling import newton_on_samples, sample_rows, sample_where_curved
 
 
 def start(objective: Objective, W: torch.Tensor, rough: Any, generator: torch.Generator) -> tuple[Point, Any]:
@@ -26,13 +25,14 @@ def start(objective: Objective, W: torch.Tensor, rough: Any, generator: torch.Ge
     nothing = without_features(objective, W)
     if W.shape[2] > 1 or objective.design.n_frequent_columns(1) or 2 * size > n or size < min(n, 5 * d):
         return objective.value_and_gradient(nothing), None
-    W, curvature = _on_samples(objective, nothing, rough, size, generator)
+    sample = newton_on_samples(objective, nothing, size, generator, rough)
+    W = sample.proposal
     point = objective.value_and_gradient(W)
     unrepresentative = is_far(objective, point.value)
     if unrepresentative.any():
         point = objective.value_and_gradient(torch.where(unrepresentative[:, None, None], nothing, W))
         return point, None
-    return point, curvature
+    return point, _with_penalty(sample.curvature, objective)
 
 
 def curvature_at(objective: Objective, W: torch.Tensor, generator: torch.Generator) -> BlockCurvature:
@@ -51,8 +51,8 @@ def curvature_at(objective: Objective, W: torch.Tensor, generator: torch.Generat
         return BlockCurvature.of(draw(objective, size, generator), W)
     diagonal = _by_class(objective.diagonal(W), W)
     columns = frequent_columns(objective, diagonal.mT.to(W.device), n_frequent)
-    n_rows = tuning.ROWS_PER_FREQUENT_COLUMN * len(columns) if W.shape[2] == 1 else max(4000, 5 * len(columns))
-    sample = sample_rows(objective, min(design.shape[0], n_rows), generator, evenly=True)
+    size = frequent_sample_size(design.shape[0], len(columns), W.shape[2])
+    sample = sample_rows(objective, size, generator, evenly=True)
     return BlockCurvature.of(sample, W, columns, diagonal)
 
 
@@ -64,29 +64,11 @@ def coupled_cost(objective: Objective, n_coefficients: int, n_logits: int) -> fl
     return cost_model.hessian(n, n, own, n_logits) * own / numbers
 
 
-def _on_samples(objective, W, rough, size, generator):
-    """Proximal Newton on nested samples, as in `newton_on_samples`; where it leads, and the curvature that it used."""
-    pool = sample_rows(objective, size, generator)
-    n_unknowns = W.shape[1] * W.shape[2]
-    sizes = [size]
-    while sizes[-1] // 4 >= max(tuning.SMALLEST_NESTED_ROWS, 5 * n_unknowns):
-        sizes.append(sizes[-1] // 4)
-    variances = scatter(sampled(pool, slice(sizes[-1])))
-    state: Any = None
-    for m in reversed(sizes):
-        sample = shrunk(sampled(pool, slice(m)), variances / m)
-        state = rough.init(sample, W)
-        for _ in range(tuning.MOST_SAMPLE_STEPS - 1):
-            if max(state.reading.gap) <= min(0.25, tuning.NEAR_GAP * n_unknowns / m):
-                break
-            state = rough.step(sample, state)
-            if all(state.reading.stuck):
-                break
-        W = state.proposal
-    l2 = objective.penalty.l2[..., 0].cpu().expand(len(W), -1)
-    curvature = state.curvature
+def _with_penalty(curvature, objective):
+    """The curvature of a sample, whose penalty may be more, with that of an objective."""
+    l2 = objective.penalty.l2[..., 0].cpu().expand(len(curvature.l2), -1)
     of_all = curvature.of_all + (l2 - curvature.l2)[:, None]
-    return W, replace(curvature, l2=l2, of_all=of_all, cache={})
+    return replace(curvature, l2=l2, of_all=of_all, cache={})
 
 
 def _where_curved(W):

@@ -31,6 +31,11 @@ class NewtonState(NamedTuple):
     direction: Any = None  # (B, d, K)
     settled: bool = False
 
+    @property
+    def proposal(self):
+        """Where the whole step leads, (B, d, K)."""
+        return self.point.W + self.direction
+
 
 @dataclass(frozen=True)
 class NewtonCholesky(SelectableSolver):

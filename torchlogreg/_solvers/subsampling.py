@@ -8,7 +8,7 @@ import torch
 from torchlogreg._data import moments as data_moments
 from torchlogreg._objective.sampling import leverages, sampled, scatter, second_moments, shrunk
 from torchlogreg._solvers import tuning
-from torchlogreg._solvers.newton import NewtonCholesky, NewtonState
+from torchlogreg._solvers.base import Solver
 
 
 def sample_rows(objective, size, generator, *, evenly=False):
@@ -78,20 +78,21 @@ def _importance_sample(objective, leverages, size, generator):
     return sampled(objective, index, 1.0 / (len(share) * share[index, None]))
 
 
-def newton_on_samples(objective, W, size, generator) -> NewtonState:
-    """Newton's method on nested samples, each four times the one before, up to `size` rows.
+def newton_on_samples(objective, W, size, generator, newton: Solver) -> Any:
+    """Newton's method, or proximal Newton, on nested samples, each four times the one before, up to `size` rows.
 
     A sample of m rows is solved to the precision of its own optimum, a relative gap of about d / m; more would be
     wasted (Mokhtari et al. 2016, AdaNewton, arXiv:1605.07659), so most samples take one step. Its penalty is at least
     1 / m of each column's variance, which is within that precision too, and keeps coefficients finite where the
-    sample's classes are separable, or only one of them is in it. Returns where the last step starts, and that step.
+    sample's classes are separable, or only one of them is in it. Returns the solver's state where the last step starts,
+    whose `proposal` is where it leads.
     """
     pool = sample_rows(objective, size, generator)
     n_unknowns = W.shape[1] * W.shape[2]
     sizes = [size]
     while sizes[-1] // 4 >= max(tuning.SMALLEST_NESTED_ROWS, 5 * n_unknowns):
         sizes.append(sizes[-1] // 4)
-    variances, newton = scatter(sampled(pool, slice(sizes[-1]))), NewtonCholesky(rough=True)
+    variances = scatter(sampled(pool, slice(sizes[-1])))
     state: Any = None
     for m in reversed(sizes):
         sample = shrunk(sampled(pool, slice(m)), variances / m)
@@ -102,5 +103,5 @@ def newton_on_samples(objective, W, size, generator) -> NewtonState:
             state = newton.step(sample, state)
             if all(state.reading.stuck):
                 break
-        W = state.point.W + state.direction
+        W = state.proposal
     return state

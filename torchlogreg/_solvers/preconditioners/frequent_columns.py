@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from torchlogreg._solvers import tuning
 from torchlogreg._solvers.preconditioners.base import Preconditioner
 from torchlogreg._solvers.preconditioners.cholesky import CholeskyPreconditioner
 from torchlogreg._solvers.preconditioners.eigenbasis import EigenbasisPreconditioner
@@ -50,3 +51,9 @@ def frequent_columns(objective, diagonal, n_frequent_columns):
     p = objective.design.n_features
     heaviest = (diagonal - objective.penalty.l2)[:, :p].sum(dim=(0, 2)).topk(n_frequent_columns).indices
     return torch.cat([heaviest.sort().values, torch.arange(p, diagonal.shape[1], device=heaviest.device)])
+
+
+def frequent_sample_size(n, n_columns, n_logits, factor=1):
+    """Rows of the sample of n for the block of so many frequent columns; of one logit `factor` times as many."""
+    size = max(4000, 5 * n_columns) if n_logits > 1 else factor * tuning.ROWS_PER_FREQUENT_COLUMN * n_columns
+    return min(n, size)

@@ -14,6 +14,7 @@ from torchlogreg._objective.objective import Objective, Point, in_range
 from torchlogreg._objective.reparametrisation import is_solved_in_row_space
 from torchlogreg._solvers import cost_model, tuning
 from torchlogreg._solvers.line_search import Descent, per_model
+from torchlogreg._solvers.newton import NewtonCholesky
 from torchlogreg._solvers.preconditioners.base import Preconditioner
 from torchlogreg._solvers.preconditioners.cholesky import CholeskyPreconditioner
 from torchlogreg._solvers.preconditioners.eigenbasis import (
@@ -21,7 +22,11 @@ from torchlogreg._solvers.preconditioners.eigenbasis import (
     eigenbasis_preconditioner,
     n_leading,
 )
-from torchlogreg._solvers.preconditioners.frequent_columns import FrequentColumnsPreconditioner, frequent_columns
+from torchlogreg._solvers.preconditioners.frequent_columns import (
+    FrequentColumnsPreconditioner,
+    frequent_columns,
+    frequent_sample_size,
+)
 from torchlogreg._solvers.preconditioners.refresh import Refresh
 from torchlogreg._solvers.preconditioners.shared import Centre, SharedPreconditioner
 from torchlogreg._solvers.subsampling import newton_on_samples, sample_rows, sample_where_curved
@@ -78,8 +83,8 @@ class PreconditionerPolicy:
         if W.any() or 2 * size > self.n or not self._pays(size):
             point = point or objective.value_and_gradient(W)
             return point, self.at(point, None, generator), refresh
-        sample = newton_on_samples(objective, W, size, generator)
-        point = objective.value_and_gradient(sample.point.W + sample.direction)
+        sample = newton_on_samples(objective, W, size, generator, NewtonCholesky(rough=True))
+        point = objective.value_and_gradient(sample.proposal)
         preconditioner = sample.preconditioner
         gap = Descent(point, preconditioner, -preconditioner.solve(point.gradient)).gap
         is_unrepresentative = ~(
@@ -130,12 +135,7 @@ class PreconditionerPolicy:
         diagonal = in_range(objective.diagonal(W)).view(len(W), self.n_logits, self.d).mT  # (B, d, K)
         columns = frequent_columns(objective, diagonal, n_frequent) if before is None else before.columns
         several, h = self.n_logits > 1, len(columns)
-        size = min(
-            self.n,
-            max(4000, 5 * h)
-            if several
-            else min(len(W), tuning.SHARED_SAMPLE_FACTOR) * tuning.ROWS_PER_FREQUENT_COLUMN * h,
-        )
+        size = frequent_sample_size(self.n, h, self.n_logits, min(len(W), tuning.SHARED_SAMPLE_FACTOR))
         sample = sample_rows(objective, size, generator, evenly=h < self.d)  # no frequent column is rare
         eta = sample.design.matvec(W)
         sample.passes.n_visited += sample.design.shape[0]
