@@ -5,7 +5,8 @@ from functools import partial
 
 import numpy as np
 import pytest
-from helpers import Blocks, objective, table
+import torch
+from helpers import F64, Blocks, objective, table
 from scipy.optimize import minimize
 from scipy.sparse import csr_array, issparse
 from scipy.special import xlogy
@@ -15,7 +16,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.linear_model._cd_fast import enet_coordinate_descent_gram
 
 from torchlogreg import TorchLogisticRegression, TorchSoftmaxClassifier
-from torchlogreg._solvers.block_pivoting import Kinks, minimise_quadratic
+from torchlogreg._objective.penalties import ElasticNet
+from torchlogreg._solvers.block_pivoting import minimise_quadratic
+from torchlogreg._solvers.kinks import Kinks, flat, kinks_of
 from torchlogreg._solvers.matrices import BlockMatrix, DenseMatrix
 
 SPARSE = {"l1_ratio": 1.0, "tol": 1e-9, "max_iter": 300}
@@ -308,6 +311,20 @@ def test_blocks_with_pairs_are_the_matrix_that_they_stand_for():
     np.testing.assert_allclose(simple.simplified().times(r := rng.normal(size=12)), whole @ r, rtol=1e-9)
     empty = BlockMatrix([], np.empty((0, 2)), np.empty((0, 2))).simplified()
     assert minimise_quadratic(empty, np.empty(0), Kinks(np.empty(0)), np.empty(0)).shape == (0,)
+
+
+def test_the_rule_at_kinks_and_bounds_is_the_same_in_torch_and_in_numpy():
+    rng = np.random.default_rng(0)
+    W = rng.choice([-1.0, -0.5, 0.0, 0.5, 1.0], size=(1, 200, 3))
+    gradient = rng.normal(size=W.shape)
+    l1, lower, upper = rng.choice([0.0, 0.7], size=(3, 1, 200, 1)) * np.array([1.0, -1.0, 1.0]).reshape(3, 1, 1, 1)
+    W = np.clip(W, lower, upper)
+    for bounds in ((None, None), (lower, upper)):
+        parts = [None if part is None else torch.from_numpy(part) for part in (l1, *bounds)]
+        penalty = ElasticNet(torch.ones(1, 200, 1, dtype=F64), *parts)
+        least = penalty.least_subgradient(torch.from_numpy(W), torch.from_numpy(gradient))
+        found = kinks_of(penalty, 3).violation(flat(W[0]), flat(gradient[0]))
+        np.testing.assert_array_equal(flat(least[0].numpy()), found)
 
 
 # The softmax's flat direction, and the certificate

@@ -9,88 +9,13 @@ pivoting fails on two, an active set that changes one coefficient at a time need
 
 from __future__ import annotations
 
-import math
-from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import numpy as np
 
 from torchlogreg._solvers import tuning
-
-
-class Matrix(ABC):
-    """A symmetric, positive semi-definite matrix (a, a)."""
-
-    @abstractmethod
-    def diagonal(self) -> np.ndarray:
-        """(a,)"""
-
-    @abstractmethod
-    def times(self, v: np.ndarray) -> np.ndarray:
-        """The product with v (a,)."""
-
-    @abstractmethod
-    def solve(self, free: np.ndarray, r: np.ndarray, shift: np.ndarray | None = None) -> np.ndarray:
-        """The solution for the rows and columns at the index `free` (f,) alone, of r (f,); `shift` (a,) is added."""
-
-
-class Kinks(NamedTuple):
-    """Strengths of the L1 norm and bounds of a coefficients; bounds are None where all of them are infinite."""
-
-    l1: np.ndarray  # (a,)
-    lower: np.ndarray | None = None
-    upper: np.ndarray | None = None
-    flat: np.ndarray | None = None  # (R, K) index of the coefficients of each feature along which the softmax is flat
-
-    def select(self, index: np.ndarray) -> Kinks:
-        """Those of the coefficients at an index, which is sorted."""
-        lower, upper = (None if part is None else part[index] for part in (self.lower, self.upper))
-        selected = Kinks(self.l1[index], lower, upper)
-        if self.flat is None:
-            return selected
-        place = np.full(len(self.l1), -1)
-        place[index] = np.arange(len(index))
-        flat = place[self.flat]
-        flat = flat[(flat >= 0).all(axis=1)]
-        return selected._replace(flat=flat if len(flat) else None)
-
-    def value(self, u: np.ndarray) -> float:
-        """The L1 norm."""
-        return float(self.l1 @ np.abs(u))
-
-    def derivatives(self, u: np.ndarray, gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """To the left and to the right, where the smooth part has that gradient; infinite beyond a bound."""
-        left = gradient + np.where(u > 0, self.l1, -self.l1)
-        right = gradient + np.where(u >= 0, self.l1, -self.l1)
-        if self.lower is not None and self.upper is not None:
-            left, right = np.where(u <= self.lower, -math.inf, left), np.where(u >= self.upper, math.inf, right)
-        return left, right
-
-    def violation(self, u: np.ndarray, gradient: np.ndarray) -> np.ndarray:
-        """See `ElasticNet.least_subgradient`."""
-        left, right = self.derivatives(u, gradient)
-        return np.maximum(left, np.minimum(right, 0.0))
-
-    def pieces(self, side: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The ends of the intervals without a kink that the coefficients on that side of zero (1, -1, or 0) are in."""
-        low, high = np.where(side > 0, 0.0, -math.inf), np.where(side < 0, 0.0, math.inf)
-        if self.lower is None or self.upper is None:
-            return low, high
-        return np.maximum(low, self.lower), np.minimum(high, self.upper)
-
-
-def at_medians(u: np.ndarray, flat: np.ndarray) -> np.ndarray:
-    """Coefficients that differ from u by a constant for each row of an index `flat` (R, K), and have the least L1 norm.
-
-    That constant is a median; of several the one nearest zero. (A coefficient of zero in every row, where an even
-    number of classes leaves a choice, costs three times the iterations on nearly separable classes.)
-    """
-    values = np.sort(u[flat], axis=1)
-    n_classes = values.shape[1]
-    shift = np.clip(0.0, values[:, (n_classes - 1) // 2], values[:, n_classes // 2])
-    u = u.copy()
-    u[flat] -= shift[:, None]
-    return u
+from torchlogreg._solvers.kinks import Kinks
+from torchlogreg._solvers.matrices import Matrix
 
 
 class _Guess(NamedTuple):
@@ -149,12 +74,14 @@ class _Guess(NamedTuple):
         return _Guess(free, side, at)
 
 
-def hides_curvature(matrix: Matrix, free: np.ndarray) -> bool:
-    """Whether what is solved with is not quite the matrix on an index (f,), for a diagonal was raised, or by rounding.
+def hides_curvature(matrix: Matrix, slope: np.ndarray, kinks: Kinks, start: np.ndarray, u: np.ndarray) -> bool:
+    """Whether what is solved with at the minimiser u is another matrix: a diagonal was raised, or by rounding.
 
-    A raise by a millionth of a millionth is more than the curvature along some directions that matter where columns
-    depend on one another and the penalty is weak.
+    The other arguments are those of `minimise_quadratic`. A raise by a millionth of a millionth is more than the
+    curvature along some directions that matter where columns depend on one another and the penalty is weak.
     """
+    gradient = slope + matrix.times(u - start)
+    free = np.flatnonzero((u != 0) | (np.abs(gradient) > kinks.l1) | (kinks.l1 == 0))
     scale = np.sqrt(matrix.diagonal()[free])
     known = scale > 0
     r = np.random.default_rng(0).standard_normal(len(free)) * scale

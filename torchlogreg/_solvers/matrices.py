@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
 from scipy.linalg.lapack import dpotrf, dpotrs  # pyright: ignore[reportAttributeAccessIssue]
 
 from torchlogreg._solvers import tuning
-from torchlogreg._solvers.block_pivoting import Matrix
+
+
+class Matrix(ABC):
+    """A symmetric, positive semi-definite matrix (a, a)."""
+
+    @abstractmethod
+    def diagonal(self) -> np.ndarray:
+        """(a,)"""
+
+    @abstractmethod
+    def times(self, v: np.ndarray) -> np.ndarray:
+        """The product with v (a,)."""
+
+    @abstractmethod
+    def solve(self, free: np.ndarray, r: np.ndarray, shift: np.ndarray | None = None) -> np.ndarray:
+        """The solution for the rows and columns at the index `free` (f,) alone, of r (f,); `shift` (a,) is added."""
 
 
 def solve(H: np.ndarray, r: np.ndarray) -> np.ndarray:

@@ -13,16 +13,17 @@ from torchlogreg._objective.certificate import estimated_gap
 from torchlogreg._objective.objective import Point
 from torchlogreg._solvers import tuning
 from torchlogreg._solvers.base import Reading, SelectableSolver, drawn_seed
-from torchlogreg._solvers.block_pivoting import Kinks, Matrix, at_medians, hides_curvature, minimise_quadratic
 from torchlogreg._solvers.curvature import BlockCurvature, CoupledCurvature, Curvature, coupled_hessian
 from torchlogreg._solvers.curvature_policy import coupled_cost, curvature_at, start
+from torchlogreg._solvers.kinks import at_medians, candidates, flat, kinks_of
 from torchlogreg._solvers.lbfgs import LBFGS
 from torchlogreg._solvers.lbfgs_memory import LBFGSMemory
 from torchlogreg._solvers.line_search import Step, beside, dot, line_search_step, per_model, select, where_accepted
-from torchlogreg._solvers.matrices import BlockMatrix, DampedMatrix
+from torchlogreg._solvers.matrices import BlockMatrix
 from torchlogreg._solvers.preconditioners.refresh import Refresh
 from torchlogreg._solvers.preconditioners.shared import Centre
-from torchlogreg._solvers.prox_newton_numpy import ProxNewtonNumPy, candidates, is_small, kinks_of
+from torchlogreg._solvers.prox_newton_numpy import ProxNewtonNumPy, is_small
+from torchlogreg._solvers.quadratic_model import Model, damped
 from torchlogreg._solvers.small_objective import SMALLEST_FLOAT
 from torchlogreg._solvers.starts import is_far, nearer
 from torchlogreg._solvers.stopping import Optimality
@@ -30,13 +31,14 @@ from torchlogreg._solvers.working_sets import WorkingSets, are_wanted
 
 
 class Scaling(NamedTuple):
-    """The diagonal of the Hessian, as what `line_search_step` compares gradients by."""
+    """The diagonal of the Hessian, as what `line_search_step` compares gradients by where values are equal."""
 
-    diagonal: torch.Tensor  # (B, d, K)
+    curvature: Curvature
 
     def solve(self, gradient: torch.Tensor) -> torch.Tensor:
         """Its inverse times gradient (B, d, K)."""
-        return gradient / self.diagonal
+        diagonal = self.curvature.diagonal().mT.to(gradient)
+        return gradient / torch.where(diagonal > 0, diagonal, 1.0)
 
 
 class Proposal(NamedTuple):
@@ -153,7 +155,7 @@ class ProxNewton(SelectableSolver):
             return self._proposed(objective, self._renewed(objective, state))
         # 1. trial point; a model that refuses it stays where it is and tries a shorter step next
         point = state.point
-        proposal = Proposal(point, _scaling(state.curvature, point), state.proposal)
+        proposal = Proposal(point, Scaling(state.curvature), state.proposal)
         trial = objective.value_and_gradient(proposal.trial_point(state.n_backtracks))
         step = Step(state.reading.value, list(state.change), state.n_backtracks)
         search = line_search_step(objective, proposal, trial, step)
@@ -170,7 +172,7 @@ class ProxNewton(SelectableSolver):
             usable = dot(s, y) > tuning.LEAST_CURVATURE * dot(s, s).sqrt() * dot(y, y).sqrt()
             s, y = (torch.where(per_model(usable), t, 0.0) for t in (s, y))  # of a trial that overflowed, NaN
             memory = memory.appended(s, y, usable)
-        n_backtracks, damping = _damped(state, search, trial)
+        n_backtracks, damping = damped(state, search, trial)
         point = where_accepted(search, trial, point)
         # 3. renewed curvature; where no step helps, at once and without the pairs, which may be what misleads
         lost = search.exhausted != stuck
@@ -260,7 +262,7 @@ class ProxNewton(SelectableSolver):
         W, diagonal = state.point.W, state.curvature.diagonal()
         indices, hessians = [], []
         for b in range(len(W)):
-            w, slope = (_flat(tensor, b) for tensor in (W, state.point.slope))
+            w, slope = (flat(tensor[b].numpy(force=True)) for tensor in (W, state.point.slope))
             index = candidates(w, slope, kinks_of(objective.penalty, W.shape[2], b))
             model = torch.tensor([b], device=W.device)
             alone = objective if len(W) == 1 else objective.select(model)
@@ -276,7 +278,7 @@ class ProxNewton(SelectableSolver):
         """The state with the minimisers of its quadratic models, and the gap that they promise."""
         # What the models are made of comes to the host at once, however many they are.
         point, penalty, memory = state.point, objective.penalty.to("cpu"), state.memory.to("cpu")
-        starts, slopes = point.W.cpu(), point.slope.cpu()
+        starts, slopes = point.W.numpy(force=True), point.slope.numpy(force=True)
         if state.units is None:
             state = state._replace(units=state.curvature.diagonal())
         found, n_candidates, gaps, changes, lengths = [], 0, [], [], []
@@ -284,25 +286,24 @@ class ProxNewton(SelectableSolver):
         small = [value < tuning.DOUBTFUL_VALUE_SHARE * objective.loss.at_zero for value in values]
         for b in range(len(point.W)):
             kinks = kinks_of(penalty, point.W.shape[2], b)
-            flat = kinks.flat
+            flat_rows = kinks.flat
             if not state.curvature.is_coupled or damping[b] > 0:
                 kinks = kinks._replace(flat=None)
-            w, slope = (_flat(tensor, b) for tensor in (starts, slopes))
+            w, slope = flat(starts[b]), flat(slopes[b])
             S, Y = memory.pairs(b)
             index = candidates(w, slope, kinks, also=S.any(axis=1) if S.size else None)
             order, blocks = state.curvature.blocks(b, index)
             matrix = BlockMatrix(blocks, S[order], Y[order]).simplified()
             model = Model(matrix, slope[order], kinks.select(order), w[order])
-            u = w.copy()
-            units = state.units[b].flatten().numpy()[order]
-            u[order], damping[b], gap = model.credible_minimiser(values[b], damping[b], units)
+            u, units = w.copy(), state.units[b].flatten().numpy()
+            u[order], damping[b], gap = model.credible_minimiser(values[b], damping[b], units[order])
             gaps.append(gap)
             if gap <= tuning.SURE_GAP and (small[b] or model.hides_curvature(u[order])):
                 in_doubt.append(b)
-            u = u if flat is None else at_medians(u, flat)
+            u = u if flat_rows is None else at_medians(u, flat_rows)
             found.append(u)
-            changes.append(float(slope @ (u - w)) + kinks.value(u) - kinks.value(w))
-            lengths.append(float(state.units[b].flatten().numpy() @ (u - w) ** 2))
+            changes.append(kinks.change(u, w, slope))
+            lengths.append(float(units @ (u - w) ** 2))
             n_candidates = max(n_candidates, len(index))
         W = torch.from_numpy(np.stack(found)).view(len(found), point.W.shape[2], -1).mT.contiguous().to(point.W)
         step = W - point.W
@@ -320,80 +321,6 @@ class ProxNewton(SelectableSolver):
             reading=reading,
             n_candidates=n_candidates,
         )
-
-
-class Model(NamedTuple):
-    """The quadratic model of one objective on its candidates."""
-
-    matrix: Matrix
-    slope: np.ndarray  # (a,)
-    kinks: Kinks
-    w: np.ndarray  # (a,)
-
-    def minimiser(self, damping: np.ndarray | None = None) -> tuple[np.ndarray, float]:
-        """The minimiser, and how much it promises: half of the change by the slope."""
-        matrix = self.matrix if damping is None else DampedMatrix(self.matrix, damping)
-        u = minimise_quadratic(matrix, self.slope, self.kinks, self.w)
-        change = float(self.slope @ (u - self.w)) + self.kinks.value(u) - self.kinks.value(self.w)
-        return u, -0.5 * change
-
-    def hides_curvature(self, u: np.ndarray) -> bool:
-        """Whether the matrix that is solved with at the minimiser u is another one, to rounding."""
-        slope = self.slope + self.matrix.times(u - self.w)
-        free = np.flatnonzero((u != 0) | (np.abs(slope) > self.kinks.l1) | (self.kinks.l1 == 0))
-        return hides_curvature(self.matrix, free)
-
-    def credible_minimiser(self, value: float, damping: float, units: np.ndarray) -> tuple[np.ndarray, float, float]:
-        """The minimiser, the damping at which it promises no more than there is, and the relative gap.
-
-        The objective is not negative; but where rows are predicted well, their curvature falls faster than their
-        losses, and models promise anything. The gap is that of the model without damping, once it is small.
-        """
-        for _ in range(tuning.MOST_DAMPINGS):
-            u, promise = self.minimiser(damping * units if damping else None)
-            if promise <= value:
-                break
-            own = 2.0 * promise / max(float(units @ (u - self.w) ** 2), SMALLEST_FLOAT)
-            damping = max(2.0 * promise / max(value, SMALLEST_FLOAT) * own, 10.0 * damping)
-            if not damping < math.inf:
-                break
-        gap = promise / max(value, SMALLEST_FLOAT)
-        if damping and gap <= tuning.SURE_GAP**2:
-            gap = self.minimiser()[1] / max(value, SMALLEST_FLOAT)
-        elif damping:
-            gap = max(gap, tuning.SURE_GAP)
-        return u, damping, gap
-
-
-def _damped(state, search, trial):
-    """How often each model halves its next step, and the damping of its next one, both (B,).
-
-    A step that was refused raises the damping instead of being halved, at first: so far that the model's own step is as
-    short as the logits say. One that achieved what its model promised lowers it.
-    """
-    n_backtracks, damping, (low, high) = list(search.n_backtracks), list(state.damping), tuning.GOOD_STEPS
-    values = trial.value.tolist()
-    for b, change in enumerate(state.change):
-        own = -change / max(state.lengths[b], SMALLEST_FLOAT)  # curvature along the step, in the units of damping
-        if search.accepted[b]:
-            achieved = (values[b] - state.reading.value[b]) / change if change else 0.0  # a half is what is promised
-            lowered = damping[b] * (0.1 if achieved > high else 0.3 if achieved > low else 1.0)
-            damping[b] = lowered if lowered > tuning.NEGLIGIBLE_DAMPING * own else 0.0
-        elif not search.exhausted[b] and not state.n_backtracks[b]:
-            raised = max(10.0 * damping[b], (2.0 ** n_backtracks[b] - 1.0) * own)
-            if raised < math.inf:
-                n_backtracks[b], damping[b] = 0, raised
-    return n_backtracks, damping
-
-
-def _scaling(curvature, point):
-    diagonal = curvature.diagonal().mT.to(point.W)
-    return Scaling(torch.where(diagonal > 0, diagonal, 1.0))
-
-
-def _flat(tensor, model):
-    """The coefficients of a model (B, d, K), class-major on the host."""
-    return tensor[model].mT.flatten().numpy(force=True)
 
 
 def _generator(random):

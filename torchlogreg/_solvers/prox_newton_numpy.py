@@ -9,10 +9,10 @@ import torch
 
 from torchlogreg._objective.certificate import optimality_bound
 from torchlogreg._objective.objective import Objective, OutOfRange, Point
-from torchlogreg._objective.penalties import ElasticNet
 from torchlogreg._solvers import tuning
 from torchlogreg._solvers.base import Reading, Solver
-from torchlogreg._solvers.block_pivoting import Kinks, hides_curvature, minimise_quadratic
+from torchlogreg._solvers.block_pivoting import hides_curvature, minimise_quadratic
+from torchlogreg._solvers.kinks import candidates, flat, kinks_of, unflat
 from torchlogreg._solvers.line_search import is_stalled
 from torchlogreg._solvers.matrices import DenseMatrix, FactoredMatrix
 from torchlogreg._solvers.newton_numpy import size
@@ -69,14 +69,13 @@ class SmallProblem:
         proposal, curvature = w.copy(), np.ones_like(w)
         curvature[index] = np.maximum(diagonal, SMALLEST_FLOAT)
         proposal[index] = minimise_quadratic(matrix, slope[index], kinks, w[index])
-        change = float(slope @ (proposal - w)) + self.kinks.value(proposal) - self.kinks.value(w)
+        change = self.kinks.change(proposal, w, slope)
         iterate = Iterate(at, value, self.kinks.violation(w, slope), proposal, change, curvature, in_doubt=False)
         if iterate.gap > tuning.SURE_GAP:
             return iterate
-        after = slope[index] + matrix.times(proposal[index] - w[index])
-        free = np.flatnonzero((proposal[index] != 0) | (np.abs(after) > kinks.l1) | (kinks.l1 == 0))
         small = value < tuning.DOUBTFUL_VALUE_SHARE * self.smooth.loss.at_zero
-        return iterate._replace(in_doubt=small or hides_curvature(matrix, free))
+        hides = small or hides_curvature(matrix, slope[index], kinks, w[index], proposal[index])
+        return iterate._replace(in_doubt=hides)
 
     def _matrix(self, eta, index):
         """The Hessian on the coefficients at an index, where the rows have logits eta (n, K)."""
@@ -98,54 +97,6 @@ class SmallProblem:
         else:
             good = value <= before.value + tuning.ARMIJO * share * before.change
         return self.iterate(at, value) if good else None
-
-
-def kinks_of(penalty: ElasticNet, n_logits: int, model: int = 0) -> Kinks:
-    """The kinks and bounds of a model's coefficients, class-major."""
-
-    def row(part: torch.Tensor) -> np.ndarray:
-        return np.tile(part[min(model, len(part) - 1), :, 0].numpy(force=True), n_logits)
-
-    d = penalty.l2.shape[1]
-    l1 = np.zeros(n_logits * d) if penalty.l1 is None else row(penalty.l1)
-    kinks = Kinks(l1, *(None if part is None else row(part) for part in (penalty.lower, penalty.upper)))
-    features = np.flatnonzero((l1[:d] > 0) & (row(penalty.l2)[:d] == 0))
-    if n_logits == 1 or penalty.lower is not None or not len(features):
-        return kinks
-    return kinks._replace(flat=features[:, None] + d * np.arange(n_logits))
-
-
-def candidates(w: np.ndarray, slope: np.ndarray, kinks: Kinks, also: np.ndarray | None = None) -> np.ndarray:
-    """Index of the coefficients that are not at a kink or bound or nearly leave it, and of those `also` wanted.
-
-    Of many, those that leave theirs come first, then the nearest.
-    """
-    if len(w) <= tuning.FEW_CANDIDATES:
-        return np.arange(len(w))
-    inside = (w != 0) | (kinks.l1 == 0)
-    if kinks.lower is not None and kinks.upper is not None:
-        inside &= (w > kinks.lower) & (w < kinks.upper)
-    if also is not None:
-        inside |= also
-    nearly = kinks._replace(l1=tuning.NEAR_KINK * kinks.l1)  # with less of the norm, bounds are left later
-    leaves, near = (np.abs(some.violation(w, slope)) for some in (kinks, nearly))
-    index = np.flatnonzero(~inside & ((leaves > 0) | (near > 0)))
-    n_most = max(2 * np.count_nonzero(inside & (w != 0)), tuning.MOST_NEAR_KINKS)
-    if len(index) > n_most:
-        scale = np.where(kinks.l1 > 0, kinks.l1, 1.0)
-        share = (np.where(leaves > 0, scale + leaves, near) / scale)[index]
-        index = index[np.argpartition(-share, n_most)[:n_most]]
-    return np.union1d(np.flatnonzero(inside), index)
-
-
-def flat(W: np.ndarray) -> np.ndarray:
-    """W (d, K), class-major."""
-    return W.T.ravel()
-
-
-def unflat(w: np.ndarray, d: int) -> np.ndarray:
-    """(d, K) from class-major."""
-    return np.ascontiguousarray(w.reshape(-1, d).T)
 
 
 class ProxNewtonNumPyState(NamedTuple):
