@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
 from torchlogreg._objective.objective import Point
 from torchlogreg._solvers import tuning
-from torchlogreg._solvers.base import Reading, SelectableSolver, drawn_seed
+from torchlogreg._solvers.base import Reading
+from torchlogreg._solvers.centred import CentredSolver, generator_in
 from torchlogreg._solvers.lbfgs_memory import LBFGSMemory
 from torchlogreg._solvers.lbfgs_numpy import LBFGSNumPy, is_small
 from torchlogreg._solvers.line_search import (
@@ -28,7 +29,6 @@ from torchlogreg._solvers.preconditioners.base import Preconditioner, hidden, is
 from torchlogreg._solvers.preconditioners.cholesky import CholeskyPreconditioner
 from torchlogreg._solvers.preconditioners.policy import PreconditionerPolicy, is_affordable
 from torchlogreg._solvers.preconditioners.refresh import Refresh
-from torchlogreg._solvers.preconditioners.shared import Centre
 from torchlogreg._solvers.starts import is_far, nearer
 from torchlogreg._solvers.stopping import Optimality
 
@@ -54,7 +54,7 @@ class LBFGSState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LBFGS(SelectableSolver):
+class LBFGS(CentredSolver):
     """Limited-memory BFGS; Nocedal and Wright (2006), Numerical Optimization, algorithm 7.5.
 
     The initial matrix of the two-loop recursion is gamma P, with P the inverse of an estimate of the Hessian, from
@@ -64,22 +64,9 @@ class LBFGS(SelectableSolver):
     """
 
     memory: int = 100
-    seed: int = 0
-    centre: Centre | None = None
 
     name = "lbfgs"
     matrix_free = True
-    takes_centre = True
-
-    @classmethod
-    def from_params(cls, params, *, validated=False):  # noqa: ARG003
-        """See `SelectableSolver`."""
-        # Samples of rows are the same in every fit unless asked otherwise.
-        return cls(seed=drawn_seed(params["random_state"], 0))
-
-    def around(self, centre):
-        """See `SelectableSolver`."""
-        return replace(self, centre=centre)
 
     def init(self, objective, W):
         """See `Solver`."""
@@ -123,10 +110,7 @@ class LBFGS(SelectableSolver):
         trial = evaluate(trial_point(descent, state.n_backtracks))
         step = Step(state.reading.value, state.slope, state.n_backtracks)
         search = line_search_step(objective, descent, trial, step)
-        stuck = [
-            is_exhausted and (was_restarted or not objective.design.is_exact)
-            for is_exhausted, was_restarted in zip(search.exhausted, state.restarted, strict=True)
-        ]
+        stuck = search.stuck(state.restarted, is_exact=objective.design.is_exact)
         if all(stuck):
             return state._replace(reading=state.reading._replace(stuck=stuck))
         # 2. new pair, of weight zero for models that did not move
@@ -151,12 +135,7 @@ class LBFGS(SelectableSolver):
         state = state._replace(
             refresh=refresh,
             iteration=state.iteration + 1,
-            restarted=[
-                is_exhausted or (was_restarted and not accepted)
-                for is_exhausted, was_restarted, accepted in zip(
-                    search.exhausted, state.restarted, search.accepted, strict=True
-                )
-            ],
+            restarted=search.restarted(state.restarted),
         )
         before, state = state.preconditioner, self._renewed(policy, state, point, afresh)
         if state.preconditioner is not before:
@@ -167,10 +146,6 @@ class LBFGS(SelectableSolver):
         elif any_accepted:
             gamma = torch.where(usable, curvature / dot(y, state.preconditioner.solve(y)), gamma)
         return self._directed(objective, state._replace(memory=memory, gamma=gamma, n_backtracks=n_backtracks), stuck)
-
-    def for_models(self, index):
-        """See `Solver`."""
-        return self if self.centre is None else replace(self, centre=self.centre.select(index))
 
     def select(self, state, index):
         """See `Solver`."""
@@ -203,16 +178,10 @@ class LBFGS(SelectableSolver):
         """See `Solver`."""
         return NewtonCholesky() if is_affordable(objective, objective.loss.n_logits) else None
 
-    def in_float64(self):
-        """See `Solver`."""
-        if self.centre is None:
-            return self
-        return replace(self, centre=self.centre._replace(objective=self.centre.objective.in_float64()))
-
     def _begin(self, objective, state, point):
         """The state at the first point that steps are made from; `point` is the one at the start if it is known."""
         W = state.point.W
-        generator = _generator(state.random)
+        generator = generator_in(state.random)
         point, preconditioner, refresh = PreconditionerPolicy(objective, W.shape[2], self.centre).start(
             W, point, generator
         )
@@ -229,7 +198,7 @@ class LBFGS(SelectableSolver):
 
     def _renewed(self, policy, state, point, afresh):
         """The state at `point`, with another preconditioner where one is due or there is a reason to start `afresh`."""
-        generator = _generator(state.random)
+        generator = generator_in(state.random)
         is_due = state.iteration >= state.refresh.due
         if point.hessian is not None:
             preconditioner, refresh = CholeskyPreconditioner.of(point.hessian), state.refresh.with_hessian()
@@ -261,9 +230,3 @@ class LBFGS(SelectableSolver):
         """As many pairs as fit in an eighth of the bytes of X, but ten, and what is small anyway."""
         budget = max(tuning.SMALL_MEMORY_BYTES, objective.design.n_bytes // 8)
         return max(10, min(self.memory, budget // (2 * W.element_size() * W.numel())))
-
-
-def _generator(random):
-    generator = torch.Generator("cpu")
-    generator.set_state(random.cpu())
-    return generator

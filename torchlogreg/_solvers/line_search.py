@@ -76,6 +76,15 @@ class LineSearchResult(NamedTuple):
     exhausted: list[bool]  # whether going on is useless at this precision
     n_backtracks: list[int]  # how often each model has to halve its next step
 
+    def stuck(self, restarted: list[bool], *, is_exact: bool) -> list[bool]:
+        """Which models no step helps: a fresh start has not either, or is no help where products are not exact."""
+        return [e and (was or not is_exact) for e, was in zip(self.exhausted, restarted, strict=True)]
+
+    def restarted(self, before: list[bool]) -> list[bool]:
+        """Which models have started afresh since their last step that was accepted."""
+        flags = zip(self.exhausted, before, self.accepted, strict=True)
+        return [e or (was and not accepted) for e, was, accepted in flags]
+
 
 def beside(values: list[Any], tensor: torch.Tensor) -> torch.Tensor:
     """Values of the host as a tensor on the device of `tensor`, for which the host does not wait."""

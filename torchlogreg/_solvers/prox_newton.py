@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +12,8 @@ import torch
 from torchlogreg._objective.certificate import estimated_gap
 from torchlogreg._objective.objective import Point
 from torchlogreg._solvers import tuning
-from torchlogreg._solvers.base import Reading, SelectableSolver, drawn_seed
+from torchlogreg._solvers.base import Reading
+from torchlogreg._solvers.centred import CentredSolver, generator_in
 from torchlogreg._solvers.curvature import BlockCurvature, CoupledCurvature, Curvature, coupled_hessian
 from torchlogreg._solvers.curvature_policy import coupled_cost, curvature_at, start
 from torchlogreg._solvers.kinks import at_medians, candidates, flat, kinks_of
@@ -21,7 +22,6 @@ from torchlogreg._solvers.lbfgs_memory import LBFGSMemory
 from torchlogreg._solvers.line_search import Step, beside, dot, line_search_step, per_model, select, where_accepted
 from torchlogreg._solvers.matrices import BlockMatrix
 from torchlogreg._solvers.preconditioners.refresh import Refresh
-from torchlogreg._solvers.preconditioners.shared import Centre
 from torchlogreg._solvers.prox_newton_numpy import ProxNewtonNumPy, is_small
 from torchlogreg._solvers.quadratic_model import Model, damped
 from torchlogreg._solvers.small_objective import SMALLEST_FLOAT
@@ -78,7 +78,7 @@ class ProxNewtonState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ProxNewton(SelectableSolver):
+class ProxNewton(CentredSolver):
     """Lee, Sun and Saunders (2014), Proximal Newton-type methods for minimizing composite functions, arXiv:1206.1623.
 
     An iteration is one pass over X, for value and gradient at a trial point. The quadratic model there, of a Hessian
@@ -88,33 +88,11 @@ class ProxNewton(SelectableSolver):
     its models are those of preconditioned L-BFGS, which then takes over, for it knows what they hide from it.
     """
 
-    seed: int = 0
     rough: bool = False
-    centre: Centre | None = None
 
     name = "prox-newton"
     matrix_free = True
     takes_kinks = True
-    takes_centre = True
-
-    @classmethod
-    def from_params(cls, params, *, validated=False):  # noqa: ARG003
-        """See `SelectableSolver`."""
-        return cls(seed=drawn_seed(params["random_state"], 0))
-
-    def around(self, centre):
-        """See `SelectableSolver`."""
-        return replace(self, centre=centre)
-
-    def for_models(self, index):
-        """See `Solver`."""
-        return self if self.centre is None else replace(self, centre=self.centre.select(index))
-
-    def in_float64(self):
-        """See `Solver`."""
-        if self.centre is None:
-            return self
-        return replace(self, centre=self.centre._replace(objective=self.centre.objective.in_float64()))
 
     def init(self, objective, W):
         """See `Solver`."""
@@ -134,7 +112,7 @@ class ProxNewton(SelectableSolver):
             point = objective.value_and_gradient(self.centre.W, self.centre.group)
             return self._proposed(objective, self._renewed(objective, state._replace(point=point)))
         if not W.any() and not self.rough:
-            generator = _generator(state.random)
+            generator = generator_in(state.random)
             point, curvature = start(objective, W, ProxNewton(rough=True), generator)
             state = state._replace(point=point, random=generator.get_state())
             return self._proposed(
@@ -159,10 +137,7 @@ class ProxNewton(SelectableSolver):
         trial = objective.value_and_gradient(proposal.trial_point(state.n_backtracks))
         step = Step(state.reading.value, list(state.change), state.n_backtracks)
         search = line_search_step(objective, proposal, trial, step)
-        stuck = [
-            is_exhausted and (was_restarted or not objective.design.is_exact)
-            for is_exhausted, was_restarted in zip(search.exhausted, state.restarted, strict=True)
-        ]
+        stuck = search.stuck(state.restarted, is_exact=objective.design.is_exact)
         if all(stuck):
             return state._replace(reading=state.reading._replace(stuck=stuck))
         # 2. new pair, of weight zero for models that did not move
@@ -182,12 +157,7 @@ class ProxNewton(SelectableSolver):
             refresh=state.refresh.seen(max(state.reading.gap)),
             n_backtracks=[0] * len(n_backtracks) if lost else n_backtracks,
             damping=damping,
-            restarted=[
-                is_exhausted or (was_restarted and not accepted)
-                for is_exhausted, was_restarted, accepted in zip(
-                    search.exhausted, state.restarted, search.accepted, strict=True
-                )
-            ],
+            restarted=search.restarted(state.restarted),
             iteration=state.iteration + 1,
         )
         cost = coupled_cost(objective, state.n_candidates, trial.W.shape[2])
@@ -244,7 +214,7 @@ class ProxNewton(SelectableSolver):
 
     def _renewed(self, objective, state):
         """The state with the curvature of a sample at its point."""
-        generator, W = _generator(state.random), state.point.W
+        generator, W = generator_in(state.random), state.point.W
         if self.rough:
             return state._replace(curvature=BlockCurvature.of(objective, W))
         if self.centre is None:
@@ -321,9 +291,3 @@ class ProxNewton(SelectableSolver):
             reading=reading,
             n_candidates=n_candidates,
         )
-
-
-def _generator(random):
-    generator = torch.Generator("cpu")
-    generator.set_state(random.cpu())
-    return generator
