@@ -12,7 +12,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from cell import RIVAL, RUNS
+from cell import RIVAL, RUNS, explored
 from l1_cell import TARGET, L1Cell
 from l1_objective import L1Objective, Optimum
 from l1_peers import TIGHTEST, contestants, fit_ours, is_ours, path_ours_in_turn
@@ -118,18 +118,6 @@ def reference(row, X, y, Cs):
     if row.is_path:
         return path_ours_in_turn(X, y, Cs, TIGHTEST, row.intercept)
     return fit_ours(X.astype(np.float64), y, float(Cs[0]), MOST, row.intercept, tol=1e-12)
-
-
-def explored(cell):
-    """Why a contestant failed on the data, or an empty string; its line of progress is printed."""
-    try:
-        cell.explore()
-    except Exception as error:  # of somebody else's library: no reason to lose the others' numbers
-        print(f"  {cell.contestant.name}: {error!r}"[:200], flush=True)
-        return f"failed: {type(error).__name__}"
-    gap = min((point["gap"] for point in cell.points.values()), default=float("inf"))
-    print(f"  {cell.contestant.name}: gap {gap:.0e} after {cell.searched:.2f} s of fits", flush=True)
-    return ""
 
 
 def rivals(cells):

@@ -135,3 +135,15 @@ def small_problem(objective):
     y = np.arange(20 * objective.n_classes) % objective.n_classes
     X = np.random.default_rng(0).standard_normal((len(y), 4)).astype(objective.dtype)
     return csr_array(X) if issparse(objective.raw) else X, y
+
+
+def explored(cell):
+    """Why a contestant failed on the data, or an empty string; its line of progress is printed."""
+    try:
+        cell.explore()
+    except Exception as error:  # of somebody else's library: no reason to lose the others' numbers
+        print(f"  {cell.contestant.name}: {error!r}"[:200], flush=True)
+        return f"failed: {type(error).__name__}"
+    gap = min((point["gap"] for point in cell.points.values()), default=float("inf"))
+    print(f"  {cell.contestant.name}: gap {gap:.0e} after {cell.searched:.2f} s of fits", flush=True)
+    return ""

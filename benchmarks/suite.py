@@ -16,7 +16,7 @@ os.environ.setdefault("SCIPY_ARRAY_API", "1")  # scikit-learn's array API asks f
 
 import report
 import torch
-from cell import RIVAL, RUNS, TARGETS, Cell
+from cell import RIVAL, RUNS, TARGETS, Cell, explored
 from datasets import ROWS
 from measure import Objective, alternated, cached_optimum, machine, threads, timed
 from peers import AUTO, DEFAULT_PEER, contestants, ours
@@ -119,18 +119,6 @@ def run_row(row, present, arguments):
         "absent": absent,
         "defaults": defaults,
     }
-
-
-def explored(cell):
-    """Why a contestant failed on the data, or an empty string; its line of progress is printed."""
-    try:
-        cell.explore()
-    except Exception as error:  # of somebody else's library: no reason to lose the others' numbers
-        print(f"  {cell.contestant.name}: {error!r}"[:200], flush=True)
-        return f"failed: {type(error).__name__}"
-    gap = min(point["gap"] for point in cell.points.values())
-    print(f"  {cell.contestant.name}: gap {gap:.0e} after {cell.searched:.2f} s of fits", flush=True)
-    return ""
 
 
 def rivals(cells, target):

@@ -157,10 +157,9 @@ def _smallest(data: TrainingData, l1_ratio: float, *, intercept: bool, class_wei
         )
         objective = Objective.of(design, loss, penalty).exact()
         W = penalty.l2.new_zeros(1, design.shape[1], loss.n_logits)
-        if intercept:  # the best ones are the logarithms of the classes' shares
+        if intercept:  # the best ones are the logits of the classes' shares
             shares = torch.from_numpy(mass[0, 0] / mass[0, 0].sum()).clamp(min=tuning.LEAST_SHARE)
-            logits = shares.log().to(W)
-            W[0, -1] = logits[1] - logits[0] if loss.n_logits == 1 else logits - logits.mean()
+            W[0, -1] = loss.logits_of(shares).to(W)
         point = objective.value_and_gradient(W)
         assert objective.penalty.l1 is not None
         features = slice(design.n_features)

@@ -60,6 +60,13 @@ class Loss(ABC):
     def certain_logits(self, codes: torch.Tensor) -> torch.Tensor:
         """Logits (m, K) in float64 by which each of the classes `codes` (m,) is certain, nearly."""
 
+    def logits_of(self, shares):
+        """The logits of class probabilities, (..., n_classes) -> (..., K)."""
+        logits = shares.log()
+        if self.n_logits == 1:
+            return logits[..., 1:] - logits[..., :1]
+        return logits - logits.mean(dim=-1, keepdim=True)
+
     def logit_curvature(self, eta):
         """The second derivative by each logit alone, (n, B, K)."""
         a, b = self.curvature(eta)

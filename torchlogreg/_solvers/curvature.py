@@ -142,8 +142,7 @@ class BlockCurvature(Curvature):
         root = self.weights[:, model, k].sqrt().numpy()
         X = self.rows.numpy()
         Z = (X if len(place) == X.shape[1] else X[:, place]) * root[:, None].astype(X.dtype)
-        H = (Z.T @ Z).astype(np.float64)
-        in_range(torch.from_numpy(H.diagonal().copy()))
+        H = _in_range((Z.T @ Z).astype(np.float64))
         H.ravel()[:: len(H) + 1] += self.l2[model].numpy()[self.columns.numpy()[place]]
         return H
 
@@ -216,7 +215,7 @@ def coupled_hessian(objective: Objective, W: torch.Tensor, index: np.ndarray) ->
     H: Any = 0.0
     for chunk in objective.design.chunks():
         H = H + sum(in_threads(add, chunk.parts(1, n_logits)))
-    in_range(torch.from_numpy(H.diagonal().copy()))
+    _in_range(H)
     l2, free = (row[0, :, 0].numpy(force=True) for row in (objective.penalty.l2, objective.penalty.is_free))
     if n_logits > 1:
         for feature in np.flatnonzero(free):  # see `Objective._pin`
@@ -224,4 +223,10 @@ def coupled_hessian(objective: Objective, W: torch.Tensor, index: np.ndarray) ->
             if len(own):
                 H[np.ix_(own, own)] += objective.penalty.lift * H[own, own].mean()
     H.ravel()[:: len(index) + 1] += l2[index % d]
+    return H
+
+
+def _in_range(H):
+    """A matrix whose diagonal does not overflow."""
+    in_range(torch.from_numpy(H.diagonal().copy()))
     return H

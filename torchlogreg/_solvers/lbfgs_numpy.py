@@ -12,7 +12,7 @@ from scipy.special import softmax
 
 from torchlogreg._objective.objective import Objective, Point
 from torchlogreg._solvers import newton_numpy, tuning
-from torchlogreg._solvers.base import Reading, Solver
+from torchlogreg._solvers.base import Reading
 from torchlogreg._solvers.line_search import is_stalled
 from torchlogreg._solvers.preconditioners.base import is_blind
 from torchlogreg._solvers.small_objective import (
@@ -26,6 +26,7 @@ from torchlogreg._solvers.small_objective import (
     is_accepted,
     is_at_hand,
 )
+from torchlogreg._solvers.small_solver import SmallSolver
 from torchlogreg._solvers.starts import is_far, nearer
 from torchlogreg._solvers.stopping import Optimality
 
@@ -101,7 +102,7 @@ class LBFGSNumPyState(NamedTuple):
     settled: bool = False
 
 
-class LBFGSNumPy(Solver):
+class LBFGSNumPy(SmallSolver):
     """L-BFGS for one small objective of several logits, in memory on the host, whose arrays it holds.
 
     See `lbfgs.LBFGS`; the initial matrix is the inverse of a `KroneckerFactor`. The iterations that cost as much as the
@@ -143,10 +144,6 @@ class LBFGSNumPy(Solver):
         if state.pairs:  # which may be what misleads
             return self._directed(objective, state._replace(pairs=(), n_backtracks=0))
         return state._replace(reading=state.reading._replace(stuck=[True]))
-
-    def select(self, state, index):  # noqa: ARG002
-        """See `Solver`; there is one model."""
-        return state
 
     def pack(self, state):
         """The iterate, the pairs and what the preconditioner is made from."""

@@ -13,7 +13,7 @@ import torch
 from torchlogreg._objective.objective import Objective, Point
 from torchlogreg._runtime.linalg import root_cholesky
 from torchlogreg._solvers import tuning
-from torchlogreg._solvers.base import Reading, Solver
+from torchlogreg._solvers.base import Reading
 from torchlogreg._solvers.line_search import is_stalled
 from torchlogreg._solvers.preconditioners.base import is_blind
 from torchlogreg._solvers.small_objective import (
@@ -26,8 +26,8 @@ from torchlogreg._solvers.small_objective import (
     is_accepted,
     is_at_hand,
 )
+from torchlogreg._solvers.small_solver import SmallNewton
 from torchlogreg._solvers.starts import is_far, nearer
-from torchlogreg._solvers.stopping import Optimality
 
 
 def size(n, d, n_logits):
@@ -53,7 +53,7 @@ class NewtonNumPyState(NamedTuple):
     settled: bool = False
 
 
-class NewtonNumPy(Solver):
+class NewtonNumPy(SmallNewton):
     """Newton's method for one small objective, in memory on the host, whose arrays it holds."""
 
     name = "newton-cholesky"
@@ -82,23 +82,6 @@ class NewtonNumPy(Solver):
         if is_stalled(state.n_backtracks, step * slope, EPSILON):
             return state._replace(reading=state.reading._replace(stuck=[True]))
         return state._replace(n_backtracks=state.n_backtracks + 1)
-
-    def select(self, state, index):  # noqa: ARG002
-        """See `Solver`; there is one model."""
-        return state
-
-    def pack(self, state):
-        """The iterate alone."""
-        return state.point.W, state.n_backtracks
-
-    def unpack(self, objective, packed):
-        """See `Solver`; one pass."""
-        W, n_backtracks = packed
-        return self.init(objective, W)._replace(n_backtracks=n_backtracks)
-
-    def stopping(self, tol):
-        """See `NewtonCholesky.stopping`."""
-        return Optimality(tol, gap=tol / 2)
 
     def _at(self, objective, at):
         """The state at a point."""

@@ -10,15 +10,15 @@ import torch
 from torchlogreg._objective.certificate import optimality_bound
 from torchlogreg._objective.objective import Objective, OutOfRange, Point
 from torchlogreg._solvers import tuning
-from torchlogreg._solvers.base import Reading, Solver
+from torchlogreg._solvers.base import Reading
 from torchlogreg._solvers.block_pivoting import hides_curvature, minimise_quadratic
 from torchlogreg._solvers.kinks import candidates, flat, kinks_of, unflat
 from torchlogreg._solvers.line_search import is_stalled
 from torchlogreg._solvers.matrices import DenseMatrix, FactoredMatrix
 from torchlogreg._solvers.newton_numpy import size
 from torchlogreg._solvers.small_objective import EPSILON, SMALLEST_FLOAT, Evaluation, SmallObjective, is_at_hand
+from torchlogreg._solvers.small_solver import SmallNewton
 from torchlogreg._solvers.starts import is_far, nearer, without_features
-from torchlogreg._solvers.stopping import Optimality
 
 
 def is_small(objective: Objective, W: torch.Tensor) -> bool:
@@ -109,7 +109,7 @@ class ProxNewtonNumPyState(NamedTuple):
     settled: bool = False
 
 
-class ProxNewtonNumPy(Solver):
+class ProxNewtonNumPy(SmallNewton):
     """See `prox_newton.ProxNewton`; for one small objective, in memory on the host, whose arrays it holds."""
 
     name = "prox-newton"
@@ -140,23 +140,6 @@ class ProxNewtonNumPy(Solver):
         if is_stalled(state.n_backtracks, share * state.iterate.change, EPSILON):
             return state._replace(reading=state.reading._replace(stuck=[True]))
         return state._replace(n_backtracks=state.n_backtracks + 1)
-
-    def select(self, state, index):  # noqa: ARG002
-        """See `Solver`; there is one model."""
-        return state
-
-    def pack(self, state):
-        """The iterate alone."""
-        return state.point.W, state.n_backtracks
-
-    def unpack(self, objective, packed):
-        """See `Solver`; one pass."""
-        W, n_backtracks = packed
-        return self.init(objective, W)._replace(n_backtracks=n_backtracks)
-
-    def stopping(self, tol):
-        """See `NewtonCholesky.stopping`."""
-        return Optimality(tol, gap=tol / 2)
 
     def _state(self, objective, iterate):
         point = _point(iterate.at, iterate.value, iterate.violation)

@@ -37,8 +37,7 @@ def without_features(objective: Objective, W: torch.Tensor) -> torch.Tensor:
     codes = loss.codes(design.y).cpu()
     weight = design.to_accumulation(design.weight).cpu().expand(-1, len(W))
     mass = torch.zeros(max(2, loss.n_logits), len(W), dtype=weight.dtype, device="cpu").index_add_(0, codes, weight)
-    logits = (mass / mass.sum(dim=0)).clamp(min=tuning.SMALLEST_SHARE).log().T  # (B, n_classes)
-    best = logits[:, 1:] - logits[:, :1] if loss.n_logits == 1 else logits - logits.mean(dim=1, keepdim=True)
+    best = loss.logits_of((mass / mass.sum(dim=0)).clamp(min=tuning.SMALLEST_SHARE).T)  # (B, K)
     W = W.clone()
     p = design.n_features
     W[:, p] = torch.where(objective.penalty.l2[:, p] == 0, best.to(W), W[:, p])
