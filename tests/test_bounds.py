@@ -497,4 +497,15 @@ def test_products_of_columns_solve_for_many_rows():
     r = rng.normal(size=len(free))
     for extra in (None, shift):
         part = (whole if extra is None else whole + np.diag(extra))[np.ix_(free, free)]
-        np.testing.assert_allclose(FactoredMatrix(Z, ridge).solve(free, r, extra), np.linalg.solve(part, r), atol=1e-6)
+        np.testing.assert_allclose(FactoredMatrix(Z, ridge).solve(free, r, extra), np.linalg.solve(part, r), rtol=1e-9)
+
+
+@pytest.mark.parametrize("offset", [1e3, 1e4])
+def test_columns_of_a_large_mean_on_wide_data(offset):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 800))
+    y = (X[:, :5].sum(axis=1) + rng.logistic(size=40) > 0).astype(int)
+    bounded = {"coef_bounds": (-0.05, 0.05), "tol": 1e-6}
+    model = TorchLogisticRegression(**bounded).fit(X + offset, y)
+    assert model.converged_
+    assert model.objective_ == pytest.approx(TorchLogisticRegression(**bounded).fit(X, y).objective_, rel=1e-6)

@@ -538,3 +538,28 @@ def test_the_hessian_of_all_classes_needs_no_intercept():
     model = TorchSoftmaxClassifier(C=0.3, fit_intercept=False, **SPARSE).fit(X, y)
     assert model.converged_
     assert model.objective_ - lower_bound(model, X, y) <= 1e-6
+
+
+# Where all coefficients are zero, and where the classes are nearly separable, for more rows than NumPy takes
+
+
+@pytest.mark.parametrize("settings", [{"C": 1e-6, "l1_ratio": 1.0}, {"coef_bounds": (0, 0)}])
+def test_models_about_no_coefficient_at_all(settings):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(8000, 120))
+    y = (X[:, 0] + rng.logistic(size=8000) > 0).astype(int)
+    model = TorchLogisticRegression(fit_intercept=False, **settings).fit(X, y)
+    assert model.converged_
+    assert not model.coef_.any()
+    assert model.objective_ == pytest.approx(np.log(2.0))
+
+
+@pytest.mark.parametrize("tol", [0.05, 1e-4])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_separable_classes_and_a_weak_norm(n_classes, tol):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(8000, 40))
+    y = (X @ rng.normal(size=(40, n_classes))).argmax(axis=1)
+    model = TorchSoftmaxClassifier(l1_ratio=1.0, C=1e4, tol=tol, max_iter=300).fit(X, y)
+    assert model.converged_
+    assert model.objective_ - lower_bound(model, X, y) <= tol * model.objective_

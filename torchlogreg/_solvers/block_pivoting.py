@@ -80,6 +80,8 @@ def hides_curvature(matrix: Matrix, slope: np.ndarray, kinks: Kinks, start: np.n
     The other arguments are those of `minimise_quadratic`. A raise by a millionth of a millionth is more than the
     curvature along some directions that matter where columns depend on one another and the penalty is weak.
     """
+    if not len(u):
+        return False
     gradient = slope + matrix.times(u - start)
     free = np.flatnonzero((u != 0) | (np.abs(gradient) > kinks.l1) | (kinks.l1 == 0))
     scale = np.sqrt(matrix.diagonal()[free])

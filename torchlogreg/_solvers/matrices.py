@@ -105,9 +105,13 @@ class FactoredMatrix(Matrix):
     def solve(self, free, r, shift=None):
         """See `Matrix`."""
         ridge = self.ridge[free] if shift is None else self.ridge[free] + shift[free]
-        n, bare = self.Z.shape[1], ridge <= 0
+        # Beside the sums of squares a ridge this small is no ridge to divide by.
+        n, bare = self.Z.shape[1], ridge <= tuning.LEAST_RAISE * self.diagonal()[free]
         if len(free) > 2 * n and np.count_nonzero(bare) <= n:
-            return self._solve_by_columns(free, r, ridge, bare)
+            try:
+                return self._solve_by_columns(free, r, ridge, bare)
+            except np.linalg.LinAlgError:  # rows without a ridge that depend on one another
+                pass
         new = free[self.place[free] < 0]
         if len(new):
             k, known = len(self.known), np.append(self.known, new)
@@ -122,23 +126,23 @@ class FactoredMatrix(Matrix):
         return solve(H, r)
 
     def _solve_by_columns(self, free, r, ridge, bare):
-        """The solution by the Woodbury identity, and by elimination for the rows without a ridge, as intercepts are."""
-        Z, own = self.Z[free[~bare]], ridge[~bare, None]
-        scaled = Z / own
+        """The solution by the Woodbury identity, without the rows that have no ridge, as the intercept's has none.
+
+        Those are eliminated first, by the parts of the others that are orthogonal to them: columns of a large mean lose
+        nothing then.
+        """
+        Q, T = np.linalg.qr(self.Z[free[bare]].T)
+        own, Z = ridge[~bare], self.Z[free[~bare]]
+        along = Z @ Q
+        Z = Z - along @ Q.T
+        of_bare = np.linalg.solve(T.T, r[bare])
+        right = (r[~bare] - along @ of_bare) / own
+        scaled = Z / own[:, None]
         inner = Z.T @ scaled
         inner.ravel()[:: len(inner) + 1] += 1.0
-
-        def inverse(right):
-            right = right / own
-            return right - scaled @ solve(inner.copy(), Z.T @ right)
-
-        rest = self.Z[free[bare]]
-        cross = Z @ rest.T  # (with, without)
-        both = inverse(np.column_stack([r[~bare], cross]))
-        small = rest @ rest.T - cross.T @ both[:, 1:]
         out = np.empty_like(r)
-        out[bare] = solve(small, r[bare] - cross.T @ both[:, 0])
-        out[~bare] = both[:, 0] - both[:, 1:] @ out[bare]
+        out[~bare] = right - scaled @ solve(inner, Z.T @ right)
+        out[bare] = np.linalg.solve(T, of_bare - along.T @ out[~bare])
         return out
 
 

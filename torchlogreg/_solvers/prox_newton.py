@@ -73,6 +73,7 @@ class ProxNewtonState(NamedTuple):
     lengths: tuple[float, ...] = ()  # (B,) of the proposed steps, squared, in units of `units`
     units: Any = None  # (B, K, d) diagonal of the first curvature
     n_candidates: int = 0  # most coefficients in a model
+    decrement: float = math.inf  # largest gap that the models promise, damped as they are
     iteration: int = 0
     settled: bool = False
 
@@ -154,7 +155,7 @@ class ProxNewton(CentredSolver):
         state = state._replace(
             point=point,
             memory=memory.cleared() if lost else memory,
-            refresh=state.refresh.seen(max(state.reading.gap)),
+            refresh=state.refresh.seen(state.decrement),
             n_backtracks=[0] * len(n_backtracks) if lost else n_backtracks,
             damping=damping,
             restarted=search.restarted(state.restarted),
@@ -200,8 +201,6 @@ class ProxNewton(CentredSolver):
             return LBFGS(seed=self.seed).specialised(objective, W)
         if are_wanted(objective):
             return WorkingSets()
-        if self.centre is not None:
-            return self
         return ProxNewtonNumPy(objective) if is_small(objective, W) else self
 
     def finisher(self, objective):
@@ -209,8 +208,8 @@ class ProxNewton(CentredSolver):
         return LBFGS().finisher(objective) if objective.penalty.is_smooth else None
 
     def _may_couple(self, state):
-        near = max(state.reading.gap) <= tuning.COUPLING_GAP
-        return near and not self.rough and state.n_candidates**2 <= tuning.PRECONDITIONER_NUMBERS
+        settled = state.point.W.shape[2] == 1 or state.decrement <= tuning.COUPLING_GAP
+        return settled and not self.rough and state.n_candidates**2 <= tuning.PRECONDITIONER_NUMBERS
 
     def _renewed(self, objective, state):
         """The state with the curvature of a sample at its point."""
@@ -251,7 +250,7 @@ class ProxNewton(CentredSolver):
         starts, slopes = point.W.numpy(force=True), point.slope.numpy(force=True)
         if state.units is None:
             state = state._replace(units=state.curvature.diagonal())
-        found, n_candidates, gaps, changes, lengths = [], 0, [], [], []
+        found, n_candidates, promises, gaps, changes, lengths = [], 0, [], [], [], []
         values, damping, in_doubt = point.value.tolist(), list(state.damping), []
         small = [value < tuning.DOUBTFUL_VALUE_SHARE * objective.loss.at_zero for value in values]
         for b in range(len(point.W)):
@@ -266,9 +265,11 @@ class ProxNewton(CentredSolver):
             matrix = BlockMatrix(blocks, S[order], Y[order]).simplified()
             model = Model(matrix, slope[order], kinks.select(order), w[order])
             u, units = w.copy(), state.units[b].flatten().numpy()
-            u[order], damping[b], gap = model.credible_minimiser(values[b], damping[b], units[order])
+            u[order], damping[b], promise = model.credible_minimiser(values[b], damping[b], units[order])
+            promises.append(promise)
+            gap = model.gap(values[b], damping[b], promise)
             gaps.append(gap)
-            if gap <= tuning.SURE_GAP and (small[b] or model.hides_curvature(u[order])):
+            if gap <= 1.0 and (small[b] or model.hides_curvature(u[order])):
                 in_doubt.append(b)
             u = u if flat_rows is None else at_medians(u, flat_rows)
             found.append(u)
@@ -290,4 +291,5 @@ class ProxNewton(CentredSolver):
             damping=damping,
             reading=reading,
             n_candidates=n_candidates,
+            decrement=max(p / max(value, SMALLEST_FLOAT) for p, value in zip(promises, values, strict=True)),
         )

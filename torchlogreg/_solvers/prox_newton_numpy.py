@@ -71,7 +71,7 @@ class SmallProblem:
         proposal[index] = minimise_quadratic(matrix, slope[index], kinks, w[index])
         change = self.kinks.change(proposal, w, slope)
         iterate = Iterate(at, value, self.kinks.violation(w, slope), proposal, change, curvature, in_doubt=False)
-        if iterate.gap > tuning.SURE_GAP:
+        if iterate.gap > 1.0:
             return iterate
         small = value < tuning.DOUBTFUL_VALUE_SHARE * self.smooth.loss.at_zero
         hides = small or hides_curvature(matrix, slope[index], kinks, w[index], proposal[index])

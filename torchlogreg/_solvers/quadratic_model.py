@@ -35,10 +35,10 @@ class Model(NamedTuple):
         return hides_curvature(self.matrix, self.slope, self.kinks, self.w, u)
 
     def credible_minimiser(self, value: float, damping: float, units: np.ndarray) -> tuple[np.ndarray, float, float]:
-        """The minimiser, the damping at which it promises no more than there is, and the relative gap.
+        """The minimiser, the damping at which it promises no more than there is, and what it promises.
 
         The objective is not negative; but where rows are predicted well, their curvature falls faster than their
-        losses, and models promise anything. The gap is that of the model without damping, once it is small.
+        losses, and models promise anything.
         """
         for _ in range(tuning.MOST_DAMPINGS):
             u, promise = self.minimiser(damping * units if damping else None)
@@ -48,12 +48,14 @@ class Model(NamedTuple):
             damping = max(2.0 * promise / max(value, SMALLEST_FLOAT) * own, 10.0 * damping)
             if not damping < math.inf:
                 break
-        gap = promise / max(value, SMALLEST_FLOAT)
-        if damping and gap <= tuning.SURE_GAP**2:
-            gap = self.minimiser()[1] / max(value, SMALLEST_FLOAT)
-        elif damping:
-            gap = max(gap, tuning.SURE_GAP)
-        return u, damping, gap
+        return u, damping, promise
+
+    def gap(self, value: float, damping: float, promise: float) -> float:
+        """The relative gap: what the model promises without damping, once it promises little; before that, unknown."""
+        if damping:
+            known = promise <= tuning.SURE_GAP**2 * value
+            promise = self.minimiser()[1] if known else math.inf
+        return promise / max(value, SMALLEST_FLOAT)
 
 
 def damped(state: Any, search: LineSearchResult, trial: Point) -> tuple[list[int], list[float]]:
