@@ -170,10 +170,9 @@ class BatchedFits:
         """
         if self.candidates.l1 is None:
             return False
-        first = torch.zeros(2, dtype=torch.long, device=self.candidates.l1.device)
-        W = self.penalty.l2.new_zeros(2, self.design.shape[1], self.loss.n_logits)
-        one, two = (type(self.solver.specialised(self._objective(first[:n], first[:n]), W[:n])) for n in (1, 2))
-        return one is not two
+        first = torch.zeros(1, dtype=torch.long, device=self.candidates.l1.device)
+        W = self.penalty.l2.new_zeros(1, self.design.shape[1], self.loss.n_logits)
+        return self.solver.is_faster_alone(self._objective(first, first), W)
 
     def _continued(self, W: torch.Tensor, first: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
         """Where the paths in W (F Q, d, K) of the folds that begin at `first` lead for candidates q."""

@@ -156,6 +156,10 @@ class SelectableSolver(Solver):
     def from_params(cls, params: Mapping[str, Any], *, validated: bool = False) -> Self:
         """The solver with an estimator's parameters, by name; `validated` if validation data say when to stop."""
 
+    def is_faster_alone(self, objective: Objective, W: torch.Tensor) -> bool:  # noqa: ARG002 - unless there is such a one
+        """Whether a single model, from W (1, d, K), has an implementation that a batch of them has not."""
+        return False
+
     def around(self, centre: Any) -> Self:  # noqa: ARG002 - unless it takes_centre
         """The solver for models near a `Centre`, the optimum of others."""
         return self

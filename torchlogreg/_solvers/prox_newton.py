@@ -203,6 +203,10 @@ class ProxNewton(CentredSolver):
             return WorkingSets()
         return ProxNewtonNumPy(objective) if is_small(objective, W) else self
 
+    def is_faster_alone(self, objective, W):
+        """See `SelectableSolver`."""
+        return is_small(objective, W) and not are_wanted(objective)
+
     def finisher(self, objective):
         """See `Solver`."""
         return LBFGS().finisher(objective) if objective.penalty.is_smooth else None
