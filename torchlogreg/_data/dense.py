@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Self, final
 
+import numpy as np
 import torch
 
 from torchlogreg._data import gram as dense_gram
@@ -13,6 +14,7 @@ from torchlogreg._data.device import widest_dtype
 from torchlogreg._data.in_memory import InMemoryDesign
 from torchlogreg._data.mini_batches import DenseMiniBatch, MiniBatch
 from torchlogreg._data.products import numpy_dot
+from torchlogreg._data.stream_statistics import checksum_of_rows, host_products
 
 
 @final
@@ -24,6 +26,15 @@ class DenseDesign(InMemoryDesign):
 
     def n_frequent_columns(self, n_logits: int) -> int:  # noqa: ARG002 - no column is nearly empty
         return 0
+
+    def filled_columns(self) -> None:
+        return None
+
+    def of_filled_columns(self, is_filled: np.ndarray) -> Self:
+        raise NotImplementedError  # no column is left out
+
+    def row_fingerprint(self) -> int:
+        return checksum_of_rows(host_products(self.X.cpu()), self.y, self.sample_weights)
 
     def fingerprint(self) -> int:
         panels = self.X.split(max(1, tuning.CPU_BLOCK_NUMBERS // self.n_features))
@@ -118,17 +129,12 @@ class DenseDesign(InMemoryDesign):
         scale = scale.to(square)
         return square @ scale[: self.n_features] + (scale[-1] if self.intercept else 0.0)
 
-    def weight_off_the_mode(self, weights: torch.Tensor) -> torch.Tensor:
-        # The most common number is one of two rows' in all but contrived columns: of the two, the more common one.
-        first, second = (self._weight_unlike(row, weights) for row in self.X[[0, len(self.X) // 2]])
-        return torch.where(second[0] < first[0], second, first)
-
-    def _weight_unlike(self, row: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """The weight (2, n) of the rows whose number in a column is not that of `row`, (2, p)."""
-        out = weights.new_zeros(len(weights), self.n_features)
+    def weight_unlike(self, candidates: Self, weights: torch.Tensor) -> torch.Tensor:
+        out = weights.new_zeros(len(candidates.X), len(weights), self.n_features)
         size = tuning.COMPARED_ROWS
         for x, w in zip(self.X.split(size), weights.split(size, dim=1), strict=True):
-            out += w @ (x != row).to(w)
+            for total, row in zip(out, candidates.X, strict=True):
+                total += w @ (x != row).to(w)
         return out
 
     @property

@@ -5,9 +5,10 @@ the intercept as last row, logits eta (n, B, K), weights (n, B) or (n, 1).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
+import numpy as np
 import torch
 
 from torchlogreg._data import tuning
@@ -31,14 +32,16 @@ class Access(NamedTuple):
 class Design(ABC):
     """Rows of X with their labels and weights.
 
-    `DenseDesign` and `SparseDesign` hold them in memory (see `InMemoryDesign`); `StreamedDesign` passes over a stream.
+    `DenseDesign` and `SparseDesign` hold them in memory (see `InMemoryDesign`); `StreamedDesign` passes over a stream;
+    `ShardedDesign` has some of them in each of several processes.
     A class either declares a method or implements it: nothing concrete is overridden.
     Products run in `compute`, in X's own dtype unless that is half precision or integer; sums over the rows and
     everything else in `accumulation`, which is float64.
     """
 
-    in_memory: ClassVar[bool]  # whether all rows are there at once, in a fixed order
-    n_passes_before: ClassVar[int]  # passes over the data before the first one of the fit
+    in_memory: bool  # whether all rows are there at once, in a fixed order
+    at_hand: ClassVar[bool]  # whether they are so in this process
+    n_passes_before: int  # passes over the data before the first one of the fit
 
     intercept: bool  # whether there is a column of ones beside X
     compute: Placement
@@ -67,12 +70,25 @@ class Design(ABC):
 
     @property
     @abstractmethod
+    def n_weightings(self) -> int:
+        """How many weights each row has: as many as there are models, or one if all use the same."""
+
+    @property
+    @abstractmethod
     def device(self) -> torch.device:
         """Where X is."""
 
     @abstractmethod
     def n_frequent_columns(self, n_logits: int) -> int:
         """How many columns hold most of the numbers, where the others are nearly empty; 0 where they are not."""
+
+    @abstractmethod
+    def filled_columns(self) -> np.ndarray | None:
+        """Mask of the columns of a sparse X that hold numbers, or of some once too many do; None of a dense X."""
+
+    @abstractmethod
+    def of_filled_columns(self, is_filled: np.ndarray) -> "Design":
+        """The same rows of a sparse X without the columns that hold no number."""
 
     @abstractmethod
     def fingerprint(self) -> int:
@@ -87,8 +103,8 @@ class Design(ABC):
         """The same rows with X in float64: a copy."""
 
     @abstractmethod
-    def upcast(self) -> Self:
-        """The same rows, with X in a dtype that is multiplied as it is."""
+    def as_sample(self, *, spread: bool) -> "Design":
+        """All rows as `take` returns them."""
 
     @abstractmethod
     def select(self, models: Models) -> Self:
@@ -105,6 +121,20 @@ class Design(ABC):
     @abstractmethod
     def total_weight(self) -> torch.Tensor:
         """The sum of each column of weights, (V,)."""
+
+    @abstractmethod
+    def total(
+        self, function: Callable[..., list], *arguments: Any, shapes: list[tuple[int, ...]], n_kept: int = 0
+    ) -> list:
+        """What `function(design, *arguments)` returns of all rows: sums over them, which have these shapes.
+
+        The `n_kept` things after those belong to single rows, and stay where they are. The function is one of a module,
+        so that other processes find it.
+        """
+
+    @abstractmethod
+    def each(self, function: Callable[..., Any], *arguments: Any) -> list:
+        """What `function(design, *arguments)` returns, of the rows of every process that has some."""
 
     @abstractmethod
     def chunks(self, size: int = 1) -> "Iterable[InMemoryDesign]":
@@ -124,8 +154,18 @@ class Design(ABC):
         """Index, for `take`, of `size` random rows that have a weight."""
 
     @abstractmethod
-    def take(self, index: Models) -> "InMemoryDesign":
-        """The rows at an index, copied and upcast."""
+    def draw(self, shares: Any, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Index, for `take`, of a random row for each of the numbers `uniform` in (0, 1], and the shares of these.
+
+        Rows are drawn in proportion to `shares` (n,), one of those results of `total` that belong to single rows.
+        """
+
+    @abstractmethod
+    def take(self, index: Models, factor: Any = 1.0, *, spread: bool = False) -> "Design":
+        """The rows at an index, copied and upcast, their weights times a factor, of numbers or (m, 1).
+
+        Where `spread`, many of them may stay in the processes that have them.
+        """
 
     @property
     def is_exact(self) -> bool:
@@ -135,6 +175,20 @@ class Design(ABC):
     def to_accumulation(self, tensor: torch.Tensor) -> torch.Tensor:
         """`tensor` on the device and in the dtype of the coefficients."""
         return self.accumulation.take(tensor)
+
+
+class LocalDesign(Design):
+    """Rows that this process alone has."""
+
+    @abstractmethod
+    def row_fingerprint(self) -> int:
+        """A checksum of 64 bits that adds up: that of all rows is the sum of those of their parts, in any order."""
+
+    def total(self, function, *arguments, shapes, n_kept=0):  # noqa: ARG002 - for those who have no rows
+        return function(self, *arguments)
+
+    def each(self, function, *arguments):
+        return [function(self, *arguments)]
 
 
 def is_wide_table(n: int, d: int) -> bool:

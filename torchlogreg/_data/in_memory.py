@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from torchlogreg._data.blocking import slices_of_size
-from torchlogreg._data.design import Design
+from torchlogreg._data.design import LocalDesign
 from torchlogreg._data.device import Placement
 from torchlogreg._data.gram import with_ones
 from torchlogreg._data.mini_batches import MiniBatch
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torchlogreg._data.dense import DenseDesign
 
 
-class InMemoryDesign(Design):
+class InMemoryDesign(LocalDesign):
     """n rows with their labels `y` (n,) and columns of weights (n, V).
 
     Three linear maps are what a fit needs of them: `matvec` takes coefficients to logits, `rmatvec` is its adjoint,
@@ -32,7 +32,7 @@ class InMemoryDesign(Design):
     The flat maps have the columns of all models and logits side by side: coefficients (B K, d), logits (B K, n).
     """
 
-    in_memory = True
+    in_memory = at_hand = True
     n_passes_before = 0
 
     def __init__(
@@ -87,8 +87,8 @@ class InMemoryDesign(Design):
         """Sums of scale_j x_ij^2 over the columns, (d,) -> (n,)."""
 
     @abstractmethod
-    def weight_off_the_mode(self, weights: torch.Tensor) -> torch.Tensor:
-        """The weight (2, n) of the rows whose number in a column is not the most common one, (2, p)."""
+    def weight_unlike(self, candidates: Self, weights: torch.Tensor) -> torch.Tensor:
+        """The weights (2, n) of the rows whose number in a column is not that of a row of `candidates`, (2, 2, p)."""
 
     @abstractmethod
     def dense(self, columns: torch.Tensor | None = None) -> "DenseDesign":
@@ -135,6 +135,10 @@ class InMemoryDesign(Design):
         """The weights that each model uses, laid out as logits are: (n, B), or (n, 1) if all use the same ones."""
         return self.sample_weights if self.weight_index is None else self.sample_weights.T[self.weight_index].T
 
+    @property
+    def n_weightings(self) -> int:
+        return self.sample_weights.shape[1] if self.weight_index is None else len(self.weight_index)
+
     @cached_property
     def active_models(self) -> Models:
         """Index of the models that weigh some of these rows; all of them, if most do or none."""
@@ -166,6 +170,10 @@ class InMemoryDesign(Design):
         """The same rows with other columns of weights."""
         return self._with(sample_weights=sample_weights)
 
+    def labelled(self, y: torch.Tensor) -> Self:
+        """The same rows with other labels."""
+        return self._with(y=y)
+
     def divided(self, by: torch.Tensor) -> Self:
         return self.reweighted(self.sample_weights / by)
 
@@ -177,7 +185,7 @@ class InMemoryDesign(Design):
         y, sample_weights = self.y.to(X.device), self.sample_weights.to(X.device)
         return self._with(X=X, y=y, sample_weights=sample_weights, compute=None)
 
-    def upcast(self) -> Self:
+    def as_sample(self, *, spread: bool = False) -> Self:  # noqa: ARG002 - they are here
         return self if self.X.dtype in PRODUCT_DTYPES else self._with(X=self.X.to(dtype=self.compute.dtype))
 
     # --- Some of the rows.
@@ -189,8 +197,14 @@ class InMemoryDesign(Design):
     def sample_rows(self, size: int, generator: torch.Generator) -> torch.Tensor:
         return sample_weighted_rows(self.sample_weights, size, generator)
 
-    def take(self, index: Models) -> Self:
-        return self._with(X=self.X[index], y=self.y[index], sample_weights=self.sample_weights[index]).upcast()
+    def draw(self, shares: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        cumulative = self.to_accumulation(shares).cumsum(dim=0)
+        index = torch.searchsorted(cumulative, uniform.to(cumulative) * cumulative[-1]).to(shares.device)
+        return index, shares[index]
+
+    def take(self, index: Models, factor: Any = 1.0, *, spread: bool = False) -> Self:  # noqa: ARG002 - they are here
+        sample_weights = self.sample_weights[index] * factor
+        return self._with(X=self.X[index], y=self.y[index], sample_weights=sample_weights).as_sample()
 
     def chunks(self, size: int = 1) -> Iterable[Self]:  # noqa: ARG002 - one chunk is all rows
         return (self,)

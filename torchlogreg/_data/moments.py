@@ -19,16 +19,10 @@ def second_moments(design: InMemoryDesign) -> torch.Tensor:
     return reduce(add, in_threads(of_part, design.parts(n_workers())))[0]
 
 
-def scatter(design: InMemoryDesign) -> torch.Tensor:
-    """Weighted variance of each column, (B, d), of rows whose weights sum to one.
-
-    It is the mean square without an intercept; an intercept's own entry is 1.
-    """
+def first_and_second(design: InMemoryDesign) -> list[torch.Tensor]:
+    """Weighted sums of the squares and, with an intercept, of the numbers of each column, (B, d) each."""
     square = design.gram_diagonal(design.weight)
-    if design.intercept:
-        mean = design.rmatvec(design.weight[..., None])[..., 0]  # (B, d)
-        square[:, :-1] -= mean[:, :-1].square()
-    return square.clamp(min=0.0)
+    return [square, design.rmatvec(design.weight[..., None])[..., 0]] if design.intercept else [square]
 
 
 def row_norms(design: InMemoryDesign, moments: torch.Tensor) -> torch.Tensor:
@@ -41,15 +35,22 @@ def row_norms(design: InMemoryDesign, moments: torch.Tensor) -> torch.Tensor:
     return torch.cat(in_threads(of_part, design.parts(n_workers()))).to(design.sample_weights)
 
 
-def effective_row_count(design: InMemoryDesign) -> torch.Tensor:
-    """How many rows, effectively, differ from the most common number of each column, (d,).
+def weights_off(design: InMemoryDesign, candidates: InMemoryDesign) -> list[torch.Tensor]:
+    """What `effective_row_count` is made of: sums over the rows whose number in a column is not that of a candidate.
 
-    That is Kish's effective sample size of those rows: for an indicator the number of rows of the rarer kind.
+    They are those of the weights and of their squares (n_candidates, 2, p), and of all rows (2,).
     """
     weight = design.sample_weights.amax(dim=1)
     weights = torch.stack([weight, weight.square()]).to(design.X.dtype)
-    total, squares = design.weight_off_the_mode(weights)  # (d,) each
+    return [design.weight_unlike(candidates, weights), weights.sum(dim=1)]
+
+
+def effective_row_count(off: torch.Tensor, of_all: torch.Tensor, *, intercept: bool) -> torch.Tensor:
+    """How many rows, effectively, differ from the most common number of each column, (d,), from sums of `weights_off`.
+
+    That is Kish's effective sample size of those rows: for an indicator the number of rows of the rarer kind. The most
+    common number of a column is a candidate's in all but contrived columns: of the candidates, the more common one.
+    """
+    total, squares = off.gather(0, off[:, :1].argmin(dim=0, keepdim=True).expand(1, *off.shape[1:]))[0]  # (p,) each
     count = (total.square() / squares).nan_to_num(0.0)  # that of a constant column is 0 / 0
-    if design.intercept:
-        count = torch.cat([count, (weight.sum().square() / weight.square().sum())[None].to(count)])
-    return design.to_accumulation(count)
+    return torch.cat([count, (of_all[:1].square() / of_all[1:]).to(count)]) if intercept else count

@@ -12,7 +12,7 @@ from torchlogreg._data.array_blocks import ArrayBlocks
 from torchlogreg._data.device import Placement, available_devices
 from torchlogreg._data.in_memory import InMemoryDesign
 from torchlogreg._data.products import product_dtype
-from torchlogreg._data.storage import design_of_stored, stays_on_host
+from torchlogreg._data.storage import dense_if_pays, design_of_stored, stays_on_host
 from torchlogreg._data.validation import checked_X, is_no_table
 
 
@@ -24,6 +24,7 @@ def prediction_design(estimator, X, dtype: torch.dtype) -> InMemoryDesign:
     if is_no_table(X):
         raise ValueError("Predict the blocks of a stream one by one: for X, *_ in stream: model.predict(X).")
     X = checked_X(estimator, X, reset=False)
+    X = dense_if_pays(X, len(X), X.numel())
     device = X.device
     is_available = estimator.device != "auto" and str(estimator.device) in available_devices()
     if device.type == "cpu" and is_available and not stays_on_host(X):

@@ -15,7 +15,8 @@ import torch
 from torchlogreg._data import tuning
 from torchlogreg._data.products import product_dtype
 from torchlogreg._data.stream_sample import StreamSample
-from torchlogreg._data.stream_statistics import StreamStatistics
+from torchlogreg._data.stream_statistics import ROWS, StreamStatistics
+from torchlogreg._data.targets import distinct
 from torchlogreg._runtime.threads import under_caller_settings
 
 
@@ -49,8 +50,9 @@ class ScannedStream:
         check: Callable[[Any, bool], Block | None],
         *,
         n_sampled_bytes: int,
-        seed: int,
+        seed: int | list[int],
         weightless: Collection = (),
+        may_be_empty: bool = False,
     ):
         self.source, self.check = source, check
         self._fingerprint: dict[str, Any] | None = None
@@ -64,14 +66,15 @@ class ScannedStream:
             sample.add(block)
             labels.append(block.classes)
             if len(labels) > 100:
-                labels = [_distinct(labels)]
+                labels = [distinct(labels)]
             dtypes.add(product_dtype(block.X))
             self.n_block_bytes = max(self.n_block_bytes, block.X.numel() * block.X.element_size())
-        if before is None:
+        if before is None and not may_be_empty:
             raise ValueError("The stream is empty: it yielded no block with a row in it.")
+        before = torch.empty(0, 0, dtype=torch.float64, device="cpu") if before is None else before
         self.shape, self.device = (statistics.n_rows, before.shape[1]), before.device
-        self.dtype = torch.float64 if torch.float64 in dtypes else dtypes.pop()
-        self.classes = _distinct(labels)
+        self.dtype = torch.float64 if torch.float64 in dtypes or not dtypes else dtypes.pop()
+        self.classes = distinct(labels) if labels else np.empty(0)
         # The total weight and the largest weight of each class.
         self.mass = np.array([statistics.mass[label] for label in self.classes.tolist()])
         self.peak = np.array([statistics.peak[label] for label in self.classes.tolist()])
@@ -81,6 +84,14 @@ class ScannedStream:
 
     def numel(self) -> int:
         return self.shape[0] * self.shape[1]
+
+    def with_classes(self, classes: np.ndarray, places: np.ndarray) -> "ScannedStream":
+        """The same stream among other ones, which have all these classes together; its own are at the places."""
+        out = copy(self)
+        out.classes = classes
+        out.mass, out.peak, out.factor = np.zeros(len(classes)), np.zeros(len(classes)), np.ones(len(classes))
+        out.mass[places], out.peak[places] = self.mass, self.peak
+        return out
 
     def in_float64(self) -> "ScannedStream":
         """The same stream, with each block cast to float64."""
@@ -92,6 +103,11 @@ class ScannedStream:
         """A checksum of all rows, whatever their order."""
         known = (self._fingerprint or {}).values()
         return crc32(repr([sorted(v.items()) if isinstance(v, dict) else v for v in known]).encode())
+
+    @property
+    def checksum(self) -> int:
+        """The sum of the rows' checksums."""
+        return int((self._fingerprint or {})[ROWS])
 
     def stored(self) -> Iterator[torch.Tensor]:
         """The numbers of X block by block."""
@@ -162,14 +178,6 @@ def _changed(what: str) -> ValueError:
         f"The stream changed between two passes: it has {what}. Each iteration over a stream must yield the same rows, "
         "in any order."
     )
-
-
-def _distinct(labels: list[np.ndarray]) -> np.ndarray:
-    """The sorted distinct labels among several arrays of them."""
-    kinds = {"number" if array.dtype.kind in "biuf" else array.dtype.kind.replace("O", "U") for array in labels}
-    if len(kinds) > 1:
-        raise ValueError("The labels of the stream are numbers in some blocks and strings in others.")
-    return np.unique(np.concatenate(labels))
 
 
 def _joined(blocks: list[EncodedBlock]) -> EncodedBlock:

@@ -12,15 +12,17 @@ from typing import Self, final
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 
 from torchlogreg._data import gram as dense_gram
 from torchlogreg._data import sparse_gram, tuning
 from torchlogreg._data.checksum import checksum
-from torchlogreg._data.csr_tensor import CSRTensor
+from torchlogreg._data.csr_tensor import CSRTensor, compressed
 from torchlogreg._data.dense import DenseDesign
 from torchlogreg._data.in_memory import InMemoryDesign
 from torchlogreg._data.mini_batches import MiniBatch, SparseMiniBatch
 from torchlogreg._data.products import csr_product
+from torchlogreg._data.stream_statistics import checksum_of_rows, sparse_products
 
 
 @final
@@ -30,10 +32,25 @@ class SparseDesign(InMemoryDesign):
     X: CSRTensor
 
     def n_frequent_columns(self, n_logits: int) -> int:
-        """As many columns as have their second moments, from a sample of the rows, in the time of some three passes."""
-        cube = tuning.FREQUENT_COLUMNS_CUBED_PER_NUMBER * n_logits * self.n_numbers
-        number = min(tuning.MAX_FREQUENT_COLUMNS, max(tuning.MIN_FREQUENT_COLUMNS, cube ** (1 / 3)))
-        return int(min(self.n_features, number))
+        return n_frequent_columns(self.n_features, self.n_numbers, n_logits)
+
+    def filled_columns(self) -> np.ndarray:
+        p, csr = self.n_features, self.X.csr
+        is_filled, size = np.zeros(p, dtype=bool), max(p, 2**16)
+        for start in range(0, csr.nnz, size):
+            is_filled[csr.indices[start : start + size]] = True
+            if is_filled.sum() >= tuning.MAX_NON_EMPTY_SHARE * p:
+                break
+        return is_filled
+
+    def of_filled_columns(self, is_filled: np.ndarray) -> Self:
+        csr = self.X.csr
+        indices = (is_filled.cumsum(dtype=csr.indices.dtype) - 1)[csr.indices]
+        shape = csr.shape[0], int(is_filled.sum())
+        return self._with(X=CSRTensor(compressed(csr_array, csr.data, indices, csr.indptr, shape)))
+
+    def row_fingerprint(self) -> int:
+        return checksum_of_rows(sparse_products(self.X.csr), self.y, self.sample_weights)
 
     def fingerprint(self) -> int:
         csr = self.X.csr
@@ -116,11 +133,12 @@ class SparseDesign(InMemoryDesign):
         out = torch.from_numpy(csr_product(square.csr, scale[: self.n_features, None].numpy())[:, 0])
         return out + scale[-1] if self.intercept else out
 
-    def weight_off_the_mode(self, weights: torch.Tensor) -> torch.Tensor:
-        csr = self.X.csr  # where zero is the most common number of each column
+    def weight_unlike(self, candidates: Self, weights: torch.Tensor) -> torch.Tensor:
+        """Zero is the most common number of each column, whatever the candidates have."""
+        csr = self.X.csr
         stored = weights.double().numpy()[:, np.repeat(np.arange(len(self.X)), np.diff(csr.indptr))] * (csr.data != 0)
         off = [np.bincount(csr.indices, w, minlength=self.n_features) for w in stored]
-        return torch.from_numpy(np.stack(off))
+        return torch.from_numpy(np.stack(off)).expand(len(candidates.X), -1, -1)
 
     def _gram_of_dense_pieces(self, kernel, values: torch.Tensor) -> torch.Tensor:
         return sparse_gram.gram_of_dense_pieces(kernel, self.X, values, self.intercept, self.compute.dtype)
@@ -140,3 +158,10 @@ class SparseDesign(InMemoryDesign):
         if self.X.dtype != self.compute.dtype:
             size = min(size, self.n_numbers // tuning.UPCAST_PARTS)
         return max(tuning.CPU_BLOCK_NUMBERS, size)
+
+
+def n_frequent_columns(n_features: int, n_numbers: int, n_logits: int) -> int:
+    """As many columns as have their second moments, from a sample of the rows, in the time of some three passes."""
+    cube = tuning.FREQUENT_COLUMNS_CUBED_PER_NUMBER * n_logits * n_numbers
+    number = min(tuning.MAX_FREQUENT_COLUMNS, max(tuning.MIN_FREQUENT_COLUMNS, cube ** (1 / 3)))
+    return int(min(n_features, number))

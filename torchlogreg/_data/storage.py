@@ -1,10 +1,11 @@
 """How a checked X is stored: as a tensor or as compressed rows. Only this file tells the two apart."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array, issparse
+from scipy.sparse import csr_array, issparse, vstack
 
 from torchlogreg._data import tuning
 from torchlogreg._data.csr_tensor import CSR, CSRTensor, compressed
@@ -18,10 +19,20 @@ StoredX = torch.Tensor | CSRTensor
 
 
 def stored(X) -> StoredX:
-    """NumPy's array over the same memory, or scipy's CSR matrix as it is stored best."""
-    if not issparse(X):
-        return as_tensor(X)
-    return torch.from_numpy(X.toarray()) if pays_dense(X) else CSRTensor.of(X)
+    """NumPy's array over the same memory, or scipy's CSR matrix."""
+    return CSRTensor.of(X) if issparse(X) else as_tensor(X)
+
+
+def dense_if_pays(X: StoredX, n_rows: int, n_stored: int) -> StoredX:
+    """X, dense where that is the better way to store so many rows with so many numbers, of which X may be a part."""
+    if not isinstance(X, CSRTensor):
+        return X
+    return X.dense() if pays_dense(n_rows * X.shape[1], n_stored) else X
+
+
+def pays_dense(n_numbers: int, n_stored: int) -> bool:
+    """Whether a sparse matrix of so many numbers, of which some are stored, is better stored as a dense array."""
+    return n_numbers <= tuning.MAX_SMALL_NUMBERS or n_stored >= tuning.MIN_DENSE_DENSITY * n_numbers
 
 
 def design_of_stored(
@@ -30,6 +41,22 @@ def design_of_stored(
     """The design of X."""
     design = SparseDesign if isinstance(X, CSRTensor) else DenseDesign
     return design(X, y, sample_weights, intercept=intercept, compute=compute)
+
+
+def joined(designs: Sequence[InMemoryDesign], order: torch.Tensor | None = None) -> InMemoryDesign:
+    """The rows of several designs of the same kind, in this order of all of them."""
+    first = designs[0]
+    y = torch.cat([design.y.to(first.device) for design in designs])
+    weights = torch.cat([design.sample_weights.to(first.device) for design in designs])
+    if isinstance(first, SparseDesign):
+        X: StoredX = CSRTensor(csr_array(vstack([design.X.csr for design in designs], format="csr")))
+    else:
+        X = torch.cat([design.X.to(first.device) for design in designs])
+    if order is not None:
+        at = order.to(first.device)
+        X, y, weights = X[at], y[at], weights[at]
+    compute = Placement(X.device, first.compute.dtype)
+    return type(first)(X, y, weights, intercept=first.intercept, compute=compute)
 
 
 def stays_on_host(X: StoredX) -> bool:
@@ -67,23 +94,26 @@ def as_tensors(*arrays: np.ndarray | None) -> list[Any]:
     return [None if array is None else as_tensor(array) for array in arrays]
 
 
-def pays_dense(csr) -> bool:
-    """Whether a sparse matrix is better stored as a dense array."""
-    n_numbers = csr.shape[0] * csr.shape[1]
-    return n_numbers <= tuning.MAX_SMALL_NUMBERS or csr.nnz >= tuning.MIN_DENSE_DENSITY * n_numbers
-
-
-def sparsify_if_mostly_zero(X: StoredX) -> StoredX:
-    """X for a fit: a sparse copy where nearly all of a dense X is zero, as indicators and word counts are."""
+def n_probed_nonzeros(X: StoredX) -> tuple[int, int]:
+    """How many numbers of some rows were looked at, and how many of them are not zero; none where X stays dense."""
     if isinstance(X, CSRTensor) or X.device.type != "cpu" or X.dtype not in PRODUCT_DTYPES:
-        return X
-    if X.numel() <= tuning.MAX_SMALL_NUMBERS:
-        return X
+        return 0, 0
     n, p = X.shape
     probed = X[np.linspace(0, n - 1, max(1, tuning.PROBED_NUMBERS // p), dtype=int)]
-    if int(probed.count_nonzero()) > tuning.MAX_SPARSE_COPY_DENSITY * probed.numel():
+    return probed.numel(), int(probed.count_nonzero())
+
+
+def sparsify_if_mostly_zero(X: StoredX, of_all: tuple[int, tuple[int, int]] | None = None) -> StoredX:
+    """X for a fit: a sparse copy where nearly all of a dense X is zero, as indicators and word counts are.
+
+    Of a part of the rows, it is decided by how many numbers there are `of_all`, and what was probed of them.
+    """
+    if isinstance(X, CSRTensor) or (X.numel() <= tuning.MAX_SMALL_NUMBERS and of_all is None):
         return X
-    copy = _sparse_copy(X, int(tuning.MAX_SPARSE_COPY_DENSITY * X.numel()))
+    n_numbers, (n_seen, n_nonzero) = of_all or (X.numel(), n_probed_nonzeros(X))
+    if n_numbers <= tuning.MAX_SMALL_NUMBERS or not n_seen or n_nonzero > tuning.MAX_SPARSE_COPY_DENSITY * n_seen:
+        return X
+    copy = _sparse_copy(X, X.numel() if of_all else int(tuning.MAX_SPARSE_COPY_DENSITY * n_numbers))
     return X if copy is None else copy
 
 

@@ -17,6 +17,7 @@ class SampledRows(NamedTuple):
     labels: np.ndarray
     weight: np.ndarray
     is_all: bool  # whether no other rows weigh something
+    keys: np.ndarray  # the random numbers that they were chosen by, sorted
 
 
 class StreamSample:
@@ -26,7 +27,7 @@ class StreamSample:
     and up to three times as many for a moment.
     """
 
-    def __init__(self, n_bytes: int, seed: int, weightless: Collection):
+    def __init__(self, n_bytes: int, seed: int | list[int], weightless: Collection):
         self.n_bytes, self.weightless = n_bytes, weightless
         self.random = np.random.default_rng(seed)
         self.most = 0  # rows in the sample, known from the first block on
@@ -67,8 +68,8 @@ class StreamSample:
             self._cut()
         keys, *values = self._joined()
         self._keep(np.argsort(keys), keys, *values)
-        _, X, labels, weight = self.parts[0]
-        return SampledRows(X, labels, weight, self.bound > 1)
+        keys, X, labels, weight = self.parts[0]
+        return SampledRows(X, labels, weight, self.bound > 1, keys)
 
     def _cut(self):
         keys, *values = self._joined()

@@ -20,6 +20,7 @@ import torch
 
 from torchlogreg._data import tuning
 
+ROWS = "rows (features, label and weight together)"
 SHIFT = 40  # bits, a whole number of bytes; a part of the definition of the checksum
 _PATTERNS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -60,7 +61,31 @@ class StreamStatistics:
     @property
     def fingerprint(self) -> dict[str, object]:
         """What two passes over the same rows have in common, whatever their order."""
-        return {"labels": self.counts, "rows (features, label and weight together)": self.checksum}
+        return {"labels": self.counts, ROWS: self.checksum}
+
+
+def checksum_of_rows(products: np.ndarray, y: torch.Tensor, weights: torch.Tensor) -> int:
+    """The sum of the checksums of rows in memory, from those of their features (n,), labels and weights (n, V)."""
+    labels = y.cpu().double().numpy().view(np.uint64)[:, None]
+    words = np.concatenate([labels, weights.cpu().double().numpy().copy().view(np.uint64)], axis=1)
+    rows = products.view(np.uint64) + _mixed(_keys(words.shape[1] + 1)[1:] * (words ^ (words >> np.uint64(SHIFT)))).sum(
+        axis=1, dtype=np.uint64
+    )
+    return int(_mixed(rows).sum(dtype=np.uint64))
+
+
+def host_products(X: torch.Tensor) -> np.ndarray:
+    """What the features of the rows of a tensor add to their checksums, (n,)."""
+    keys = _keys(1 - (-X.shape[1] * X.element_size() // 8))
+    return _host_products(X.contiguous(), keys[1:].view(np.int64))
+
+
+def sparse_products(csr) -> np.ndarray:
+    """The same of compressed rows, whatever zeros are stored."""
+    bits = csr.data.astype(np.float64).view(np.uint64)
+    own = _mixed(_keys(csr.shape[1] + 1)[1:][csr.indices] * (bits ^ (bits >> np.uint64(SHIFT)))) * (csr.data != 0)
+    ends = np.concatenate([np.zeros(1, np.uint64), own.astype(np.uint64).cumsum(dtype=np.uint64)])
+    return np.diff(ends[csr.indptr])
 
 
 def _host_products(X: torch.Tensor, keys: np.ndarray) -> np.ndarray:

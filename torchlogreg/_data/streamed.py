@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from torchlogreg._data.dense import DenseDesign
-from torchlogreg._data.design import Design
+from torchlogreg._data.design import LocalDesign
 from torchlogreg._data.device import Placement, copied_to, widest_dtype
 from torchlogreg._data.sample_weights import Models
 from torchlogreg._data.scanned_stream import ScannedStream
@@ -20,15 +20,16 @@ from torchlogreg._runtime.threads import ahead
 
 
 @final
-class StreamedDesign(Design):
+class StreamedDesign(LocalDesign):
     """The rows of a scanned stream: a pass goes block by block through `chunks`.
 
     `loss` encodes the labels. Weights are divided by all of `divisors`, one after the other. Samples of rows come from
     the one that the opening scan has kept.
     """
 
-    in_memory = False
+    in_memory = at_hand = False
     n_passes_before = 1  # the opening scan
+    n_weightings = 1
     weight_index = None
 
     def __init__(
@@ -61,6 +62,15 @@ class StreamedDesign(Design):
     def n_frequent_columns(self, n_logits: int) -> int:  # noqa: ARG002 - blocks are dense
         return 0
 
+    def filled_columns(self) -> None:
+        return None
+
+    def of_filled_columns(self, is_filled: np.ndarray) -> Self:
+        raise NotImplementedError  # no column is left out
+
+    def row_fingerprint(self) -> int:
+        return self.stream.checksum
+
     def fingerprint(self) -> int:
         return self.stream.fingerprint()
 
@@ -72,7 +82,7 @@ class StreamedDesign(Design):
     def in_float64(self) -> Self:
         return self._with(stream=self.stream.in_float64(), compute=self.accumulation)
 
-    def upcast(self) -> Self:
+    def as_sample(self, *, spread: bool) -> Self:  # noqa: ARG002
         return self  # blocks are cast as they come
 
     def select(self, models: Models) -> Self:  # noqa: ARG002 - there is one model
@@ -127,8 +137,11 @@ class StreamedDesign(Design):
         """Index, for `take`, of `size` random rows of the sample, or of as many as it has."""
         return torch.randperm(len(self._sample.X), generator=generator, device="cpu")[:size].to(self.device)
 
-    def take(self, index: Models) -> DenseDesign:
-        return self._sample.take(index)
+    def draw(self, shares: Any, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        raise NotImplementedError  # rows of a stream have no places
+
+    def take(self, index: Models, factor: Any = 1.0, *, spread: bool = False) -> DenseDesign:  # noqa: ARG002
+        return self._sample.take(index, factor)
 
     @cached_property
     def _sample(self) -> DenseDesign:

@@ -101,7 +101,8 @@ def checked_weights(sample_weight, n: int, *, all_zero: bool = False, name: str 
     if isinstance(sample_weight, numbers.Real) or is_array_of_one:
         sample_weight = np.full(n, sample_weight, dtype=np.float64)
     float64: Any = np.float64
-    weight = check_array(sample_weight, ensure_2d=False, dtype=float64, input_name=name)
+    least = 0 if all_zero else 1
+    weight = check_array(sample_weight, ensure_2d=False, dtype=float64, input_name=name, ensure_min_samples=least)
     if weight.shape != (n,):
         raise ValueError(f"{name} has shape {weight.shape}; expected one weight for each row, ({n},).")
     if not np.isfinite(weight).all():  # under assume_finite=True scikit-learn does not look
@@ -118,10 +119,27 @@ def n_logits_of(classes: np.ndarray) -> int:
     return 1 if len(classes) == 2 else len(classes)
 
 
-def class_weights(class_weight, classes: np.ndarray, codes: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Weight of each class, (n_classes,); a class that a dict does not name has the weight 1."""
+def distinct(labels: list[np.ndarray]) -> np.ndarray:
+    """The sorted distinct labels among several arrays of them."""
+    kinds = {"number" if array.dtype.kind in "biuf" else array.dtype.kind.replace("O", "U") for array in labels}
+    if len(kinds) > 1:
+        raise ValueError("The labels of the stream are numbers in some blocks and strings in others.")
+    return np.unique(np.concatenate(labels))
+
+
+def class_mass(codes: np.ndarray, weight: np.ndarray, n_classes: int) -> tuple[np.ndarray, float]:
+    """The weight of each class (n_classes,) in units of the largest one of a row, and that."""
+    peak = float(weight.max(initial=0.0))
+    return np.bincount(codes, weights=weight / peak if peak else weight, minlength=n_classes), peak
+
+
+def class_weights(class_weight, classes: np.ndarray, mass: np.ndarray) -> np.ndarray:
+    """Weight of each class, (n_classes,), from the sums (n_classes,) of its rows' weights, in whatever units.
+
+    A class that a dict does not name has the weight 1.
+    """
     if class_weight == "balanced":
-        total = np.bincount(codes, weights=weight / weight.max())
+        total = mass
         return total.sum() / (np.count_nonzero(total) * np.where(total > 0, total, np.inf))
     # Keys are compared with the labels themselves: scikit-learn's compute_class_weight turns text into numbers first
     # ("01" and "1"). Dates stay as they are: as Python's objects they may be numbers.

@@ -4,7 +4,7 @@ import copy
 import math
 import numbers
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length
 
 from torchlogreg._data import tuning
+from torchlogreg._data.agreement import Agreed, Told
 from torchlogreg._data.array_api import Space, numpy_of
 from torchlogreg._data.array_blocks import ArrayBlocks
 from torchlogreg._data.design import Access, Design, is_wide_table
@@ -23,6 +24,7 @@ from torchlogreg._data.scanned_stream import Block, ScannedStream
 from torchlogreg._data.storage import (
     StoredX,
     as_tensors,
+    dense_if_pays,
     densified,
     design_of_stored,
     rows_as_csr,
@@ -37,6 +39,7 @@ from torchlogreg._data.targets import (
     check_presence,
     checked_labels,
     checked_weights,
+    class_mass,
     class_weighted,
     class_weights,
     codes_among,
@@ -45,6 +48,7 @@ from torchlogreg._data.targets import (
 )
 from torchlogreg._data.validation import checked_X, is_no_table, is_stream
 from torchlogreg._runtime.out_of_memory import ran_out
+from torchlogreg._runtime.ranks import current_ranks
 from torchlogreg._runtime.warn import warn
 
 STREAMED = (
@@ -67,6 +71,7 @@ class TrainingData(NamedTuple):
     sample_weight: np.ndarray | None = None  # (n,) without class weights; None if it was not given
     factor: np.ndarray | None = None  # (n_classes,) class weights, where they were given
     device_reason: str = ""  # why X is where it is
+    of_all: Agreed | None = None  # what is known of the rows of all processes; None for a block of `partial_fit`
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -97,11 +102,13 @@ def fit_data(
     try:
         return placed(estimator, training_data(estimator, X, y, sample_weight), access, or_streamed=not scattered)
     except (torch.OutOfMemoryError, RuntimeError) as error:
-        if not ran_out(error) or scattered or (isinstance(X, torch.Tensor) and X.device.type != "cpu"):
+        is_there = isinstance(X, torch.Tensor) and X.device.type != "cpu"
+        if not ran_out(error) or scattered or is_there or current_ranks().size > 1:
             raise
     warn("X does not fit in the memory of the device: reading it block by block.", RuntimeWarning)
     stand_in = copy.copy(estimator)
     checked = checked_X(stand_in, X, reset=True)
+    checked = dense_if_pays(checked, len(checked), checked.numel())
     data = _streamed(estimator, ArrayBlocks(checked, *_sliceable(checked, y, sample_weight)), access)
     reason = f"{data.device_reason}; X does not fit in its memory, and its blocks are copied in each pass"
     return data._replace(schema={**data.schema, **_schema(stand_in)}, device_reason=reason)
@@ -121,37 +128,68 @@ def _sliceable(X, y, sample_weight):
 
 def _streamed(estimator, source, access: Access, validated: bool = False) -> TrainingData:
     """The data of a stream of blocks after its opening scan."""
-    _check_repeatable(estimator, source, access, validated)
-    stand_in, given = copy.copy(estimator), estimator.class_weight
-    seed = check_random_state(0 if estimator.random_state is None else estimator.random_state).randint(2**31 - 1)
-    stream = ScannedStream(
-        source,
-        _BlockCheck(stand_in),
-        n_sampled_bytes=tuning.STREAM_SAMPLE_BYTES if access.by_products else 0,
-        seed=seed,
-        weightless=[label for label, value in given.items() if value == 0] if isinstance(given, dict) else (),
-    )
-    classes = stream.classes
-    if not math.isfinite(sum(stream.mass.tolist())):
-        raise ValueError("The sum of the sample weights overflows. Scale them down.")
-    if not stream.mass.any():
+    stand_in, given, ranks = copy.copy(estimator), estimator.class_weight, current_ranks()
+    stream: Any = None
+
+    def scan():
+        nonlocal stream
+        _check_repeatable(estimator, source, access, validated)
+        seed = check_random_state(0 if estimator.random_state is None else estimator.random_state).randint(2**31 - 1)
+        stream = ScannedStream(
+            source,
+            _BlockCheck(stand_in),
+            n_sampled_bytes=tuning.STREAM_SAMPLE_BYTES if access.by_products else 0,
+            seed=[seed, ranks.rank] if ranks.rank else seed,
+            weightless=[label for label, value in given.items() if value == 0] if isinstance(given, dict) else (),
+            may_be_empty=ranks.size > 1,
+        )
+        total = sum(stream.mass.tolist())
+        if not math.isfinite(total):
+            raise ValueError("The sum of the sample weights overflows. Scale them down.")
+        peak = max(stream.peak.tolist(), default=0.0)
+        return Told.of(
+            estimator,
+            stream,
+            stream.classes,
+            stream.mass / peak if peak else stream.mass,
+            peak,
+            names=_schema(stand_in).get("feature_names_in_"),
+            is_weighted=stream.is_weighted,
+            is_alone=ranks.size == 1,
+        )
+
+    of_all = Agreed.of(ranks.exchanged(scan), ranks.rank)
+    if not of_all.mass.any():
         raise ValueError(WEIGHTLESS)
+    stream = stream.with_classes(of_all.classes, of_all.places)
+    classes, mass = of_all.classes, of_all.mass
     if given is not None:
-        codes = np.arange(len(classes))
-        stream.factor = class_weights(given, classes, codes, stream.mass)
-        class_weighted(stream.mass, stream.factor, codes)  # raises if it overflows
+        stream.factor = class_weights(given, classes, mass)
+        mass = class_weighted(of_all.peak * mass, stream.factor, np.arange(len(classes)))  # raises if it overflows
     check_number_of_classes(estimator, classes)
-    mass = stream.mass * stream.factor
     check_presence(classes, mass)
-    like = torch.empty(0, dtype=stream.dtype, device=stream.device)
-    table = _table(like, stream.shape, classes)._replace(is_streamed=True)
+    schema, dtype = {**_schema(stand_in), "classes_": classes}, stream.dtype
+    if not stream.shape[0]:  # the others have rows
+        schema["n_features_in_"], stream.shape = of_all.n_features, (0, of_all.n_features)
+    like = torch.empty(0, dtype=dtype, device=stream.device)
+    table = _table(like, (of_all.n // ranks.size, of_all.n_features), classes)._replace(is_streamed=True)
     stream.device, reason = choose_device(estimator.device, like, Work.of(table, access))
-    dtype = np.dtype(np.float32 if stream.dtype == torch.float32 else np.float64)
     if stream.device.type == "mps":
         stream.dtype = torch.float32
-    schema = {**_schema(stand_in), "classes_": classes}
     factor = None if given is None else stream.factor
-    return TrainingData(stream, None, None, classes, schema, dtype, Space(), mass, factor=factor, device_reason=reason)
+    return TrainingData(
+        stream,
+        None,
+        None,
+        classes,
+        schema,
+        np.dtype(np.float32 if dtype == torch.float32 else np.float64),
+        Space(),
+        mass,
+        factor=factor,
+        device_reason=reason,
+        of_all=of_all,
+    )
 
 
 def _check_repeatable(estimator, source, access: Access, validated: bool) -> None:
@@ -209,19 +247,43 @@ def training_data(estimator, X, y, sample_weight) -> TrainingData:
     """Check the arguments of `fit` without touching the estimator; X is where it was."""
     if is_no_table(X) or (y is None and is_stream(X)):
         raise ValueError(STREAMED)
-    space = Space.of(X)
-    X, labels, schema = _checked_pair(estimator, X, y, reset=True)
-    classes, codes = encoded(labels)
-    schema["classes_"] = Space.of(y).array(classes)
-    weight = checked_weights(sample_weight, len(codes))
-    given, factor = None if sample_weight is None else weight, None
+    ranks, own_space, own_schema = current_ranks(), Space.of(X), {}
+    rows: Any = None
+
+    def look():
+        nonlocal rows
+        checked, labels, found = _checked_pair(estimator, X, y, reset=True, may_be_empty=ranks.size > 1)
+        own_schema.update(found)
+        own_classes, codes = encoded(labels)
+        weight = checked_weights(sample_weight, len(codes), all_zero=ranks.size > 1)
+        mass, peak = class_mass(codes, weight, len(own_classes))
+        rows = checked, codes, weight
+        return Told.of(
+            estimator,
+            checked,
+            own_classes,
+            mass,
+            peak,
+            names=found.get("feature_names_in_"),
+            is_weighted=sample_weight is not None,
+            is_alone=ranks.size == 1,
+        )
+
+    of_all = Agreed.of(ranks.exchanged(look), ranks.rank)
+    stored, codes, weight = rows
+    classes, mass, codes = of_all.classes, of_all.mass, of_all.places[codes]
+    if not mass.any():
+        raise ValueError(WEIGHTLESS)
+    schema = {**own_schema, "classes_": Space.of(y).array(classes)}
+    given, factor = weight if of_all.is_weighted else None, None
     if estimator.class_weight is not None:
-        factor = class_weights(estimator.class_weight, classes, codes, weight)
-        weight = class_weighted(weight, factor, codes)
+        factor = class_weights(estimator.class_weight, classes, mass)
+        weight, mass = class_weighted(weight, factor, codes), mass * factor
     check_number_of_classes(estimator, classes)
-    mass = np.bincount(codes, weights=weight, minlength=len(classes))
     check_presence(classes, mass)
-    return TrainingData(X, codes, weight, classes, schema, _coefficient_dtype(X), space, mass, given, factor)
+    stored = dense_if_pays(stored, of_all.n, of_all.n_stored)
+    dtype = _coefficient_dtype(stored)
+    return TrainingData(stored, codes, weight, classes, schema, dtype, own_space, mass, given, factor, of_all=of_all)
 
 
 def block_data(estimator, X, y, classes, sample_weight) -> TrainingData:
@@ -244,26 +306,28 @@ def block_data(estimator, X, y, classes, sample_weight) -> TrainingData:
     if len(given) < 2:
         raise ValueError(f"A classifier needs at least two classes; classes holds {given.tolist()}.")
     X, labels, schema = _checked_pair(estimator, X, y, reset=known is None)
+    X = dense_if_pays(X, len(X), X.numel())
     schema["classes_"] = Space.of(classes).array(given) if known is None else estimator.classes_
     present, index = encoded(labels)
     remedy = " Name all classes that the stream will hold in the first call to partial_fit."
     codes = codes_among(given, present, "y", remedy)[index]
     weight = checked_weights(sample_weight, len(codes))
     if estimator.class_weight is not None:
-        weight = class_weighted(weight, class_weights(estimator.class_weight, given, codes, weight), codes)
+        mass, _ = class_mass(codes, weight, len(given))
+        weight = class_weighted(weight, class_weights(estimator.class_weight, given, mass), codes)
     if not weight.any():
         raise ValueError("class_weight leaves no row of this block; at least one weight must be positive.")
     return TrainingData(X, codes, weight, given, schema, _coefficient_dtype(X), space)
 
 
-def _checked_pair(estimator, X, y, *, reset):
+def _checked_pair(estimator, X, y, *, reset, may_be_empty=False):
     """Checked rows and labels, and what they tell about the features, by attribute name."""
     if y is None:
         raise ValueError(
             f"This {type(estimator).__name__} estimator requires y to be passed, but the target y is None."
         )
     stand_in = copy.copy(estimator)  # takes the attributes that validate_data sets
-    X = checked_X(stand_in, X, reset=reset)
+    X = checked_X(stand_in, X, reset=reset, may_be_empty=may_be_empty)
     y = checked_labels(y)
     check_consistent_length(X, y)
     return X, y, _schema(stand_in)
@@ -281,7 +345,10 @@ def placed(estimator, data: TrainingData, access: Access, *, or_streamed: bool =
     """
     X = data.X
     assert not isinstance(X, ScannedStream)  # which is placed where it is opened
-    table = None if stays_on_host(X) else _table(X, X.shape, data.classes)
+    n, of_all = len(X), data.of_all
+    if of_all is not None:
+        n = of_all.n // of_all.n_ranks
+    table = None if stays_on_host(X) else _table(X, (n, X.shape[1]), data.classes)
     choice = choose_device(estimator.device, X, None if table is None else Work.of(table, access))
     try:
         X = _moved(X, choice.device)
@@ -294,7 +361,8 @@ def placed(estimator, data: TrainingData, access: Access, *, or_streamed: bool =
             raise
         choice = Choice.of("cpu", f"X does not fit in the memory of {choice.device}")
     if access.by_products:
-        X = sparsify_if_mostly_zero(X)
+        shared = (of_all.n * X.shape[1], of_all.n_probed) if of_all is not None and of_all.n_ranks > 1 else None
+        X = sparsify_if_mostly_zero(X, shared)
     return data._replace(X=X, device_reason=choice.reason)
 
 
@@ -325,8 +393,12 @@ def bytes_of_rows(X: StoredX, index: np.ndarray) -> bytes:
 
 
 def total_weight(data: TrainingData) -> float:
-    """The sum of the rows' weights; infinite where it overflows."""
-    weight = data.X.mass * data.X.factor if isinstance(data.X, ScannedStream) else data.weight
+    """The sum of the rows' weights, class weights included; infinite where it overflows."""
+    of_all = data.of_all
+    if of_all is not None and (of_all.n_ranks > 1 or data.codes is None):
+        weight = of_all.peak * of_all.mass * (1.0 if data.factor is None else data.factor)
+    else:
+        weight = data.weight
     with np.errstate(over="ignore"):
         return float(np.asarray(weight).sum())
 

@@ -88,6 +88,18 @@ HASHED_BYTES = 2**20
 # The same on an accelerator.
 ACCELERATOR_HASHED_BYTES = 2**26
 
+# --- Sparse X.
+
+# Columns of a sparse X, as a share of all, below which those that are not empty are the only ones that are fitted.
+MAX_NON_EMPTY_SHARE = 0.8
+
+# --- Rows in several processes.
+
+# Numbers of X up to which a table is gathered in the process that leads: no pass over it takes as long as a message.
+GATHERED_NUMBERS = 2**16
+# The same of a sample of the rows: 128 MB in float64, which take a tenth of a second to gather.
+GATHERED_SAMPLE_NUMBERS = 2**24
+
 # --- Checks.
 
 # Numbers of X that are checked together for NaN and infinity.

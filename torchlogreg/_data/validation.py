@@ -47,16 +47,21 @@ def dense_coefficients(coef) -> np.ndarray:
     return numpy_of(densified(coef))
 
 
-def checked_X(estimator, X, *, reset: bool) -> StoredX:
-    """X as a finite (n, p) tensor, or `CSRTensor`; sets or checks feature names and their number."""
+def checked_X(estimator, X, *, reset: bool, may_be_empty: bool = False) -> StoredX:
+    """X as a finite (n, p) tensor, or `CSRTensor`; sets or checks feature names and their number.
+
+    Only where it `may_be_empty` can it be without rows.
+    """
     tensor = tensor_of(X)
     if tensor is not None:
-        return checked_tensor(estimator, tensor, reset=reset)
+        return checked_tensor(estimator, tensor, reset=reset, may_be_empty=may_be_empty)
     _check_columns(X)
     # scikit-learn checks pandas' dtypes alone: it would make a polars frame of float32 one of float64.
     is_single = {str(dtype) for dtype in _dtypes(X)} == {"Float32"}
     dtype = np.float32 if is_single else [np.float64, np.float32]
-    return stored(validate_data(estimator, X, reset=reset, dtype=dtype, accept_sparse="csr"))
+    least = 0 if may_be_empty else 1
+    checked = validate_data(estimator, X, reset=reset, dtype=dtype, accept_sparse="csr", ensure_min_samples=least)
+    return stored(checked)
 
 
 def _dtypes(X):
@@ -85,7 +90,7 @@ def _check_columns(X):
         )
 
 
-def checked_tensor(estimator, X: torch.Tensor, *, reset: bool) -> torch.Tensor:
+def checked_tensor(estimator, X: torch.Tensor, *, reset: bool, may_be_empty: bool = False) -> torch.Tensor:
     """The checks of validate_data for a tensor, made where it is.
 
     Half precision and small integers stay as they are: `DenseDesign` casts them block by block.
@@ -101,7 +106,7 @@ def checked_tensor(estimator, X: torch.Tensor, *, reset: bool) -> torch.Tensor:
             f"Expected 2D array, got a tensor of shape {tuple(X.shape)} instead. Reshape it to (n_samples, n_features)."
         )
     for count, what in zip(X.shape, ("sample(s)", "feature(s)"), strict=True):
-        if not count:
+        if not count and not (may_be_empty and what == "sample(s)"):
             raise ValueError(f"Found array with 0 {what} (shape={tuple(X.shape)}) while a minimum of 1 is required.")
     if X.is_complex():
         raise ValueError("Complex data not supported: pass the real and the imaginary parts as features.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, Literal, Self
 
@@ -19,9 +20,9 @@ from torchlogreg._estimators.predictor import LinearPredictor
 from torchlogreg._estimators.problem import check_combination, fit_inputs
 from torchlogreg._export.conversion import from_sklearn_model
 from torchlogreg._monitoring.callback_context import FitCall
-from torchlogreg._runtime.out_of_memory import attempts
+from torchlogreg._runtime.ranks import current_ranks
 from torchlogreg._runtime.sklearn_private import Interval, StrOptions, fit_context
-from torchlogreg._runtime.threads import package_settings
+from torchlogreg._runtime.threads import fit_arithmetic, package_settings
 from torchlogreg._solvers import SOLVERS
 
 # What `partial_fit` cannot know, for it would take all rows.
@@ -175,14 +176,15 @@ class LinearClassifier(LinearPredictor):
             If the memory of an accelerator ran out and the fit continued with smaller blocks.
         """
         check_combination(self)
-        call = FitCall.begin(self, X, y, sample_weight, max_subtasks=self.max_iter or None)
+        ranks = current_ranks()
+        call = FitCall.begin(self, X, y, sample_weight, max_subtasks=self.max_iter or None, is_told=ranks.rank == 0)
         with package_settings(), torch.inference_mode(False), torch.no_grad():
             start, validation = (coef_init, intercept_init), (X_val, y_val, sample_weight_val)
             inputs = fit_inputs(self, X, y, sample_weight, start=start, validation=validation)
-            with explained(inputs.data.X):
-                for attempt in attempts():
-                    with attempt:
-                        attributes = fitted_model(self, inputs, call)
+            with explained(inputs.data.X), fit_arithmetic(inputs.data.X):
+                attributes = ranks.led(
+                    partial(fitted_model, self, inputs, call), partial(inputs.shared, self.fit_intercept)
+                )
         attributes["_seen"] = PartialFitState.after(inputs.data)._asdict()
         replace_attributes(self, attributes, stale=["feature_names_in_"], then=call.end)
         return self

@@ -10,26 +10,30 @@ from torchlogreg._estimators.fingerprint import fit_fingerprint
 from torchlogreg._estimators.problem import FitInputs, FitProblem, fit_problem
 from torchlogreg._monitoring.callback_context import CallbackRunner, FitCall, required_monitors
 from torchlogreg._monitoring.history import FitHistory, iteration_name
-from torchlogreg._monitoring.monitors import training_monitor
+from torchlogreg._monitoring.monitors import SharedMonitor, training_monitor
 from torchlogreg._objective.certificate import optimality_bound
-from torchlogreg._runtime.threads import fit_arithmetic
+from torchlogreg._runtime.out_of_memory import attempts
+from torchlogreg._runtime.ranks import Lead
 from torchlogreg._solvers.driver import Result, Settings, minimise
 
 
-def fitted_model(estimator: Any, inputs: FitInputs, call: FitCall) -> dict[str, Any]:
-    """The attributes of the model that minimises the objective."""
-    with fit_arithmetic(inputs.data.X):
-        problem = fit_problem(estimator, inputs)
-        history = fit_history(estimator, problem, call)
-        settings = Settings(estimator.tol, estimator.max_iter, storage_rounding(inputs.data), warn=True)
-        result = minimise(problem.objective, problem.solver, problem.start, settings, history)
-        return fitted_attributes(problem, result, history)
+def fitted_model(estimator: Any, inputs: FitInputs, call: FitCall, lead: Lead | None) -> dict[str, Any]:
+    """The attributes of the model that minimises the objective; `lead` asks other processes that have rows of it."""
+    for attempt in attempts():
+        with attempt:
+            problem = fit_problem(estimator, inputs._replace(lead=lead))
+            history = fit_history(estimator, problem, call)
+            settings = Settings(estimator.tol, estimator.max_iter, storage_rounding(inputs.data), warn=True)
+            result = minimise(problem.objective, problem.solver, problem.start, settings, history)
+            return fitted_attributes(problem, result, history)
+    raise AssertionError  # the last attempt raises
 
 
 def fit_history(estimator: Any, problem: FitProblem, call: FitCall) -> FitHistory:
     """The history of a fit that begins, with its callbacks."""
     data, solver = problem.inputs.data, problem.solver
-    training = training_monitor(data, problem.train)
+    lead = problem.inputs.lead
+    training = training_monitor(data, problem.train) if lead is None else SharedMonitor(lead, "training")
     monitors = required_monitors(estimator, solver, training, problem.validation)
     attributes = partial(model_attributes, data=data, intercept=estimator.fit_intercept)
     fingerprint = partial(fit_fingerprint, estimator, problem, watches_training="train" in monitors)

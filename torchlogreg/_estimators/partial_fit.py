@@ -59,9 +59,10 @@ class PartialFitState(NamedTuple):
     @classmethod
     def after(cls, data: TrainingData, before: PartialFitState | None = None) -> PartialFitState:
         """The stream with one more block. A fit is a first block; that of a stream never comes again."""
-        n, weight = data.X.shape[0], total_weight(data)
-        # Blocks of a few rows may be equal by chance.
-        is_recognised = data.codes is not None and n >= tuning.RECOGNISED_ROWS
+        n, weight = data.X.shape[0] if data.of_all is None else data.of_all.n, total_weight(data)
+        # Blocks of a few rows may be equal by chance, and those of several processes are nobody's.
+        is_alone = data.of_all is None or data.of_all.n_ranks == 1
+        is_recognised = is_alone and data.codes is not None and n >= tuning.RECOGNISED_ROWS
         fingerprint = _fingerprint(data) if is_recognised else None
         if before is None:
             return cls(fingerprint, n, weight)

@@ -6,16 +6,24 @@ import numpy as np
 import torch
 from sklearn.model_selection import StratifiedShuffleSplit
 
-from torchlogreg._data.design import Access
+from torchlogreg._data.design import Access, Design
+from torchlogreg._data.sharded import ShardedDesign
 from torchlogreg._data.training_data import TrainingData, design_of, fit_data
 from torchlogreg._estimators.per_feature import bounding_parameter, per_feature
 from torchlogreg._estimators.start import start_coefficients
-from torchlogreg._monitoring.monitors import Validation, held_out_data, validation_data
+from torchlogreg._monitoring.monitors import (
+    SharedMonitor,
+    Validation,
+    held_out_data,
+    training_monitor,
+    validation_data,
+)
 from torchlogreg._objective.losses import Loss, loss_of
 from torchlogreg._objective.objective import Objective
 from torchlogreg._objective.penalties import ElasticNet, PerFeature, strengths
 from torchlogreg._objective.reparametrisation import NonEmptyColumns
 from torchlogreg._runtime.out_of_memory import translated
+from torchlogreg._runtime.ranks import NOTHING, Lead, current_ranks
 from torchlogreg._solvers import access_of, is_stochastic, solver_class, takes_kinks, tuning
 from torchlogreg._solvers.base import Solver
 
@@ -55,17 +63,44 @@ class FitInputs(NamedTuple):
     W: torch.Tensor  # (1, d, K) in float64, where to start
     validation: Validation | None  # of the user's validation data
     own: PerFeature  # weights and bounds of the features
+    is_validated: bool  # whether any process has validation data
+    lead: Lead | None = None  # how the other processes are asked, in the one that leads them
+
+    def shared(self, intercept: bool) -> dict[str, Any]:
+        """What this process has that the one which leads asks for, by name."""
+        has_rows = self.data.X.shape[0] > 0
+        design = design_of(self.data, self.loss, intercept=intercept) if has_rows else NOTHING
+        return {
+            "design": design,
+            "training": training_monitor(self.data, None) if has_rows else NOTHING,
+            "validation": self.validation or NOTHING,
+            "device": design.accumulation.device if isinstance(design, Design) else torch.device("cpu"),
+        }
+
+    def design(self, index: np.ndarray | None, intercept: bool) -> Design:
+        """The rows of all processes, or those at an index of the rows here."""
+        if self.lead is None:
+            return design_of(self.data, self.loss, index, intercept=intercept)
+        return ShardedDesign.of(self.lead, self.lead.desk.device)
 
 
 def fit_inputs(estimator: Any, X, y, sample_weight, *, start: tuple, validation: tuple) -> FitInputs:
     """Check the arguments of `fit`, among them a `start` (coef, intercept) and `validation` (X, y, sample_weight)."""
+    inputs: Any = None
     with translated():
         access = fit_access(estimator)
         data = fit_data(estimator, X, y, sample_weight, access, validated=validation[0] is not None)
-        monitor = validation_data(estimator, data, *validation)
-    loss, own = loss_of(len(data.classes)), per_feature(estimator, data)
-    W = start_coefficients(estimator, data, loss, *start, continued=estimator.warm_start)
-    return FitInputs(data, loss, own.clipped(W), monitor, own)
+
+        def look():
+            nonlocal inputs
+            monitor = validation_data(estimator, data, *validation)
+            loss, own = loss_of(len(data.classes)), per_feature(estimator, data)
+            W = start_coefficients(estimator, data, loss, *start, continued=estimator.warm_start)
+            inputs = FitInputs(data, loss, own.clipped(W), monitor, own, monitor is not None)
+            return inputs.is_validated
+
+        is_validated = current_ranks().exchanged(look)
+    return inputs._replace(is_validated=any(is_validated))
 
 
 class FitProblem(NamedTuple):
@@ -77,7 +112,7 @@ class FitProblem(NamedTuple):
     columns: NonEmptyColumns  # from the coefficients of all features to those that are solved for, and back
     train: np.ndarray | None  # index of the training rows; None for all
     held_out: np.ndarray | None  # index of those that `early_stopping` holds out; None for none
-    validation: Validation | None  # of the user's validation data, or of the rows held out
+    validation: Validation | SharedMonitor | None  # of the user's validation data, or of the rows held out
     keeps_best: bool  # whether the result is the best iterate on the validation data
 
     @property
@@ -88,14 +123,14 @@ class FitProblem(NamedTuple):
 
 def fit_problem(estimator: Any, inputs: FitInputs) -> FitProblem:
     """The objective of a fit on the training rows, and its solver."""
-    data, loss, W, validation, own = inputs
+    data, loss, W, validation, own, is_validated, lead = inputs
     intercept, train, held_out = estimator.fit_intercept, None, None
+    if lead is not None and is_validated:
+        validation = SharedMonitor(lead, "validation")
     if validation is None and estimator.early_stopping and is_stochastic(estimator.solver):
         train, held_out = _split(estimator, data)
         validation = held_out_data(data, loss, held_out, intercept=intercept)
-    columns = NonEmptyColumns.of(
-        design_of(data, loss, train, intercept=intercept), W, wanted=not is_stochastic(estimator.solver)
-    )
+    columns = NonEmptyColumns.of(inputs.design(train, intercept), W, wanted=not is_stochastic(estimator.solver))
     design = columns.design
     if columns.columns is not None:
         kept = columns.columns.numpy()

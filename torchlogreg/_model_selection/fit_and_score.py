@@ -295,7 +295,7 @@ def weights_of(data: TrainingData, kinds: list, trains: Sequence[np.ndarray]) ->
         for v, kind in enumerate(kinds):
             out[f, v], mass[f, v] = column, totals
             if kind is not None:
-                factor = class_weights(kind, data.classes, data.codes, column)
+                factor = class_weights(kind, data.classes, totals)
                 out[f, v], mass[f, v] = class_weighted(column, factor, data.codes), totals * factor
             if not mass[f, v].any():
                 where = f"no training row of fold {f - 1}" if f else "no row"

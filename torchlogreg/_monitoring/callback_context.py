@@ -42,14 +42,16 @@ class FitProgress(NamedTuple):
 class FitCall(NamedTuple):
     """One call of `fit`, as scikit-learn's callbacks see it."""
 
-    context: Any  # scikit-learn's CallbackContext
+    context: Any  # scikit-learn's CallbackContext; None where no callbacks are told
     arguments: dict[str, Any]
     began: float  # by `perf_counter`
 
     @classmethod
-    def begin(cls, estimator, X, y, sample_weight=None, *, max_subtasks: int | None) -> Self:
-        """Tell the callbacks that a fit begins."""
+    def begin(cls, estimator, X, y, sample_weight=None, *, max_subtasks: int | None, is_told: bool = True) -> Self:
+        """Tell the callbacks that a fit begins, unless another process tells its own."""
         began = perf_counter()
+        if not is_told:
+            return cls(None, {"estimator": estimator}, began)
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}
         context = estimator._init_callback_context(max_subtasks=max_subtasks)
         call = cls(context, {"estimator": estimator, "X": X, "y": y, "metadata": metadata}, began)
@@ -58,6 +60,8 @@ class FitCall(NamedTuple):
 
     def end(self) -> None:
         """Tell the callbacks that the fit has ended."""
+        if self.context is None:
+            return
         self.context.call_on_fit_task_end(**self.arguments, reconstruction_attributes={})
         forget(self.estimator)
 

@@ -14,6 +14,7 @@ from sklearn import config_context
 
 from torchlogreg._data.checksum import checksum
 from torchlogreg._data.prediction import prediction_parts
+from torchlogreg._data.sharded import ShardedDesign
 from torchlogreg._data.storage import as_tensors
 from torchlogreg._data.targets import (
     checked_labels,
@@ -27,7 +28,7 @@ from torchlogreg._data.validation import is_no_table
 from torchlogreg._monitoring import tuning
 from torchlogreg._monitoring.history import Iterate
 from torchlogreg._objective.losses import Loss, loss_of
-from torchlogreg._objective.objective import Objective, Point
+from torchlogreg._runtime.ranks import Lead, Remote
 from torchlogreg._runtime.sklearn_private import feature_names
 from torchlogreg._runtime.threads import mapped
 from torchlogreg._runtime.warn import warn
@@ -127,20 +128,27 @@ class Training:
         self.class_weight = class_weight
 
     def __call__(self, iterate: Iterate) -> tuple[float, float]:
-        return _means(iterate.objective.loss, self._pieces(iterate.objective, iterate.point))
+        objective, point = iterate.objective, iterate.point
+        if point.eta is None:
+            objective.passes.n_visited += objective.design.shape[0]
+        return _means(self.sums(objective.design, objective.loss, point.W, point.eta))
 
-    def _pieces(self, objective: Objective, point: Point) -> Iterator[Piece]:
-        if point.eta is not None:
-            logits = [(point.eta.permute(2, 0, 1), objective.design)]
+    def sums(self, design, loss: Loss, W: torch.Tensor, eta: torch.Tensor | None) -> np.ndarray:
+        """See `_sums`; at the coefficients W (1, d, K) or the logits eta (1, K, n)."""
+        return _sums(loss, self._pieces(design, loss, W, eta))
+
+    def _pieces(self, design, loss, W, eta) -> Iterator[Piece]:
+        if eta is not None:
+            logits = [(eta.permute(2, 0, 1), design)]
         else:
-            logits = ((rows.matvec(point.W), rows) for rows in objective.blocks())
+            logits = ((rows.matvec(W), rows) for rows in design.blocks())
         start = 0
         for eta, rows in logits:
             weight, own = rows.weight[:, 0].cpu(), self.sample_weight
             if own is not None:
                 own = own[start : start + len(eta)]
             elif self.class_weight is not None:
-                own = (weight / self.class_weight[objective.loss.codes(rows.y).cpu()]).nan_to_num(0.0)
+                own = (weight / self.class_weight[loss.codes(rows.y).cpu()]).nan_to_num(0.0)
             yield eta, rows.y.to(eta.device), weight, own
             start += len(eta)
 
@@ -167,7 +175,20 @@ class Validation:
         self.sample_weight = None if sample_weight is None else summable(sample_weight)
 
     def __call__(self, iterate: Iterate) -> tuple[float, float]:
-        return _means(self.loss, self._pieces(iterate.of_features.cpu().to(self.dtype)))
+        return _means(self.sums(iterate.of_features))
+
+    def sums(self, W: torch.Tensor) -> np.ndarray:
+        """See `_sums`; at the coefficients W (1, d, K)."""
+        return _sums(self.loss, self._pieces(W.cpu().to(self.dtype)))
+
+    def row_fingerprint(self) -> int:
+        """The same as a sum over the rows, in any order."""
+        start, out = 0, 0
+        for rows in self.parts():
+            at = slice(start, start + rows.shape[0])
+            start = at.stop
+            out += rows.reweighted(self.weight[at, None]).labelled(self.codes[at]).row_fingerprint()
+        return out % 2**64
 
     def fingerprint(self) -> int:
         """A checksum of the rows, their labels and their weights."""
@@ -196,16 +217,59 @@ def summable(weight: torch.Tensor) -> torch.Tensor:
     return weight if float(weight.sum()) < tuning.LARGEST_WEIGHT_SUM else weight / weight.max()
 
 
-def _means(loss: Loss, pieces: Iterable[Piece]) -> tuple[float, float]:
-    """The mean loss, by weight, and the share of right answers, by sample weight.
+def _sums(loss: Loss, pieces: Iterable[Piece]) -> np.ndarray:
+    """Sums of the losses and of their weights, and of the sample weights of the right answers and of all.
 
     Without sample weights the answers are counted, which is as exact as accuracy_score.
     """
-    total = mass = right = counted = 0.0
+    out = np.zeros(4)
     for eta, y, weight, own in pieces:
         value = loss.value(eta, y)[:, 0].to("cpu", weight.dtype)
-        total, mass = total + float(weight @ value), mass + float(weight.sum())
         hit = (loss.choice(eta)[:, 0] == loss.codes(y)).cpu()
-        right += int(hit.sum()) if own is None else float(own[hit].sum())
-        counted += len(hit) if own is None else float(own.sum())
+        right, counted = (hit.sum(), len(hit)) if own is None else (own[hit].sum(), own.sum())
+        out += [float(weight @ value), float(weight.sum()), float(right), float(counted)]
+    return out
+
+
+def _means(sums: np.ndarray) -> tuple[float, float]:
+    """The mean loss, by weight, and the share of right answers, by sample weight."""
+    total, mass, right, counted = sums.tolist()
     return total / mass, right / counted
+
+
+class SharedMonitor:
+    """In the process that leads others, the monitor of the rows that all of them have."""
+
+    def __init__(self, lead: Lead, name: str):
+        self.lead, self.monitor = lead, Remote(lead, name)
+
+    def __call__(self, iterate: Iterate) -> tuple[float, float]:
+        design = iterate.objective.design
+        if self.monitor.number == "validation":
+            (sums,) = self.lead.total(_validation_sums, self.monitor, iterate.of_features, shapes=[(4,)])
+        elif isinstance(design, ShardedDesign):
+            W, eta, loss = iterate.point.W, iterate.point.eta, iterate.objective.loss
+            if eta is None:
+                iterate.objective.passes.n_visited += design.shape[0]
+            (sums,) = design.total(_training_sums, self.monitor, loss, W, eta, shapes=[(4,)])
+        else:  # the rows were gathered, but not the weights
+            W, loss = iterate.of_features, iterate.objective.loss
+            shared = Remote(self.lead, "design")
+            (sums,) = self.lead.total(_training_sums, shared, self.monitor, loss, W, None, shapes=[(4,)])
+        return _means(sums.numpy(force=True))
+
+    def fingerprint(self) -> int:
+        """A checksum of the rows, their labels and their weights, whichever process has which."""
+        return sum(own or 0 for own in self.lead.each(_monitor_fingerprint, self.monitor)) % 2**64
+
+
+def _validation_sums(monitor, W):
+    return [torch.from_numpy(monitor.sums(W))]
+
+
+def _training_sums(design, monitor, loss, W, eta):
+    return [torch.from_numpy(monitor.sums(design, loss, W, eta))]
+
+
+def _monitor_fingerprint(monitor):
+    return monitor.row_fingerprint()

@@ -1,10 +1,11 @@
 """What can be said about how far a point is above the minimum."""
 
 import math
+from typing import Any
 
 import torch
 
-from torchlogreg._objective import tuning
+from torchlogreg._objective import row_sums, tuning
 from torchlogreg._objective.objective import OutOfRange
 
 
@@ -26,7 +27,7 @@ def optimality_bound(objective, point):
     nothing = torch.full_like(point.value, math.inf)
     if penalty.is_smooth and not penalty.l2[:, :p].all():
         return nothing
-    losses, at = None, point
+    shift, at = None, point
     if objective.design.intercept:
         short = penalty.is_smooth and objective.passes.total < tuning.LONG_FIT_PASSES
         if point.eta is None or (short and objective.design.n_numbers > tuning.CHEAP_PASS_NUMBERS):
@@ -34,21 +35,19 @@ def optimality_bound(objective, point):
         found = best_intercepts(objective, point)
         if found is None:
             return nothing
-        at, losses = found
-    elif not penalty.is_smooth:
-        if point.eta is None:
-            return nothing
-        losses = _losses(objective, point.eta)
-    return (point.value - at.value).clamp(min=0.0) + _duality_gap(objective, at, losses)
+        at, shift = found
+    elif not penalty.is_smooth and point.eta is None:
+        return nothing
+    return (point.value - at.value).clamp(min=0.0) + _duality_gap(objective, at, point.eta, shift)
 
 
 def estimated_gap(objective, point):
     """`optimality_bound` without a pass, (B,): as if the intercepts of a point were the best ones."""
-    return _duality_gap(objective, point, _losses(objective, point.eta))
+    return _duality_gap(objective, point, point.eta)
 
 
-def _duality_gap(objective, point, losses):
-    """The sums of `optimality_bound`, where the intercepts are best; `losses` (n, B), which L2 alone does not need."""
+def _duality_gap(objective, point, eta, shift=None):
+    """The sums of `optimality_bound`, where the intercepts are best; logits eta + shift, which L2 alone needs not."""
     p, penalty = objective.design.n_features, objective.penalty
     features = penalty.of_columns(torch.arange(p, device=point.W.device))
     W = point.W[:, :p]
@@ -58,11 +57,14 @@ def _duality_gap(objective, point, losses):
         gap = gap + point.slope[:, p].abs().sum(dim=1)
     if penalty.is_smooth:
         return gap
-    weight = objective.design.to_accumulation(objective.design.weight)
     inside = _within_the_box(features, V)
-    for rho in (inside, 0.5 * (1.0 + inside)):
+    rhos = torch.stack([inside, 0.5 * (1.0 + inside)])
+    (divergences,) = objective.design.total(
+        row_sums.divergences, objective.loss, eta, shift, rhos, shapes=[tuple(rhos.shape)]
+    )
+    for rho, divergence in zip(rhos, divergences, strict=True):
         moved = features.excess(W, rho[:, None, None] * V).sum(dim=(1, 2))
-        gap = torch.minimum(gap, moved + (weight * _divergence(losses, rho)).sum(dim=0))
+        gap = torch.minimum(gap, moved + divergence)
     return gap
 
 
@@ -77,58 +79,40 @@ def _within_the_box(penalty, V):
     return torch.where(ratio < 1.0, ratio * (1.0 - 4.0 * torch.finfo(V.dtype).eps), 1.0)
 
 
-def _divergence(losses, rho):
-    """KL(q || p) of each row for q = y + rho (p - y), (n, B), from its loss -log p_y.
-
-    That is q_y log(q_y / p_y) + rho (1 - p_y) log(rho), where q_y / p_y = 1 + (1 - rho) (1 / p_y - 1).
-    """
-    proba, others = torch.exp(-losses), -torch.expm1(-losses)
-    moved = rho * proba + (1.0 - rho)
-    small = torch.log1p((1.0 - rho) * torch.expm1(losses.clamp(max=tuning.LARGE_LOSS)))
-    log_ratio = torch.where(losses > tuning.LARGE_LOSS, losses + moved.log(), small)
-    return torch.where(rho < 1.0, moved * log_ratio + others * torch.special.xlogy(rho, rho), 0.0)
-
-
-def _losses(objective, eta):
-    """The loss of every row (n, B) from the logits of a Point."""
-    eta = objective.design.to_accumulation(eta).permute(2, 0, 1)
-    return objective.loss.value_and_residual(eta, objective.design.y.to(eta.device))[0]
-
-
 def best_intercepts(objective, point, most_steps=20):
-    """The point where the intercepts are best for the coefficients, by Newton, and its losses (n, B); None if it fails.
+    """The point where the intercepts are best for the coefficients, and their change (B, K); None if Newton fails.
 
     It takes one pass, for the gradient there.
     """
     p, exact = objective.design.n_features, objective.exact()
-    eta = objective.design.to_accumulation(point.eta).permute(2, 0, 1)  # (n, B, K)
-    y, weight = objective.design.y.to(eta.device), objective.design.to_accumulation(objective.design.weight)
     shift, slope = torch.zeros_like(point.gradient[:, p]), point.gradient[:, p]  # (B, K)
     held = objective.penalty.l2[:, p]  # (B, 1) not zero where a grid holds an intercept at zero
+    rows, (n_models, n_logits) = (objective.loss, point.eta), shift.shape
+    value: Any = None
     for _ in range(most_steps):
-        curvature = objective.loss.summed_curvature(eta + shift, weight)
-        if shift.shape[1] > 1:  # lift the direction in which the softmax is flat, as `_pin` does
+        (curvature,) = objective.design.total(
+            row_sums.shifted_curvature, *rows, shift, shapes=[(n_models, n_logits, n_logits)]
+        )
+        if n_logits > 1:  # lift the direction in which the softmax is flat, as `_pin` does
             curvature += curvature.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None]
         curvature = curvature + torch.diag_embed(held.expand_as(shift))
         step, failed = torch.linalg.solve_ex(curvature, slope)
         shift = shift - step
         if failed.any() or not torch.isfinite(shift).all():
             return None
-        losses, residual = objective.loss.value_and_residual(eta + shift, y)
-        residual.mul_(weight[..., None])
-        slope = residual.sum(dim=0) + held * (point.W[:, p] + shift)
+        slope, value = objective.design.total(
+            row_sums.shifted_slope, *rows, shift, shapes=[(n_models, n_logits), (n_models,)]
+        )
+        slope = slope + held * (point.W[:, p] + shift)
         if float(slope.abs().max()) <= tuning.BEST_INTERCEPT_GRADIENT:
             break
     else:
         return None
     W = point.W.clone()
     W[:, p] += shift
-    gradient, start = torch.zeros_like(W), 0
-    for rows in exact.blocks():
-        part = residual[start : start + rows.shape[0]]
-        gradient = gradient + rows.rmatvec(part.to(rows.device))
-        start += rows.shape[0]
-    return exact.point(W, (weight * losses).sum(dim=0), gradient), losses
+    exact.passes.n_visited += exact.design.shape[0]
+    (gradient,) = exact.design.total(row_sums.shifted_gradient, *rows, shift, shapes=[tuple(W.shape)])
+    return exact.point(W, value, gradient), shift
 
 
 def check_squares(objective, point):

@@ -8,12 +8,10 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array
 
-from torchlogreg._data.csr_tensor import CSRTensor, compressed
+from torchlogreg._data import tuning as tuning_of_data
 from torchlogreg._data.dense import DenseDesign
 from torchlogreg._data.design import Design, is_wide_table
-from torchlogreg._data.sparse import SparseDesign
 from torchlogreg._objective import tuning
 from torchlogreg._objective.objective import Objective, PassCounter, Point, in_range
 from torchlogreg._objective.penalties import ElasticNet
@@ -23,7 +21,7 @@ from torchlogreg._runtime.linalg import scaled_cholesky
 def is_wide(design):
     """Whether rows are better seen by their inner products."""
     return (
-        design.in_memory
+        design.at_hand
         and is_wide_table(*design.shape)
         and design.shape[0] ** 2 <= tuning.ROW_SPACE_NUMBERS_PER_NUMBER * design.n_numbers
     )
@@ -163,24 +161,14 @@ class NonEmptyColumns(NamedTuple):
     def of(cls, design: Design, W: torch.Tensor, *, wanted: bool = True) -> NonEmptyColumns:
         """The design where enough columns are empty, and start from zero in W (B, d, K); otherwise as it is."""
         p, d = design.n_features, design.shape[1]
-        if not (wanted and isinstance(design, SparseDesign)):
+        is_filled = design.filled_columns() if wanted else None
+        n_filled = 0 if is_filled is None else int(is_filled.sum())
+        if is_filled is None or not 0 < n_filled < tuning_of_data.MAX_NON_EMPTY_SHARE * p:
             return cls(design, None, d)
-        csr = design.X.csr
-        is_filled = _non_empty_columns(csr)
-        n_filled = int(is_filled.sum())
-        if not 0 < n_filled < tuning.MAX_NON_EMPTY_SHARE * p or W[:, :p][:, torch.from_numpy(~is_filled)].any():
+        if W[:, :p][:, torch.from_numpy(~is_filled)].any():
             return cls(design, None, d)
-        indices = (is_filled.cumsum(dtype=csr.indices.dtype) - 1)[csr.indices]
-        X = CSRTensor(compressed(csr_array, csr.data, indices, csr.indptr, (csr.shape[0], n_filled)))
-        smaller = SparseDesign(
-            X,
-            design.y,
-            design.sample_weights,
-            intercept=design.intercept,
-            compute=design.compute,
-            weight_index=design.weight_index,
-        )
-        return cls(smaller, torch.from_numpy(np.append(np.flatnonzero(is_filled), np.arange(p, d))), d)
+        columns = torch.from_numpy(np.append(np.flatnonzero(is_filled), np.arange(p, d)))
+        return cls(design.of_filled_columns(is_filled), columns, d)
 
     def enter(self, W: torch.Tensor) -> torch.Tensor:
         """Coefficients (B, d, K) of these columns alone."""
@@ -191,14 +179,3 @@ class NonEmptyColumns(NamedTuple):
         if self.columns is None:
             return W
         return W.new_zeros(W.shape[0], self.d, W.shape[2]).index_copy_(1, self.columns, W)
-
-
-def _non_empty_columns(csr: Any) -> np.ndarray:
-    """Mask of the columns that hold numbers, or of some of them once it is known that too many do."""
-    p = csr.shape[1]
-    is_filled, size = np.zeros(p, dtype=bool), max(p, 2**16)
-    for start in range(0, csr.nnz, size):
-        is_filled[csr.indices[start : start + size]] = True
-        if is_filled.sum() >= tuning.MAX_NON_EMPTY_SHARE * p:
-            break
-    return is_filled

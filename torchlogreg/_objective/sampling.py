@@ -7,47 +7,89 @@ from torchlogreg._objective.objective import Objective
 from torchlogreg._runtime.threads import in_threads, n_workers
 
 
-def sampled(objective, index, factor=1.0):
+def sampled(objective, index, factor=1.0, *, spread=False):
     """The objective estimated on the rows at `index`, with their weights times `factor` scaled to a sum of one.
 
-    It is the whole objective if those rows weigh nothing in one of the models.
+    It is the whole objective if those rows weigh nothing in one of the models. Where `spread`, many of them may stay in
+    the processes that have them.
     """
-    rows = objective.design.take(index)
-    rows = rows.reweighted(rows.sample_weights * factor)
-    total = rows.sample_weights.sum(dim=0)
+    rows = objective.design.take(index, factor, spread=spread)
+    total = rows.total_weight()
     if not total.all():
-        return objective.upcast()
-    return Objective(rows.reweighted(rows.sample_weights / total), objective.loss, objective.penalty, objective.passes)
+        return objective.as_sample(spread=spread)
+    return Objective(rows.divided(total), objective.loss, objective.penalty, objective.passes)
 
 
 def second_moments(objective):
-    """See `DenseDesign`; one pass, once."""
-    return _cached(objective, "moments", lambda: moments.second_moments(objective.design))
+    """Of each column, (d,); see `moments`. One pass, once."""
+    return _cached(objective, "moments", lambda: moments_of(objective.design))
+
+
+def moments_of(design):
+    """The same of a few rows, which is not counted as a pass."""
+    return design.total(_second_moments, shapes=[design.shape[1:]])[0]
+
+
+def _second_moments(design):
+    return [moments.second_moments(design)]
+
+
+def weight_sums(objective):
+    """The sum of the rows' weights, of each row the largest among the models', and how many are not zero."""
+    total, count = objective.design.total(_weight_sums, shapes=[(), ()])
+    return float(total), float(count)
+
+
+def _weight_sums(design):
+    largest = design.to_accumulation(design.sample_weights.amax(dim=1))
+    return [largest.sum(), (largest > 0).sum().to(largest)]
 
 
 def leverages(objective, W=None):
-    """What each row adds, as shares, to the second moments, or how much it adds to the curvature at W, (n,).
+    """What each row adds, as shares, to the second moments, or how much it adds to the curvature at W; and their sum.
 
-    The former takes two passes once, the latter one more.
+    The former (n,) takes two passes once, the latter one more.
     """
     squares = second_moments(objective)
-    norms = _cached(objective, "norms", lambda: moments.row_norms(objective.design, squares))
-    return norms * (objective.design.sample_weights.amax(dim=1) if W is None else _row_curvatures(objective, W))
+    norms = _cached(objective, "norms", lambda: objective.design.total(_row_norms, squares, shapes=[], n_kept=1)[0])
+    if W is not None:
+        objective.passes.n_visited += objective.design.shape[0]
+    total, own = objective.design.total(_leverages, norms, objective.loss, W, shapes=[()], n_kept=1)
+    return own, float(total)
 
 
-def _row_curvatures(objective, W):
+def _row_norms(design, squares):
+    return [moments.row_norms(design, squares)]
+
+
+def _leverages(design, norms, loss, W):
+    own = norms * (design.sample_weights.amax(dim=1) if W is None else _row_curvatures(design, loss, W))
+    return [design.to_accumulation(own.sum()), own]
+
+
+def _row_curvatures(design, loss, W):
     """The trace of each row's second derivative in the logits at W, weighted, summed over the models, (n,)."""
-    objective.passes.n_visited += objective.design.shape[0]
 
     def curvatures(part):
         out = []
         for rows in part.blocks(W.shape[0] * W.shape[2]):
-            own = objective.loss.logit_curvature(rows.matvec(W)).sum(dim=2)
+            own = loss.logit_curvature(rows.matvec(W)).sum(dim=2)
             out.append((rows.weight * own).sum(dim=1))
         return torch.cat(out)
 
-    parts = objective.design.parts(n_workers(), W.shape[0] * W.shape[2])
-    return torch.cat(in_threads(curvatures, parts)).to(objective.design.sample_weights)
+    parts = design.parts(n_workers(), W.shape[0] * W.shape[2])
+    return torch.cat(in_threads(curvatures, parts)).to(design.sample_weights)
+
+
+def importance_shares(objective, leverages, total):
+    """Shares (n,) of the rows, half of them even and half by leverages of that sum."""
+    n_present = weight_sums(objective)[1]
+    return objective.design.total(_importance_shares, leverages, total, n_present, shapes=[], n_kept=1)[0]
+
+
+def _importance_shares(design, leverages, total, n_present):
+    present = (design.sample_weights.amax(dim=1) > 0).to(leverages)
+    return [0.5 * present / n_present + 0.5 * leverages / total]
 
 
 def _cached(objective, name, compute):
@@ -58,10 +100,24 @@ def _cached(objective, name, compute):
     return cache[name]
 
 
+def effective_rows(objective):
+    """How many rows tell of each column, (d,); see `moments.effective_row_count`."""
+    design = objective.design
+    n, p = design.shape[0], design.n_features
+    candidates = design.take(torch.tensor([0, n // 2], device=design.device))
+    sums = design.total(moments.weights_off, candidates, shapes=[(2, 2, p), (2,)])
+    return design.to_accumulation(moments.effective_row_count(*sums, intercept=design.intercept))
+
+
 def scatter(objective):
     """Weighted variance of each column, (B, d), or its mean square without an intercept, whose own entry is 1."""
-    objective.passes.n_visited += objective.design.shape[0]
-    return moments.scatter(objective.design)
+    design = objective.design
+    objective.passes.n_visited += design.shape[0]
+    shape = design.n_weightings, design.shape[1]
+    square, *mean = design.total(moments.first_and_second, shapes=[shape] * (1 + design.intercept))
+    if mean:
+        square[:, :-1] -= mean[0][:, :-1].square()
+    return square.clamp(min=0.0)
 
 
 def shrunk(objective, floor):

@@ -20,7 +20,6 @@ SMALLEST_CURVATURE = {torch.float32: 1e-32, torch.float64: 1e-300}  # that sums 
 # Reparametrisations.
 # Numbers of X X' for each number of X, up to which the span of the rows is cheaper than X itself: text of few rows.
 ROW_SPACE_NUMBERS_PER_NUMBER = 16
-MAX_NON_EMPTY_SHARE = 0.8  # of the columns of a sparse X, below which the empty ones are left out
 
 # The search for a direction that separates the classes; all margins are those of rows at unit length.
 IN_MEMORY_NUMBERS = 2**22  # numbers of X up to which all rows are looked at together

@@ -189,16 +189,32 @@ class CoupledCurvature(Curvature):
 def coupled_hessian(objective: Objective, W: torch.Tensor, index: np.ndarray) -> np.ndarray:
     """The Hessian (a, a) of one model at W (1, d, K) on the coefficients at an index, sorted; one pass."""
     _, d, n_logits = W.shape
+    objective.passes.n_visited += objective.design.shape[0]
+    (total,) = objective.design.total(_coupled_sums, objective.loss, W, index, shapes=[(len(index), len(index))])
+    H = _in_range(total.numpy(force=True))
+    l2, free = (row[0, :, 0].numpy(force=True) for row in (objective.penalty.l2, objective.penalty.is_free))
+    if n_logits > 1:
+        for feature in np.flatnonzero(free):  # see `Objective._pin`
+            own = np.flatnonzero(index % d == feature)
+            if len(own):
+                H[np.ix_(own, own)] += objective.penalty.lift * H[own, own].mean()
+    H.ravel()[:: len(index) + 1] += l2[index % d]
+    return H
+
+
+def _coupled_sums(design, loss, W, index):
+    """What rows add to it."""
+    _, d, n_logits = W.shape
     ends = np.searchsorted(index, d * np.arange(n_logits + 1))
-    intercept, p = objective.design.intercept, objective.design.n_features
+    intercept, p = design.intercept, design.n_features
     columns = np.unique(np.append(index % d, np.full(int(intercept), p)))
     places = [np.searchsorted(columns, index[a:b] % d) for a, b in pairwise(ends)]
-    features = torch.from_numpy(columns[columns < p]).to(objective.design.device) if len(columns) < d else None
+    features = torch.from_numpy(columns[columns < p]).to(design.device) if len(columns) < d else None
 
     def add(part):
         out = np.zeros((len(index), len(index)))
         for rows in part.blocks(n_logits):
-            a, b = objective.loss.curvature(rows.matvec(W))
+            a, b = loss.curvature(rows.matvec(W))
             X = with_ones(rows.dense(features).X.to(rows.compute.dtype), intercept).numpy(force=True)
             weight = rows.weight[:, 0].numpy(force=True).astype(X.dtype)
             own = np.sqrt(weight[:, None] * a[:, 0].numpy(force=True))  # (m, K)
@@ -211,19 +227,10 @@ def coupled_hessian(objective: Objective, W: torch.Tensor, index: np.ndarray) ->
                 out -= V.T @ V
         return out
 
-    objective.passes.n_visited += objective.design.shape[0]
     H: Any = 0.0
-    for chunk in objective.design.chunks():
+    for chunk in design.chunks():
         H = H + sum(in_threads(add, chunk.parts(1, n_logits)))
-    _in_range(H)
-    l2, free = (row[0, :, 0].numpy(force=True) for row in (objective.penalty.l2, objective.penalty.is_free))
-    if n_logits > 1:
-        for feature in np.flatnonzero(free):  # see `Objective._pin`
-            own = np.flatnonzero(index % d == feature)
-            if len(own):
-                H[np.ix_(own, own)] += objective.penalty.lift * H[own, own].mean()
-    H.ravel()[:: len(index) + 1] += l2[index % d]
-    return H
+    return [torch.from_numpy(H)]
 
 
 def _in_range(H):

@@ -192,9 +192,9 @@ def select(index: torch.Tensor, thing: Any) -> Any:
     """`thing` for the models at `index`: a tensor (B, ...), a tuple of such, or None."""
     if thing is None:
         return None
-    if isinstance(thing, torch.Tensor):
-        return thing[index]
-    return type(thing)(*(select(index, part) for part in thing))
+    if isinstance(thing, tuple):
+        return type(thing)(*(select(index, part) for part in thing))
+    return thing[index]
 
 
 def where_accepted(search: LineSearchResult, new: Any, old: Any) -> Any:

@@ -18,7 +18,7 @@ NONE = np.empty(0, dtype=np.intp)
 
 def is_at_hand(objective, W):
     """Whether `objective` is one model's, in memory on the host."""
-    return objective.design.in_memory and objective.design.device.type == "cpu" and len(W) == 1
+    return objective.design.at_hand and objective.design.device.type == "cpu" and len(W) == 1
 
 
 class Evaluation(NamedTuple):

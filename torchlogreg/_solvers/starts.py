@@ -3,6 +3,7 @@
 import torch
 
 from torchlogreg._objective.objective import Objective
+from torchlogreg._objective.row_sums import class_mass
 from torchlogreg._solvers import tuning
 
 
@@ -34,9 +35,7 @@ def without_features(objective: Objective, W: torch.Tensor) -> torch.Tensor:
     design, loss = objective.design, objective.loss
     if not (design.in_memory and design.intercept):
         return objective.penalty.clipped(W)
-    codes = loss.codes(design.y).cpu()
-    weight = design.to_accumulation(design.weight).cpu().expand(-1, len(W))
-    mass = torch.zeros(max(2, loss.n_logits), len(W), dtype=weight.dtype, device="cpu").index_add_(0, codes, weight)
+    (mass,) = design.total(class_mass, loss, len(W), shapes=[(max(2, loss.n_logits), len(W))])
     best = loss.logits_of((mass / mass.sum(dim=0)).clamp(min=tuning.SMALLEST_SHARE).T)  # (B, K)
     W = W.clone()
     p = design.n_features

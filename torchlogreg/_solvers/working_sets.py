@@ -21,7 +21,7 @@ from torchlogreg._solvers.stopping import Optimality
 def are_wanted(objective: Objective) -> bool:
     """Whether few rows of many columns are in memory on the host, and an L1 norm keeps most coefficients at zero."""
     design, l1 = objective.design, objective.penalty.l1
-    if l1 is None or not design.in_memory or design.device.type != "cpu":
+    if l1 is None or not design.at_hand or design.device.type != "cpu":
         return False
     n, d = design.shape
     return (

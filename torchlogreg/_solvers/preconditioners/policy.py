@@ -83,7 +83,7 @@ class PreconditionerPolicy:
         if W.any() or 2 * size > self.n or not self._pays(size):
             point = point or objective.value_and_gradient(W)
             return point, self.at(point, None, generator), refresh
-        sample = newton_on_samples(objective, W, size, generator, NewtonCholesky(rough=True))
+        sample = newton_on_samples(objective, W, size, generator, NewtonCholesky(rough=True), spread=True)
         point = objective.value_and_gradient(sample.proposal)
         preconditioner = sample.preconditioner
         gap = Descent(point, preconditioner, -preconditioner.solve(point.gradient)).gap
@@ -118,7 +118,7 @@ class PreconditionerPolicy:
             # A preconditioner of B models that repays its cost earlier is worth a larger sample.
             size = self._sample_size(min(len(W), tuning.SHARED_SAMPLE_FACTOR))
             if self._pays(size):
-                return CholeskyPreconditioner.of(_hessians(sample_rows(objective, size, generator), W))
+                return CholeskyPreconditioner.of(sample_rows(objective, size, generator, spread=True).hessian(W))
         elif self._eigenbasis_pays and not n_frequent:
             size = self._eigenbasis_rows
             sample = sample_where_curved(objective, W, size, generator)
@@ -145,7 +145,7 @@ class PreconditionerPolicy:
             earlier = None if before is None else before.coupled_block
             coupled_block = eigenbasis_preconditioner(inside, W, r, earlier, eta)
         else:
-            coupled_block = CholeskyPreconditioner.of(_hessians(inside, W, eta))
+            coupled_block = CholeskyPreconditioner.of(inside.hessian_at(eta))
         return FrequentColumnsPreconditioner(columns, coupled_block, torch.where(diagonal > 0, diagonal, 1.0))
 
     def _sample_size(self, factor=1):
@@ -180,11 +180,3 @@ class PreconditionerPolicy:
         """Whether the whole Hessians of so many models may be stored."""
         numbers = (self.n_logits * self.d) ** 2
         return numbers <= tuning.PRECONDITIONER_NUMBERS and n_models * numbers <= tuning.ALL_PRECONDITIONERS_NUMBERS
-
-
-def _hessians(sample, W, eta=None):
-    """Hessians (B, 1, d, d) of models of one logit."""
-    if eta is None:
-        eta = sample.design.matvec(W)
-        sample.passes.n_visited += sample.design.shape[0]
-    return sample.hessian_at(eta)

@@ -1,0 +1,44 @@
+"""Rows on several processes or machines: one fit over torch.distributed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torchlogreg._runtime.ranks import Ranks, shared_by
+
+__all__ = ["shared_rows"]
+
+
+@contextmanager
+def shared_rows(group: Any = None) -> Iterator[Ranks]:
+    """Fit models together with the other processes of a group, each of which has some of the rows.
+
+    Within, `fit` of `TorchLogisticRegression` and `TorchSoftmaxClassifier` is collective: every process of the group
+    has to call it, with its own rows and the same parameters, and all of them get the same model.
+
+    Parameters
+    ----------
+    group : torch.distributed.ProcessGroup, default=None
+        The processes. None for all of those that `torch.distributed.init_process_group` has joined.
+
+    Yields
+    ------
+    ranks : object
+        The processes, with the attributes ``rank`` and ``size``, and ``n_calls`` and ``n_bytes``, which count the
+        messages of all fits within.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import torch.distributed as dist
+    >>> from torchlogreg import TorchLogisticRegression
+    >>> from torchlogreg.distributed import shared_rows
+    >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    >>> with shared_rows():
+    ...     model = TorchLogisticRegression().fit(np.eye(4), [0, 1, 1, 0])
+    >>> model.predict(np.eye(4))
+    array([0, 1, 1, 0])
+    >>> dist.destroy_process_group()
+    """
+    with shared_by(Ranks(group)) as ranks:
+        yield ranks
