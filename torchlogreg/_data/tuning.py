@@ -95,8 +95,9 @@ MAX_NON_EMPTY_SHARE = 0.8
 
 # --- Rows in several processes.
 
-# Numbers of X up to which a table is gathered in the process that leads: no pass over it takes as long as a message.
-GATHERED_NUMBERS = 2**16
+# Numbers of X up to which a table is gathered in the process that leads: those that solvers in NumPy take in one
+# process. It is 4 MB at most, and an iteration over it takes less time than its messages.
+GATHERED_NUMBERS = 2**19
 # The same of a sample of the rows: 128 MB in float64, which take a tenth of a second to gather.
 GATHERED_SAMPLE_NUMBERS = 2**24
 
