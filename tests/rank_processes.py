@@ -48,7 +48,10 @@ class Group:
     def run(self, function, *arguments, seconds: float = SECONDS) -> list[Any]:
         """What `function(rank, size, *arguments)` returns in each process, or its `Failure`; None of one that ended."""
         ends = time.monotonic() + seconds
-        for connection in self.connections:
+        for process, connection in zip(self.processes, self.connections, strict=True):
+            if not process.is_alive():
+                self.close()
+                raise RuntimeError("A process has ended after its last answer.")
             connection.send((function, arguments))
         answers = []
         for rank, connection in enumerate(self.connections):

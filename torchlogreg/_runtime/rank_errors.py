@@ -3,7 +3,7 @@
 import builtins
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -62,18 +62,49 @@ def made(kind: type[Exception], text: str) -> Exception:
         return RuntimeError(text)
 
 
-@contextmanager
-def interrupts_held_back(tell: Callable[[BaseException], Any]) -> Iterator[None]:
-    """Within, Ctrl-C does not raise KeyboardInterrupt, but tells of it.
+class Interrupts:
+    """Ctrl-C in a fit of several processes: heard where an error is told to the others, and held back elsewhere.
 
-    A message that is broken off would leave the other processes waiting until the group's timeout.
+    A message that is broken off leaves the others waiting, or makes gloo end them.
     """
-    is_usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if not is_usual or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signal.signal(signal.SIGINT, lambda *_: tell(KeyboardInterrupt()))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def __init__(self):
+        self._are_heard = self._is_waiting = False
+
+    @contextmanager
+    def held_back(self) -> Iterator[None]:
+        """Throughout a fit; one that is left over is raised at its end."""
+        is_usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if not is_usual or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self._is_waiting = False
+        signal.signal(signal.SIGINT, self._came)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        self._raise_waiting()
+
+    @contextmanager
+    def heard(self, are_heard: bool = True) -> Iterator[None]:
+        """Within, they are raised, or held back all the same."""
+        before, self._are_heard = self._are_heard, are_heard
+        try:
+            if are_heard:
+                self._raise_waiting()
+            yield
+        finally:
+            self._are_heard = before
+        if before:
+            self._raise_waiting()
+
+    def _came(self, *_):
+        self._is_waiting = True
+        if self._are_heard:
+            self._raise_waiting()
+
+    def _raise_waiting(self):
+        if self._is_waiting:
+            self._is_waiting = False
+            raise KeyboardInterrupt

@@ -23,8 +23,8 @@ import torch.distributed as dist
 from torchlogreg._runtime.out_of_memory import with_room
 from torchlogreg._runtime.rank_errors import (
     BrokenGroup,
+    Interrupts,
     answered,
-    interrupts_held_back,
     made,
     raise_first,
     remote_error,
@@ -99,6 +99,7 @@ class Ranks(Alone):
         if self.rank < 0:
             raise ValueError("This process does not belong to the group.")
         self.n_calls = self.n_bytes = 0
+        self.interrupts = Interrupts()
         self._meets_again = False  # whether the others wait for this rank until it has told of an error
         on_device = dist.get_backend(group) == "nccl"
         self.device = torch.device("cuda", torch.cuda.current_device()) if on_device else torch.device("cpu")
@@ -106,22 +107,25 @@ class Ranks(Alone):
     @contextmanager
     def meeting(self):
         """See `Alone`."""
-        self._meets_again = True
-        try:
-            yield
-        except BaseException as error:
-            if self._meets_again and not isinstance(error, BrokenGroup):
-                self.exchanged(partial(_raised, error))
-            raise
-        finally:
-            self._meets_again = False
+        with self.interrupts.held_back():
+            self._meets_again = True
+            try:
+                yield
+            except BaseException as error:
+                if self._meets_again and not isinstance(error, BrokenGroup):
+                    self.exchanged(partial(_raised, error))
+                raise
+            finally:
+                self._meets_again = False
 
     def exchanged(self, work, *, is_last=False):
         """See `Alone`."""
+        value, error = None, None
         try:
-            value, error = work(), None
+            with self.interrupts.heard():
+                value = work()
         except BaseException as raised:
-            value, error = None, raised
+            error = raised
         found: list[Any] = [None] * self.size
         answered(dist.all_gather_object, found, (value, told_of(error)), group=self.group)
         if is_last or any(told is not None for _, told in found):
@@ -134,21 +138,21 @@ class Ranks(Alone):
         self._meets_again = False
         if self.size == 1:
             return work(None)
+        own, error = {}, None
         try:
-            own, error = shared(), None
+            with self.interrupts.heard():
+                own = shared()
         except BaseException as raised:
-            own, error = {}, raised
+            error = raised
         desk = Desk(self, own, error)
         if self.rank:
-            with interrupts_held_back(desk.fail):
-                attributes = desk.serve()
+            attributes = desk.serve()
             self._meets_again = True
-            if desk.error is not None:  # an interrupt that came too late
-                raise desk.error
             return attributes
         lead = Lead(desk)
         try:
-            attributes = work(lead)
+            with self.interrupts.heard():
+                attributes = work(lead)
         except BrokenGroup:
             raise
         except BaseException as raised:
@@ -269,23 +273,20 @@ class Desk:
     def loaded(self, message: bytes) -> Any:
         return _Unpickler(io.BytesIO(message), self).load()
 
-    def fail(self, error: BaseException) -> None:
-        """Tell of an error with the next answer."""
-        self.error = self.error or error
-
     def _result(self, function, arguments, then):
         """What `then` makes of a function's result; None if this rank has not what it is about, or raises an error."""
         if self.error is not None:
             return None
         try:
-            function, arguments = self.loaded(function), self.loaded(arguments)
-            if any(argument is NOTHING for argument in arguments):
-                return None
-            if self.ranks.rank == 0:  # where who asks begins again with smaller blocks
-                return then(function(*arguments))
-            return with_room(lambda: then(function(*arguments)))
+            with self.ranks.interrupts.heard():
+                function, arguments = self.loaded(function), self.loaded(arguments)
+                if any(argument is NOTHING for argument in arguments):
+                    return None
+                if self.ranks.rank == 0:  # where who asks begins again with smaller blocks
+                    return then(function(*arguments))
+                return with_room(lambda: then(function(*arguments)))
         except BaseException as raised:  # KeyboardInterrupt, too: the others wait for an answer
-            self.fail(raised)
+            self.error = raised
             return None
 
     def _keep(self, number, function, arguments):
@@ -416,8 +417,7 @@ class Lead:
         forgotten, self.forgotten[:] = list(self.forgotten), []
         message = [forgotten, *self._waiting, command]
         self._waiting = []
-        interrupts: list[BaseException] = []
-        with interrupts_held_back(interrupts.append):
+        with self.ranks.interrupts.heard(False):
             self.desk.send(message)
             has_failed, answer = self.desk.do(message)
             if has_failed:
@@ -426,6 +426,4 @@ class Lead:
                 told, own = self.desk.do(message)
         if has_failed:
             raise_first(told, own if told[0] is not None else None, 0)
-        if interrupts:
-            raise interrupts[0]
         return answer
