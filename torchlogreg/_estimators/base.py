@@ -18,6 +18,7 @@ from torchlogreg._estimators.keywords import suggesting
 from torchlogreg._estimators.partial_fit import PartialFitState, partial_fit_attributes
 from torchlogreg._estimators.predictor import LinearPredictor
 from torchlogreg._estimators.problem import check_combination, fit_inputs
+from torchlogreg._estimators.shards import refuse_local_callers
 from torchlogreg._export.conversion import from_sklearn_model
 from torchlogreg._monitoring.callback_context import FitCall
 from torchlogreg._runtime.ranks import current_ranks
@@ -176,6 +177,7 @@ class LinearClassifier(LinearPredictor):
             If the memory of an accelerator ran out and the fit continued with smaller blocks.
         """
         check_combination(self)
+        refuse_local_callers()
         ranks = current_ranks()
         call = FitCall.begin(self, X, y, sample_weight, max_subtasks=self.max_iter or None, is_told=ranks.rank == 0)
         with package_settings(), torch.inference_mode(False), torch.no_grad():
@@ -244,6 +246,10 @@ class LinearClassifier(LinearPredictor):
             vars(self).pop(name, None)
         vars(self).update(attributes)
         return self
+
+    def __sklearn_clone__(self):
+        refuse_local_callers()  # before it goes to other threads and processes, which know nothing of shared rows
+        return super().__sklearn_clone__()
 
     @classmethod
     def from_sklearn(cls, model: LogisticRegression) -> Self:

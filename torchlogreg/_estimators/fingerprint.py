@@ -26,7 +26,7 @@ def fit_fingerprint(estimator: Any, problem: FitProblem, *, watches_training: bo
         "penalty_weights or coef_bounds": checksum(part for part in problem.inputs.own if part is not None),
         "solver_": solver.name,
         "device_": str(data.X.device),
-        "shape of X": tuple(data.X.shape),
+        "shape of X": (data.of_all.n, data.X.shape[1]),
         "dtype of coef_": str(data.dtype),
         "classes": repr(data.classes.tolist()),
         # The weights before S divides them, for the penalty depends on S.
