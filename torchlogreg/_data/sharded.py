@@ -11,11 +11,11 @@ from torchlogreg._data import tuning
 from torchlogreg._data.design import Design, is_wide_table
 from torchlogreg._data.device import Placement
 from torchlogreg._data.in_memory import InMemoryDesign
-from torchlogreg._data.sample_weights import Models
+from torchlogreg._data.sample_weights import Models, index_of_selected
 from torchlogreg._data.sparse import SparseDesign, n_frequent_columns
 from torchlogreg._data.storage import joined
 from torchlogreg._data.streamed import StreamedDesign
-from torchlogreg._runtime.ranks import Lead, PerRank, Remote
+from torchlogreg._runtime.ranks import PerRank, Remote
 
 
 class Facts(NamedTuple):
@@ -82,7 +82,6 @@ class ShardedDesign(Design):
     """
 
     at_hand = False
-    weight_index = None
 
     def __init__(
         self,
@@ -92,7 +91,10 @@ class ShardedDesign(Design):
         *,
         compute: Placement | None = None,
         order: torch.Tensor | None = None,
+        n_columns: int = 1,
+        weight_index: torch.Tensor | None = None,
     ):
+        self.n_columns, self.weight_index = n_columns, weight_index
         self.remote, self.lead, self.facts, self.order = remote, remote.lead, facts, order
         self.known = [fact for fact in facts if fact is not None]
         first = self.known[0]
@@ -102,12 +104,12 @@ class ShardedDesign(Design):
         self.cache: dict[str, Any] = {}
 
     @classmethod
-    def of(cls, lead: Lead, device: torch.device) -> Design:
-        """That of the designs which the ranks have shared; small and wide ones are gathered here."""
-        remote = Remote(lead, "design")
-        facts = lead.each(Facts.of, remote)
-        out = cls(remote, facts, Placement.beside(device))
-        is_small = out.n_numbers <= tuning.GATHERED_NUMBERS
+    def of(cls, remote: Remote) -> Design:
+        """That of the designs which the ranks have; small and wide ones are gathered here."""
+        facts = remote.lead.each(Facts.of, remote)
+        out = cls(remote, facts, Placement.beside(remote.lead.desk.device))
+        n, d = out.shape
+        is_small = n * d <= tuning.GATHERED_NUMBERS
         if out.in_memory and (is_small or is_wide_table(*out.shape)):
             return joined(out.each(_itself))
         return out
@@ -131,7 +133,7 @@ class ShardedDesign(Design):
 
     @property
     def n_weightings(self) -> int:
-        return 1
+        return self.n_columns if self.weight_index is None else len(self.weight_index)
 
     @property
     def device(self) -> torch.device:
@@ -151,8 +153,7 @@ class ShardedDesign(Design):
     def of_filled_columns(self, is_filled: np.ndarray) -> "ShardedDesign":
         remote = Remote(self.lead, self.lead.kept(_of_filled, self.remote, is_filled))
         n_filled = int(is_filled.sum())
-        facts = [fact and fact._replace(n_features=n_filled) for fact in self.facts]
-        return ShardedDesign(remote, facts, self.accumulation, compute=self.compute, order=self.order)
+        return self._with(remote, facts=[fact and fact._replace(n_features=n_filled) for fact in self.facts])
 
     def fingerprint(self) -> int:
         """A checksum that does not depend on which process has which rows."""
@@ -169,16 +170,40 @@ class ShardedDesign(Design):
     def as_sample(self, *, spread: bool) -> Design:
         return self.take(slice(None), spread=spread) if self.in_memory else self
 
-    def select(self, models: Models) -> Self:  # noqa: ARG002 - all use the same weights
-        return self
+    def select(self, models: Models) -> Self:
+        like = torch.empty(0, self.n_columns, device=self.accumulation.device)
+        index = index_of_selected(like, self.weight_index, models)
+        if index is None:
+            return self
+        out = self._asked("select", models, weight_index=index)
+        out.cache = self.cache
+        return out
 
     def divided(self, by: torch.Tensor) -> Self:
         return self._asked("divided", by)
 
-    def _asked(self, method, *arguments, compute=None):
+    def reweighted(self, sample_weights: torch.Tensor) -> Self:
+        """The same rows with other columns of weights (n, V), in the order of the ranks."""
+        columns = sample_weights.cpu()
+        parts = PerRank([columns[a:b] for a, b in pairwise(self._ends)])
+        return self._asked("reweighted", parts, n_columns=columns.shape[1], weight_index=None)
+
+    def _asked(self, method, *arguments, **changes):
         """The designs that a method returns."""
-        remote = Remote(self.lead, self.lead.kept(_called, self.remote, method, *arguments))
-        return ShardedDesign(remote, self.facts, self.accumulation, compute=compute or self.compute, order=self.order)
+        return self._with(Remote(self.lead, self.lead.kept(_called, self.remote, method, *arguments)), **changes)
+
+    def _with(self, remote, **changes):
+        """What the ranks have under another number, of which other values are known."""
+        values = {
+            "facts": self.facts,
+            "accumulation": self.accumulation,
+            "compute": self.compute,
+            "order": self.order,
+            "n_columns": self.n_columns,
+            "weight_index": self.weight_index,
+            **changes,
+        }
+        return ShardedDesign(remote, **values)
 
     # --- Weights.
 
@@ -186,7 +211,7 @@ class ShardedDesign(Design):
         return torch.stack([self.to_accumulation(own) for own in self.each(_called, "largest_weight")]).amax(dim=0)
 
     def total_weight(self) -> torch.Tensor:
-        return self.total(_total_weight, shapes=[(1,)])[0]
+        return self.total(_total_weight, shapes=[(self.n_columns,)])[0]
 
     # --- Passes over the data.
 
@@ -275,7 +300,7 @@ class ShardedDesign(Design):
             fact and fact._replace(n=len(place), n_numbers=int(numbers * len(place) / max(1, len(index))))
             for fact, place in zip(self.facts, places, strict=True)
         ]
-        return ShardedDesign(remote, facts, self.accumulation, order=order)
+        return self._with(remote, facts=facts, order=order, compute=None)
 
     def _of_ranks(self, numbers: torch.Tensor, ends: list[int]) -> tuple[list[torch.Tensor], PerRank]:
         """At which places there are numbers of each rank's rows, and these, counted from its first row."""

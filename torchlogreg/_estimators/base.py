@@ -23,7 +23,7 @@ from torchlogreg._export.conversion import from_sklearn_model
 from torchlogreg._monitoring.callback_context import FitCall
 from torchlogreg._runtime.ranks import current_ranks
 from torchlogreg._runtime.sklearn_private import Interval, StrOptions, fit_context
-from torchlogreg._runtime.threads import fit_arithmetic, package_settings
+from torchlogreg._runtime.threads import package_settings
 from torchlogreg._solvers import SOLVERS
 
 # What `partial_fit` cannot know, for it would take all rows.
@@ -183,7 +183,7 @@ class LinearClassifier(LinearPredictor):
         with package_settings(), torch.inference_mode(False), torch.no_grad():
             start, validation = (coef_init, intercept_init), (X_val, y_val, sample_weight_val)
             inputs = fit_inputs(self, X, y, sample_weight, start=start, validation=validation)
-            with explained(inputs.data.X), fit_arithmetic(inputs.data.X):
+            with explained(inputs.data.X):
                 attributes = ranks.led(
                     partial(fitted_model, self, inputs, call), partial(inputs.shared, self.fit_intercept)
                 )

@@ -1,4 +1,4 @@
-"""What scikit-learn does with the rows of one process alone, where a fit is that of several; and how to do it for all."""
+"""What scikit-learn does with the rows of one process, where a fit is that of several; and how to do it for all."""
 
 import sys
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from torchlogreg._data.array_api import numpy_of
 from torchlogreg._data.validation import is_no_table
 from torchlogreg._runtime.ranks import current_ranks
 
-# Modules of scikit-learn through which `fit` may be called: its own decorators, and pipelines, whose steps are looked at.
+# Modules of scikit-learn through which `fit` may be called: decorators, and pipelines, whose steps are looked at.
 HARMLESS = "sklearn.base", "sklearn.pipeline", "sklearn.utils", "sklearn.callback", "sklearn.frozen"
 
 

@@ -54,7 +54,7 @@ class BatchedFits:
     """Q candidates on all rows and on every fold."""
 
     def __init__(self, design: Any, loss: Loss, weights: Weights, candidates: Candidates, method: Method):
-        columns, self.mass = weights.columns.to(design.sample_weights), weights.mass
+        columns, self.mass = weights.columns, weights.mass
         self.n_folds, self.n_weightings = columns.shape[0] - 1, columns.shape[1]
         self.loss, self.candidates, self.method, self.tol = loss, candidates, method, method.params["tol"]
         # The models start at zero, or at a solution that is zero for the empty columns.

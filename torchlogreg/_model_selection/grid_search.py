@@ -33,7 +33,8 @@ from torchlogreg._model_selection.fit_and_score import (
     unweighted_data,
     warn_unless_converged,
 )
-from torchlogreg._model_selection.scoring import CachedPredictor, score_by_name
+from torchlogreg._model_selection.rows import Rows
+from torchlogreg._model_selection.scoring import CachedPredictor, mean_scores, score_by_name
 from torchlogreg._runtime.sklearn_private import (
     MultimetricScorer,
     check_method_params,
@@ -361,7 +362,7 @@ class _Search:
         n_models = len(batch.members) * (1 + len(trains))
         data = placed_for(batch.estimator, unweighted_data(batch.estimator, X, y, weight), n_models)
         self.device_reasons.setdefault(str(data.X.device), data.device_reason)
-        fitted = fit_all(batch.estimator, data, [own for _, own in batch.members], trains)
+        fitted = fit_all(batch.estimator, Rows(data), [own for _, own in batch.members], trains)
         self.n_unconverged += fitted.n_unconverged()
         self.n_fitted += len(batch.members) * max(1, len(trains))
         return fitted
@@ -382,7 +383,7 @@ class _Search:
         """Scores of a fold's models on the rows at `index`, which are X with logits eta; `wrap` completes a model."""
         params = check_method_params(self.X, params=self.routed.scorer.score, indices=index)
         if self.by_name:
-            return self.by_name(fitted.loss, eta, self.codes[index], params.get("sample_weight")).tolist()
+            return mean_scores(self.by_name, fitted.loss, eta, self.codes[index], params.get("sample_weight")).tolist()
         y, out = _safe_indexing(self.labels, index), []
         error_score: Any = self.search.error_score
         with config_context(array_api_dispatch=False):

@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 
 from torchlogreg._runtime.out_of_memory import with_room
+from torchlogreg._runtime.threads import fit_arithmetic
 
 MESSAGE_BYTES = 2**14  # what a first broadcast holds of a message; more of it takes a second one
 LENGTH_BYTES = 8
@@ -40,7 +41,7 @@ class Alone:
         return [work()]
 
     def led(self, work: Callable[[Any], dict], shared: Callable[[], dict]) -> dict:  # noqa: ARG002 - with nobody
-        """The attributes that `work(lead)` returns where rank 0 leads and the others have what `shared()` returns."""
+        """The attributes that `work(lead)` returns where rank 0 leads; the others have what `shared()` returns."""
         return work(None)
 
 
@@ -92,7 +93,8 @@ class Ranks(Alone):
             own, error = {}, raised
         desk = Desk(self, own, error)
         if self.rank:
-            return desk.serve()
+            with torch.inference_mode(False), torch.no_grad(), fit_arithmetic(desk.X):
+                return desk.serve()
         lead = Lead(desk)
         try:
             attributes = work(lead)
@@ -238,8 +240,9 @@ class Desk:
     def __init__(self, ranks: Ranks, shared: dict, error: Exception | None = None):
         self.ranks, self.error = ranks, error
         self.reported: Exception | None = None
-        self.shared: dict[Any, Any] = {name: value for name, value in shared.items() if name != "device"}
-        self.device = shared.get("device", torch.device("cpu"))
+        self.shared: dict[Any, Any] = shared
+        self.X = shared.get("X", torch.empty(0, device="cpu"))  # whose device decides how this rank computes, and where
+        self.device = torch.device("cpu") if self.X.device.type == "mps" else self.X.device
 
     # --- In all ranks.
 
