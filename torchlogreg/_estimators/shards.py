@@ -26,7 +26,7 @@ def refuse_local_callers() -> None:
     for frame in _frames():
         module = frame.f_globals.get("__name__", "")
         if module == "sklearn.pipeline" and isinstance(pipeline := frame.f_locals.get("self"), Pipeline):
-            _refuse_local_steps(pipeline)
+            refuse_local_steps(pipeline)
         elif module.startswith("sklearn.") and not module.startswith(HARMLESS):
             owner = type(frame.f_locals["self"]).__name__ if "self" in frame.f_locals else frame.f_code.co_name
             raise NotImplementedError(
@@ -43,7 +43,8 @@ def _frames() -> Iterator[Any]:
         frame = frame.f_back
 
 
-def _refuse_local_steps(pipeline: Pipeline) -> None:
+def refuse_local_steps(pipeline: Pipeline) -> None:
+    """Raise where a step before the last would learn from the rows of this process alone."""
     for name, step in pipeline.steps[:-1]:
         if step is None or step == "passthrough" or isinstance(step, FrozenEstimator):
             continue
