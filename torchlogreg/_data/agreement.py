@@ -5,6 +5,7 @@ from operator import add
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from torchlogreg._data.checksum import checksum
 from torchlogreg._data.csr_tensor import CSRTensor
@@ -42,7 +43,7 @@ class Told(NamedTuple):
             "dtype of X": str(X.dtype).removeprefix("torch."),
             "feature names": "none" if names is None else str(names.tolist()),
         }
-        probed = n_probed_nonzeros(X) if kind == "a table" and n else (0, 0)
+        probed = n_probed_nonzeros(X) if isinstance(X, torch.Tensor) and n else (0, 0)
         stored = X.numel() if n else 0
         return cls(terms, _parameters(estimator), n, p, stored, probed, classes, mass, peak, is_weighted)
 

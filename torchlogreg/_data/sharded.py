@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from itertools import accumulate, pairwise
-from typing import Any, NamedTuple, Self, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import torch
@@ -161,16 +161,16 @@ class ShardedDesign(Design):
 
     # --- The same rows in another way.
 
-    def exact(self) -> Self:
+    def exact(self) -> "ShardedDesign":
         return self if self.is_exact else self._asked("exact", compute=self.accumulation)
 
-    def in_float64(self) -> Self:
+    def in_float64(self) -> "ShardedDesign":
         return self._asked("in_float64", compute=self.accumulation)
 
     def as_sample(self, *, spread: bool) -> Design:
         return self.take(slice(None), spread=spread) if self.in_memory else self
 
-    def select(self, models: Models) -> Self:
+    def select(self, models: Models) -> "ShardedDesign":
         like = torch.empty(0, self.n_columns, device=self.accumulation.device)
         index = index_of_selected(like, self.weight_index, models)
         if index is None:
@@ -179,10 +179,10 @@ class ShardedDesign(Design):
         out.cache = self.cache
         return out
 
-    def divided(self, by: torch.Tensor) -> Self:
+    def divided(self, by: torch.Tensor) -> "ShardedDesign":
         return self._asked("divided", by)
 
-    def reweighted(self, sample_weights: torch.Tensor) -> Self:
+    def reweighted(self, sample_weights: torch.Tensor) -> "ShardedDesign":
         """The same rows with other columns of weights (n, V), in the order of the ranks."""
         columns = sample_weights.cpu()
         parts = PerRank([columns[a:b] for a, b in pairwise(self._ends)])
@@ -270,7 +270,9 @@ class ShardedDesign(Design):
         return self._assembled(places, self._each(_present, own))
 
     def draw(self, shares: RowTensor, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        masses = torch.tensor([0.0 if m is None else m for m in self._each(_mass, shares)], dtype=torch.float64)
+        masses = torch.tensor(
+            [0.0 if m is None else m for m in self._each(_mass, shares)], dtype=torch.float64, device="cpu"
+        )
         ends = masses.cumsum(dim=0)
         numbers = uniform.cpu() * ends[-1]
         rank = torch.searchsorted(ends, numbers).clamp(max=len(ends) - 1)
@@ -278,14 +280,14 @@ class ShardedDesign(Design):
         own = PerRank([numbers[place] - (ends[r] - masses[r]) for r, place in enumerate(places)])
         found = self._each(_placed, shares, own)
         index = self._assembled(places, [pair and pair[0] for pair in found])
-        share = torch.empty(len(uniform), dtype=torch.float64)
+        share = torch.empty(len(uniform), dtype=torch.float64, device="cpu")
         for place, pair in zip(places, found, strict=True):
             if pair is not None:
                 share[place] = pair[1].double().cpu()
         return index, share
 
     def take(self, index: Models, factor: Any = 1.0, *, spread: bool = False) -> Design:
-        index = torch.arange(self._ends[-1])[index] if isinstance(index, slice) else index.cpu()
+        index = torch.arange(self._ends[-1], device="cpu")[index] if isinstance(index, slice) else index.cpu()
         index = index if self.order is None else self.order[index]
         places, own = self._of_ranks(index, self._ends)
         factors: Any = factor
@@ -310,7 +312,7 @@ class ShardedDesign(Design):
 
     def _assembled(self, places: list[torch.Tensor], own: list) -> torch.Tensor:
         """One index from those of the ranks, each counted from its first row."""
-        out = torch.empty(sum(map(len, places)), dtype=torch.int64)
+        out = torch.empty(sum(map(len, places)), dtype=torch.int64, device="cpu")
         for place, index, start in zip(places, own, self._ends, strict=False):
             if index is not None:
                 out[place] = index.cpu() + start

@@ -39,7 +39,7 @@ from torchlogreg._model_selection.fit_and_score import (
     unweighted_data,
     warn_unless_converged,
 )
-from torchlogreg._model_selection.penalty_grid import PenaltyGrid, checked_ratios, penalty_grid
+from torchlogreg._model_selection.penalty_grid import PenaltyGrid, checked_Cs, checked_ratios, penalty_grid
 from torchlogreg._model_selection.rows import Rows
 from torchlogreg._model_selection.scoring import CachedPredictor, refuse_local_scores, score_by_name
 from torchlogreg._monitoring.callback_context import FitCall
@@ -155,7 +155,8 @@ class _LinearClassifierCV(LinearPredictor):
         check_combination(plain)
         refuse_local_callers()
         data, ranks = unweighted_data(plain, X, y, sample_weight), current_ranks()
-        n_candidates = (self.Cs if isinstance(self.Cs, Integral) else len(self.Cs)) * len(self.l1_ratios)
+        n_Cs = int(self.Cs) if isinstance(self.Cs, Integral) else len(checked_Cs(self.Cs))
+        n_candidates = n_Cs * len(checked_ratios(self.l1_ratios))
         data = placed_for(plain, data, n_candidates * (1 + n_folds(self.cv)) + self.refit)
         arguments = X, numpy_of(y), numpy_of(sample_weight), params
         calls: list[FitCall] = []

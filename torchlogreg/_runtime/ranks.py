@@ -230,6 +230,10 @@ def _dumped(thing) -> bytes:
     return file.getvalue()
 
 
+def _as_tensor(data: bytes) -> torch.Tensor:
+    return torch.from_numpy(np.frombuffer(data, dtype=np.uint8).copy())
+
+
 class Desk:
     """What a rank has of its own, by number or name, and how it does what it is asked for.
 
@@ -304,7 +308,7 @@ class Desk:
         sizes = ranks.summed(sizes).tolist()
         if ranks.rank:
             if data:
-                ranks.sent(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+                ranks.sent(_as_tensor(data))
             return None
         out = [result]
         for rank, n_bytes in enumerate(sizes[1:-1], start=1):
@@ -325,10 +329,10 @@ class Desk:
         data = _dumped(message)
         sent = len(data).to_bytes(LENGTH_BYTES, "little") + data
         first = torch.zeros(MESSAGE_BYTES, dtype=torch.uint8, device="cpu")
-        first[: len(sent)] = torch.frombuffer(bytearray(sent[:MESSAGE_BYTES]), dtype=torch.uint8)
+        first[: len(sent)] = _as_tensor(sent[:MESSAGE_BYTES])
         self.ranks.broadcast(first)
         if len(sent) > MESSAGE_BYTES:
-            self.ranks.broadcast(torch.frombuffer(bytearray(sent[MESSAGE_BYTES:]), dtype=torch.uint8))
+            self.ranks.broadcast(_as_tensor(sent[MESSAGE_BYTES:]))
 
     # --- In the others.
 
