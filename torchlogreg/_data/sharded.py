@@ -97,6 +97,7 @@ class ShardedDesign(Design):
         self.n_columns, self.weight_index = n_columns, weight_index
         self.remote, self.lead, self.facts, self.order = remote, remote.lead, facts, order
         self.known = [fact for fact in facts if fact is not None]
+        self.n_processes = len(self.known)
         first = self.known[0]
         self.intercept, self.accumulation = first.intercept, accumulation
         self.compute = compute or Placement(accumulation.device, first.compute.dtype)

@@ -161,7 +161,8 @@ class BatchedFits:
             numbers += tuning.PAIRS_OF_A_MODEL * d * K + K * min(d, tuning.COLUMNS_OF_A_MODEL) ** 2
         if self.solver.whole_hessian:
             numbers += tuning.HESSIANS_OF_A_MODEL * (d * K) ** 2
-        return max(1, max(tuning.BATCH_BYTES, self.design.n_bytes) // (8 * numbers))
+        n_bytes = max(tuning.BATCH_BYTES, self.design.n_bytes // self.design.n_processes)
+        return max(1, n_bytes // (8 * numbers))
 
     def _go_alone(self) -> bool:
         """Whether models with an L1 norm are so small that they are solved faster one by one, in NumPy.
