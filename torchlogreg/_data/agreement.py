@@ -50,7 +50,7 @@ class Told(NamedTuple):
             terms["the kind of X"] = kind
             terms["the dtype of X"] = str(X.dtype).removeprefix("torch.")
             terms["the feature names"] = "none" if names is None else str(names.tolist())
-        probed = n_probed_nonzeros(X) if kind == "a table" and n else (0, 0)
+        probed = n_probed_nonzeros(X) if isinstance(X, torch.Tensor) and n else (0, 0)
         stored = X.numel() if n else 0
         return cls(terms, n, p, stored, probed, X.dtype, names, classes, mass, peak, is_weighted)
 

@@ -26,7 +26,7 @@ from torchlogreg._objective.objective import Objective
 from torchlogreg._objective.penalties import ElasticNet, PerFeature, strengths
 from torchlogreg._objective.reparametrisation import NonEmptyColumns
 from torchlogreg._runtime.out_of_memory import translated
-from torchlogreg._runtime.ranks import NOTHING, Lead, current_ranks
+from torchlogreg._runtime.ranks import NOTHING, Lead, Remote, current_ranks
 from torchlogreg._solvers import access_of, is_stochastic, solver_class, takes_kinks, tuning
 from torchlogreg._solvers.base import Solver
 
@@ -84,14 +84,14 @@ class FitInputs(NamedTuple):
             "design": design,
             "training": training_monitor(self.data, None) if has_rows else NOTHING,
             "validation": self.validation or NOTHING,
-            "device": design.accumulation.device if isinstance(design, Design) else torch.device("cpu"),
+            "X": self.data.X,
         }
 
     def design(self, index: np.ndarray | None, intercept: bool) -> Design:
         """The rows of all processes, or those at an index of the rows here."""
         if self.lead is None:
             return design_of(self.data, self.loss, index, intercept=intercept)
-        return ShardedDesign.of(self.lead, self.lead.desk.device)
+        return ShardedDesign.of(Remote(self.lead, "design"))
 
 
 def fit_inputs(estimator: Any, X, y, sample_weight, *, start: tuple, validation: tuple) -> FitInputs:

@@ -30,6 +30,7 @@ from torchlogreg._runtime.rank_errors import (
     remote_error,
     told_of,
 )
+from torchlogreg._runtime.threads import fit_arithmetic
 
 MESSAGE_BYTES = 2**14  # what a first broadcast holds of a message; more of it takes a second one
 LENGTH_BYTES = 8
@@ -56,7 +57,7 @@ class Alone:
         return [work()]
 
     def led(self, work: Callable[[Any], dict], shared: Callable[[], dict]) -> dict:  # noqa: ARG002 - with nobody
-        """The attributes that `work(lead)` returns where rank 0 leads and the others have what `shared()` returns."""
+        """The attributes that `work(lead)` returns where rank 0 leads; the others have what `shared()` returns."""
         return work(None)
 
 
@@ -146,7 +147,8 @@ class Ranks(Alone):
             error = raised
         desk = Desk(self, own, error)
         if self.rank:
-            attributes = desk.serve()
+            with torch.inference_mode(False), torch.no_grad(), fit_arithmetic(desk.X):
+                attributes = desk.serve()
             self._meets_again = True
             return attributes
         lead = Lead(desk)
@@ -245,6 +247,10 @@ def _dumped(thing) -> bytes:
     return file.getvalue()
 
 
+def _as_tensor(data: bytes) -> torch.Tensor:
+    return torch.from_numpy(np.frombuffer(data, dtype=np.uint8).copy())
+
+
 class Desk:
     """What a rank has of its own, by number or name, and how it does what it is asked for.
 
@@ -255,8 +261,9 @@ class Desk:
     def __init__(self, ranks: Ranks, shared: dict, error: BaseException | None = None):
         self.ranks, self.error = ranks, error
         self.reported: BaseException | None = None
-        self.shared: dict[Any, Any] = {name: value for name, value in shared.items() if name != "device"}
-        self.device = shared.get("device", torch.device("cpu"))
+        self.shared: dict[Any, Any] = shared
+        self.X = shared.get("X", torch.empty(0, device="cpu"))  # whose device decides how this rank computes, and where
+        self.device = torch.device("cpu") if self.X.device.type == "mps" else self.X.device
 
     # --- In all ranks.
 
@@ -323,7 +330,7 @@ class Desk:
         sizes = ranks.summed(sizes).tolist()
         if ranks.rank:
             if data:
-                ranks.sent(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+                ranks.sent(_as_tensor(data))
             return None
         received = [ranks.received(n, rank) if n else None for rank, n in enumerate(sizes[1:-1], start=1)]
         if sizes[-1]:
@@ -344,10 +351,10 @@ class Desk:
         data = _dumped(message)
         sent = len(data).to_bytes(LENGTH_BYTES, "little") + data
         first = torch.zeros(MESSAGE_BYTES, dtype=torch.uint8, device="cpu")
-        first[: len(sent)] = torch.frombuffer(bytearray(sent[:MESSAGE_BYTES]), dtype=torch.uint8)
+        first[: len(sent)] = _as_tensor(sent[:MESSAGE_BYTES])
         self.ranks.broadcast(first)
         if len(sent) > MESSAGE_BYTES:
-            self.ranks.broadcast(torch.frombuffer(bytearray(sent[MESSAGE_BYTES:]), dtype=torch.uint8))
+            self.ranks.broadcast(_as_tensor(sent[MESSAGE_BYTES:]))
 
     # --- In the others.
 
