@@ -43,7 +43,7 @@ from torchlogreg._model_selection.penalty_grid import PenaltyGrid, checked_Cs, c
 from torchlogreg._model_selection.rows import Rows
 from torchlogreg._model_selection.scoring import CachedPredictor, refuse_local_scores, score_by_name
 from torchlogreg._monitoring.callback_context import FitCall
-from torchlogreg._runtime.ranks import Lead, current_ranks
+from torchlogreg._runtime.ranks import Lead, collective, current_ranks
 from torchlogreg._runtime.sklearn_private import (
     Interval,
     StrOptions,
@@ -112,6 +112,7 @@ class _LinearClassifierCV(LinearPredictor):
         self.verbose = verbose
         self.device = device
 
+    @collective
     @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: ArrayLike | None = None, sample_weight: ArrayLike | None = None, **params: Any) -> Self:
         """Fit a model for each value of C and of l1_ratio on each fold, and on all rows at the best ones.
@@ -160,8 +161,13 @@ class _LinearClassifierCV(LinearPredictor):
         data = placed_for(plain, data, n_candidates * (1 + n_folds(self.cv)) + self.refit)
         arguments = X, numpy_of(y), numpy_of(sample_weight), params
         calls: list[FitCall] = []
+
+        def end():
+            for call in calls:
+                call.end()
+
         attributes = ranks.led(partial(self._fitted, plain, data, arguments, calls), partial(Rows.shared, data))
-        replace_attributes(self, attributes, stale=OF_THE_LAST_FIT, then=lambda: [call.end() for call in calls])
+        replace_attributes(self, attributes, stale=OF_THE_LAST_FIT, then=partial(ranks.exchanged, end, is_last=True))
         return self
 
     def _fitted(self, plain, data: TrainingData, arguments: tuple, calls: list, lead: Lead | None) -> dict[str, Any]:
