@@ -156,6 +156,10 @@ class ShardedDesign(Design):
         n_filled = int(is_filled.sum())
         return self._with(remote, facts=[fact and fact._replace(n_features=n_filled) for fact in self.facts])
 
+    def dense(self, columns: torch.Tensor) -> InMemoryDesign:
+        """Dense rows of the columns of X at an index, gathered here."""
+        return joined(self.each(_called, "dense", columns), self.order)
+
     def fingerprint(self) -> int:
         """A checksum that does not depend on which process has which rows."""
         return sum(self.each(_row_fingerprint)) % 2**64

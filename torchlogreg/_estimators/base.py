@@ -21,7 +21,7 @@ from torchlogreg._estimators.problem import check_combination, fit_inputs
 from torchlogreg._estimators.shards import refuse_local_callers
 from torchlogreg._export.conversion import from_sklearn_model
 from torchlogreg._monitoring.callback_context import FitCall
-from torchlogreg._runtime.ranks import current_ranks
+from torchlogreg._runtime.ranks import collective, current_ranks
 from torchlogreg._runtime.sklearn_private import Interval, StrOptions, fit_context
 from torchlogreg._runtime.threads import package_settings
 from torchlogreg._solvers import SOLVERS
@@ -105,6 +105,7 @@ class LinearClassifier(LinearPredictor):
         self.verbose = verbose
         self.device = device
 
+    @collective
     @fit_context(prefer_skip_nested_validation=True)
     def fit(
         self,
@@ -188,7 +189,9 @@ class LinearClassifier(LinearPredictor):
                     partial(fitted_model, self, inputs, call), partial(inputs.shared, self.fit_intercept)
                 )
         attributes["_seen"] = PartialFitState.after(inputs.data)._asdict()
-        replace_attributes(self, attributes, stale=["feature_names_in_"], then=call.end)
+        replace_attributes(
+            self, attributes, stale=["feature_names_in_"], then=partial(ranks.exchanged, call.end, is_last=True)
+        )
         return self
 
     @fit_context(prefer_skip_nested_validation=True)
@@ -238,7 +241,7 @@ class LinearClassifier(LinearPredictor):
             If the data or a parameter is invalid, if `classes` is missing in the first call or differs in a later one,
             or if the objective overflows. The estimator is then as it was before the call.
         """
-        check_combination(self)
+        check_combination(self, in_mini_batches=True)
         if self.early_stopping:
             raise ValueError("partial_fit holds out no rows: set early_stopping=False.")
         attributes = partial_fit_attributes(self, X, y, classes, sample_weight)

@@ -34,7 +34,7 @@ from torchlogreg._model_selection.fit_and_score import (
 from torchlogreg._model_selection.rows import Rows
 from torchlogreg._model_selection.scoring import CachedPredictor, mean_scores, score_by_name
 from torchlogreg._model_selection.shared_search import SharedSearch
-from torchlogreg._runtime.ranks import current_ranks
+from torchlogreg._runtime.ranks import collective, current_ranks
 from torchlogreg._runtime.sklearn_private import (
     MultimetricScorer,
     check_method_params,
@@ -79,6 +79,7 @@ class TorchGridSearchCV(GridSearchCV):
     {'torchlogisticregression__C': 1}
     """
 
+    @collective
     @fit_context(prefer_skip_nested_validation=False)
     def fit(self, X: Any, y: ArrayLike | None = None, **params: Any) -> Self:
         """Search over all candidates, and refit the best one.

@@ -43,7 +43,7 @@ from torchlogreg._model_selection.penalty_grid import PenaltyGrid, checked_Cs, c
 from torchlogreg._model_selection.rows import Rows
 from torchlogreg._model_selection.scoring import CachedPredictor, refuse_local_scores, score_by_name
 from torchlogreg._monitoring.callback_context import FitCall
-from torchlogreg._runtime.ranks import Lead, current_ranks
+from torchlogreg._runtime.ranks import Lead, collective, current_ranks
 from torchlogreg._runtime.sklearn_private import (
     Interval,
     StrOptions,
@@ -112,6 +112,7 @@ class _LinearClassifierCV(LinearPredictor):
         self.verbose = verbose
         self.device = device
 
+    @collective
     @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: ArrayLike | None = None, sample_weight: ArrayLike | None = None, **params: Any) -> Self:
         """Fit a model for each value of C and of l1_ratio on each fold, and on all rows at the best ones.
