@@ -9,16 +9,23 @@ import time
 import warnings
 from functools import cache, partial
 from typing import NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+import torch
 from helpers import Callback, serial
 from rank_processes import Failure, Group, on_ranks
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import Normalizer
 
-from torchlogreg import TorchLogisticRegression, TorchSoftmaxClassifier
+from torchlogreg import TorchGridSearchCV, TorchLogisticRegression, TorchSoftmaxClassifier, TorchSoftmaxClassifierCV
+from torchlogreg._data.in_memory import InMemoryDesign
+from torchlogreg._runtime.out_of_memory import divisor
+from torchlogreg._runtime.ranks import Desk
 from torchlogreg.distributed import shared_rows
 
 P = 20
@@ -100,9 +107,9 @@ def only_in(culprit, first=None, **changes):
     return lambda rank: plain(rank, **(changes if rank == culprit else first or {}))
 
 
-def with_callback(hook, error=None):
+def with_callback(hook, error=None, **parameters):
     def arguments(rank):
-        model, options = plain(rank, solver="lbfgs")
+        model, options = plain(rank, **{"solver": "lbfgs", **parameters})
         return model.set_callbacks(At(hook, error or ValueError("not now"))), options
 
     return arguments
@@ -119,6 +126,11 @@ def with_nan(X):
     X = X.copy()
     X[7, 3] = np.nan
     return X
+
+
+def searched(rank, culprit):
+    model, arguments = only_in(culprit, how=with_nan)(rank)
+    return TorchGridSearchCV(make_pipeline(Normalizer(), model), {"torchsoftmaxclassifier__C": [1.0, 2.0]}), arguments
 
 
 def frame(X):
@@ -252,6 +264,25 @@ ONE_RANK = {  # an error of one rank: the others hear of it
     "callback that ends": (with_callback("end fit"), 0, ValueError, "not now"),
     "interrupt in a callback": (with_callback("end iteration", KeyboardInterrupt()), 0, KeyboardInterrupt, ""),
     "interrupt at the end": (with_callback("end fit", KeyboardInterrupt()), 0, KeyboardInterrupt, ""),
+    "NaN before a search": (lambda rank: searched(rank, 1), 1, ValueError, "NaN"),
+    "NaN before cross-validation": (
+        only_in(1, {"kind": TorchSoftmaxClassifierCV}, kind=TorchSoftmaxClassifierCV, how=with_nan),
+        1,
+        ValueError,
+        "NaN",
+    ),
+    "invalid parameter of cross-validation": (
+        only_in(0, {"kind": TorchSoftmaxClassifierCV}, kind=TorchSoftmaxClassifierCV, tol=-1.0),
+        0,
+        ValueError,
+        "tol",
+    ),
+    "callback that ends cross-validation": (
+        lambda rank: with_callback("end fit", kind=TorchSoftmaxClassifierCV, Cs=2, cv=2)(rank),
+        0,
+        ValueError,
+        "not now",
+    ),
     "warning that is an error": (partial(plain, solver="lbfgs", max_iter=1), 0, ConvergenceWarning, "did not converge"),
 }
 OVERFLOW = {
@@ -386,6 +417,36 @@ def test_a_callback_that_fails_after_the_fit():
     first, second = on_ranks(2, torn_down, seconds=20)
     assert first == "not now"
     assert isinstance(second, bytes)
+
+
+def without_room(rank, size, culprits):
+    """A fit where some processes have memory for small blocks alone, and how many things are kept at most."""
+    chunks, do, most = InMemoryDesign.chunks, Desk.do, 0
+
+    def checked(design, size=1):
+        if rank in culprits and divisor.get() < 64:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return chunks(design, size)
+
+    def counted(desk, message):
+        nonlocal most
+        most = max(most, len(desk.shared))
+        return do(desk, message)
+
+    patches = patch.object(InMemoryDesign, "chunks", checked), patch.object(Desk, "do", counted)
+    with patches[0], patches[1], warnings.catch_warnings(record=True) as caught, shared_rows():
+        warnings.simplefilter("always")
+        model = TorchSoftmaxClassifier(solver="lbfgs", tol=1e-8).fit(*table(rank, 40_000))
+    return model.coef_, most, [str(w.message) for w in caught]
+
+
+@pytest.mark.parametrize("culprits", [(), (0,), (1,), (0, 1)])
+def test_memory_of_a_device_that_runs_out(culprits):
+    answers = on_ranks(2, without_room, culprits)
+    for rank, (coef, most, said) in enumerate(answers):
+        np.testing.assert_allclose(coef, on_ranks(2, without_room, ())[0][0], rtol=0, atol=1e-10)
+        assert most < 40  # what is no longer needed is forgotten
+        assert len(said) == (rank in culprits), said
 
 
 def smallest(rank, size):

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from torchlogreg._runtime.out_of_memory import with_room
+from torchlogreg._runtime.out_of_memory import Room
 from torchlogreg._runtime.rank_errors import (
     BrokenGroup,
     Interrupts,
@@ -265,6 +265,7 @@ class Desk:
     def __init__(self, ranks: Ranks, shared: dict, error: BaseException | None = None):
         self.ranks, self.error = ranks, error
         self.reported: BaseException | None = None
+        self.room = Room()  # the fit goes on with the blocks that it has
         self.shared: dict[Any, Any] = shared
         self.X = shared.get("X", torch.empty(0, device="cpu"))  # whose device decides how this rank computes, and where
         self.device = torch.device("cpu") if self.X.device.type == "mps" else self.X.device
@@ -295,7 +296,7 @@ class Desk:
                     return None
                 if self.ranks.rank == 0:  # where who asks begins again with smaller blocks
                     return then(function(*arguments))
-                return with_room(lambda: then(function(*arguments)))
+                return self.room.call(lambda: then(function(*arguments)))
         except BaseException as raised:  # KeyboardInterrupt, too: the others wait for an answer
             self.error = raised
             return None
