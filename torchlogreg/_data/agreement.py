@@ -12,6 +12,7 @@ import torch
 from torchlogreg._data.array_api import numpy_of
 from torchlogreg._data.checksum import checksum
 from torchlogreg._data.csr_tensor import CSRTensor
+from torchlogreg._data.device import available_devices
 from torchlogreg._data.scanned_stream import ScannedStream
 from torchlogreg._data.storage import StoredX, n_probed_nonzeros
 from torchlogreg._data.targets import distinct
@@ -50,7 +51,9 @@ class Told(NamedTuple):
             terms["the kind of X"] = kind
             terms["the dtype of X"] = str(X.dtype).removeprefix("torch.")
             terms["the feature names"] = "none" if names is None else str(names.tolist())
-        probed = n_probed_nonzeros(X) if isinstance(X, torch.Tensor) and n else (0, 0)
+        # Where X may move to an accelerator, it stays dense, and so it has to in all ranks.
+        is_probed = isinstance(X, torch.Tensor) and n and _stays_here(estimator.device)
+        probed = n_probed_nonzeros(X) if isinstance(X, torch.Tensor) and is_probed else (0, 0)
         stored = X.numel() if n else 0
         return cls(terms, n, p, stored, probed, X.dtype, names, classes, mass, peak, is_weighted)
 
@@ -89,7 +92,7 @@ class Agreed(NamedTuple):
             sum(told.n for told in some),
             some[0].n_features,
             sum(told.n_stored for told in some),
-            reduce(_added, (told.n_probed for told in some)),
+            reduce(_added, (told.n_probed for told in some)) if all(told.n_probed[0] for told in some) else (0, 0),
             some[0].dtype,
             {"n_features_in_": some[0].n_features, **names},
             classes,
@@ -126,6 +129,11 @@ def _where_they_differ(*values: str) -> list[str]:
         ("..." if start else "") + value[start:end] + ("..." if end < len(value) else "")
         for value, end in zip(values, ends, strict=True)
     ]
+
+
+def _stays_here(device: Any) -> bool:
+    """Whether rows on the host are certain to stay there."""
+    return str(device) == "cpu" or (str(device) == "auto" and available_devices() == ["cpu"])
 
 
 def _added(a, b):
