@@ -14,9 +14,11 @@ from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
+import pretend
 import pytest
 import scipy.sparse as sp
 import torch
+import torch.distributed as dist
 from helpers import as_file, objective
 from rank_processes import on_ranks
 from sklearn.exceptions import ConvergenceWarning
@@ -368,3 +370,49 @@ def test_same_answer(size, name):
         warnings.simplefilter("ignore", UserWarning)  # scikit-learn has neither weights of features nor bounds
         converted = models[-1].to_sklearn()
     np.testing.assert_allclose(converted.predict_proba(X[:50]), model.predict_proba(X[:50]), atol=1e-6)
+
+
+def on_devices(rank, size, name, accelerated):
+    """The model of a case where some processes have an accelerator."""
+    has_one = rank in accelerated
+    with pretend.devices("cuda") if has_one else nullcontext(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        X, y, _ = CASES[name].data()
+        own = parts(CASES[name], len(y), size)[rank]
+        with shared_rows():
+            model = TorchSoftmaxClassifier(device="cuda" if has_one else "cpu", **EXACT).fit(X[own], y[own])
+        return model.coef_, model.device_
+
+
+@pytest.mark.parametrize("accelerated", [(0,), (1,), (0, 1)])
+@pytest.mark.parametrize("name", ["auto", "3 classes newton", "tiny", "mostly zero", "tiny where rank 0 has no rows"])
+def test_devices(name, accelerated):
+    if reason := pretend.why_not():
+        pytest.skip(reason)
+    X, y, _ = CASES[name].data()
+    one = TorchSoftmaxClassifier(**EXACT).fit(X, y)
+    answers = on_ranks(2, on_devices, name, accelerated)
+    for coef, device in answers:
+        np.testing.assert_allclose(coef, one.coef_, rtol=0, atol=1e-6)
+        assert device == answers[0][1]
+
+
+def in_some(rank, size):
+    """A fit of the last two of three processes."""
+    group = dist.new_group([1, 2])
+    X, y, _ = table()
+    if rank == 0:
+        with pytest.raises(ValueError, match="does not belong to the group"), shared_rows(group):
+            pass
+        return None
+    own = slice(0, 20_000) if rank == 1 else slice(20_000, None)
+    with shared_rows(group):
+        return TorchSoftmaxClassifier().fit(X[own], y[own]).coef_
+
+
+def test_a_group_of_some_processes():
+    X, y, _ = table()
+    nothing, *coefs = on_ranks(3, in_some)
+    assert nothing is None
+    for coef in coefs:
+        np.testing.assert_allclose(coef, TorchSoftmaxClassifier().fit(X, y).coef_, rtol=0, atol=1e-10)
