@@ -161,8 +161,13 @@ class _LinearClassifierCV(LinearPredictor):
         data = placed_for(plain, data, n_candidates * (1 + n_folds(self.cv)) + self.refit)
         arguments = X, numpy_of(y), numpy_of(sample_weight), params
         calls: list[FitCall] = []
+
+        def end():
+            for call in calls:
+                call.end()
+
         attributes = ranks.led(partial(self._fitted, plain, data, arguments, calls), partial(Rows.shared, data))
-        replace_attributes(self, attributes, stale=OF_THE_LAST_FIT, then=lambda: [call.end() for call in calls])
+        replace_attributes(self, attributes, stale=OF_THE_LAST_FIT, then=partial(ranks.exchanged, end, is_last=True))
         return self
 
     def _fitted(self, plain, data: TrainingData, arguments: tuple, calls: list, lead: Lead | None) -> dict[str, Any]:

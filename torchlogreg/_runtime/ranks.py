@@ -101,6 +101,7 @@ class Ranks(Alone):
             raise ValueError("This process does not belong to the group.")
         self.n_calls = self.n_bytes = 0
         self.interrupts = Interrupts()
+        self._is_meeting = False
         self._meets_again = False  # whether the others wait for this rank until it has told of an error
         on_device = dist.get_backend(group) == "nccl"
         self.device = torch.device("cuda", torch.cuda.current_device()) if on_device else torch.device("cpu")
@@ -108,8 +109,11 @@ class Ranks(Alone):
     @contextmanager
     def meeting(self):
         """See `Alone`."""
+        if self._is_meeting:  # a search that fits its best model
+            yield
+            return
         with self.interrupts.held_back():
-            self._meets_again = True
+            self._is_meeting = self._meets_again = True
             try:
                 yield
             except BaseException as error:
@@ -117,7 +121,7 @@ class Ranks(Alone):
                     self.exchanged(partial(_raised, error))
                 raise
             finally:
-                self._meets_again = False
+                self._is_meeting = self._meets_again = False
 
     def exchanged(self, work, *, is_last=False):
         """See `Alone`."""
