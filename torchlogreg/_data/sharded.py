@@ -27,6 +27,8 @@ class Facts(NamedTuple):
     n_bytes: int
     intercept: bool
     compute: Placement
+    largest_weight: float  # of a row, as they are given
+    n_present: int | None  # rows that have a weight; None where that was not asked
     is_stream: bool
     is_sparse: bool
     sample_keys: np.ndarray | None  # of a stream's sample, sorted
@@ -42,6 +44,8 @@ class Facts(NamedTuple):
             design.n_bytes,
             design.intercept,
             design.compute,
+            float(design.largest_weight().max()),
+            _n_present(design) if isinstance(design, InMemoryDesign) else design.shape[0],
             isinstance(design, StreamedDesign),
             isinstance(design, SparseDesign),
             None if sampled is None else sampled.keys,
@@ -113,6 +117,8 @@ class ShardedDesign(Design):
         is_small = n * d <= tuning.GATHERED_NUMBERS
         if out.in_memory and (is_small or is_wide_table(*out.shape)):
             return joined(out.each(_itself))
+        largest = [fact.largest_weight for fact in out.known]
+        out.cache["largest"] = torch.tensor([max(largest)], dtype=torch.float64, device=out.device)
         return out
 
     @property
@@ -191,7 +197,8 @@ class ShardedDesign(Design):
         """The same rows with other columns of weights (n, V), in the order of the ranks."""
         columns = sample_weights.cpu()
         parts = PerRank([columns[a:b] for a, b in pairwise(self._ends)])
-        return self._asked("reweighted", parts, n_columns=columns.shape[1], weight_index=None)
+        facts = [fact and fact._replace(n_present=None) for fact in self.facts]
+        return self._asked("reweighted", parts, facts=facts, n_columns=columns.shape[1], weight_index=None)
 
     def _asked(self, method, *arguments, **changes):
         """The designs that a method returns."""
@@ -213,6 +220,8 @@ class ShardedDesign(Design):
     # --- Weights.
 
     def largest_weight(self) -> torch.Tensor:
+        if "largest" in self.cache:  # as the ranks have told
+            return self.cache["largest"]
         return torch.stack([self.to_accumulation(own) for own in self.each(_called, "largest_weight")]).amax(dim=0)
 
     def total_weight(self) -> torch.Tensor:
@@ -265,9 +274,11 @@ class ShardedDesign(Design):
     def sample_rows(self, size: int, generator: torch.Generator) -> torch.Tensor:
         if not self.in_memory:
             return torch.randperm(self._ends[-1], generator=generator, device="cpu")[:size]
-        if "present" not in self.cache:
-            self.cache["present"] = [answer or 0 for answer in self._each(_n_present)]
-        counts = self.cache["present"]
+        if any(fact.n_present is None for fact in self.known):
+            counted = self._each(_n_present)
+            self.facts = [fact and fact._replace(n_present=n) for fact, n in zip(self.facts, counted, strict=True)]
+            self.known = [fact for fact in self.facts if fact is not None]
+        counts = [0 if fact is None else fact.n_present or 0 for fact in self.facts]
         numbers = torch.randint(sum(counts), (size,), generator=generator, device="cpu")
         if sum(counts) == self.shape[0]:
             return numbers
@@ -304,7 +315,8 @@ class ShardedDesign(Design):
             return joined(self.each(_taken, own, factors), order)
         remote = Remote(self.lead, self.lead.kept(_taken, self.remote, own, factors))
         facts = [
-            fact and fact._replace(n=len(place), n_numbers=int(numbers * len(place) / max(1, len(index))))
+            fact
+            and fact._replace(n=len(place), n_numbers=int(numbers * len(place) / max(1, len(index))), n_present=None)
             for fact, place in zip(self.facts, places, strict=True)
         ]
         return self._with(remote, facts=facts, order=order, compute=None)

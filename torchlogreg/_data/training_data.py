@@ -140,18 +140,7 @@ def _streamed(estimator, source, access: Access, validated: bool = False) -> Tra
     def scan():
         nonlocal stream
         _check_repeatable(estimator, source, access, validated)
-        seed = check_random_state(0 if estimator.random_state is None else estimator.random_state).randint(2**31 - 1)
-        stream = ScannedStream(
-            source,
-            _BlockCheck(stand_in),
-            n_sampled_bytes=tuning.STREAM_SAMPLE_BYTES if access.by_products else 0,
-            seed=[seed, ranks.rank] if ranks.rank else seed,
-            weightless=[label for label, value in given.items() if value == 0] if isinstance(given, dict) else (),
-            may_be_empty=ranks.size > 1,
-        )
-        total = sum(stream.mass.tolist())
-        if not math.isfinite(total):
-            raise ValueError("The sum of the sample weights overflows. Scale them down.")
+        stream = _scanned(estimator, source, access, stand_in)
         peak = max(stream.peak.tolist(), default=0.0)
         return Told.of(
             estimator,
@@ -196,6 +185,23 @@ def _streamed(estimator, source, access: Access, validated: bool = False) -> Tra
         device_reason=reason,
         of_all=of_all,
     )
+
+
+def _scanned(estimator, source, access: Access, stand_in) -> ScannedStream:
+    """A stream after its opening scan, which sets what `stand_in` knows of the features."""
+    given, ranks = estimator.class_weight, current_ranks()
+    seed = check_random_state(0 if estimator.random_state is None else estimator.random_state).randint(2**31 - 1)
+    stream = ScannedStream(
+        source,
+        _BlockCheck(stand_in),
+        n_sampled_bytes=tuning.STREAM_SAMPLE_BYTES if access.by_products else 0,
+        seed=[seed, ranks.rank] if ranks.rank else seed,
+        weightless=[label for label, value in given.items() if value == 0] if isinstance(given, dict) else (),
+        may_be_empty=ranks.size > 1,
+    )
+    if not math.isfinite(sum(stream.mass.tolist())):
+        raise ValueError("The sum of the sample weights overflows. Scale them down.")
+    return stream
 
 
 def _check_repeatable(estimator, source, access: Access, validated: bool) -> None:

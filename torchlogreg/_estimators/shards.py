@@ -23,17 +23,19 @@ def refuse_local_callers() -> None:
     """Raise where something of scikit-learn's that knows the rows of this process alone fits or clones an estimator."""
     if current_ranks().size == 1:
         return
+    owner = None  # the outermost one, which is what the user has called
     for frame in _frames():
         module = frame.f_globals.get("__name__", "")
         if module == "sklearn.pipeline" and isinstance(pipeline := frame.f_locals.get("self"), Pipeline):
             refuse_local_steps(pipeline)
         elif module.startswith("sklearn.") and not module.startswith(HARMLESS):
             owner = type(frame.f_locals["self"]).__name__ if "self" in frame.f_locals else frame.f_code.co_name
-            raise NotImplementedError(
-                f"Within shared_rows, {owner} would split or score the rows of this process alone. Choose parameters "
-                "with TorchLogisticRegressionCV, TorchSoftmaxClassifierCV or TorchGridSearchCV, which know the rows of "
-                "all processes, or call it outside of shared_rows on rows that are in one place."
-            )
+    if owner is not None:
+        raise NotImplementedError(
+            f"Within shared_rows, {owner} would know the rows of this process alone. Choose parameters with "
+            "TorchLogisticRegressionCV, TorchSoftmaxClassifierCV or TorchGridSearchCV, which know the rows of all "
+            "processes, or call it outside of shared_rows on rows that are in one place."
+        )
 
 
 def _frames() -> Iterator[Any]:
