@@ -110,7 +110,8 @@ def candidates(w: np.ndarray, slope: np.ndarray, kinks: Kinks, also: np.ndarray 
         scale = np.where(kinks.l1 > 0, kinks.l1, 1.0)
         share = (np.where(leaves > 0, scale + leaves, near) / scale)[index]
         index = index[np.argpartition(-share, n_most)[:n_most]]
-    return np.union1d(np.flatnonzero(inside), index)
+    inside[index] = True
+    return np.flatnonzero(inside)
 
 
 def flat(W: np.ndarray) -> np.ndarray:

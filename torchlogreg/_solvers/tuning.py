@@ -107,6 +107,7 @@ MOST_MISSING = 1e-4
 LEAST_RAISE = 1e-12  # added to a diagonal scaled to one, before it is factored
 BLOCK_SCALES, LEAST_DIAGONAL_SHARE = (1e-2, 1e2), 1e-3  # that pairs may scale blocks by, and leave of a diagonal
 KINK_MEMORY_PAIRS = 20
+LEAST_LEFT_SHARE = 1e-3  # of sums of squares from which terms are subtracted, instead of adding up the others
 # Relative gap from which on the Hessian of all rows is thought of; before that, the coefficients that matter change. On
 # 20,000 rows of MNIST, 10 times the smallest useful C, 14 passes and 4 Hessians instead of 17 and 10.
 COUPLING_GAP = 1e-2
