@@ -111,6 +111,7 @@ LEAST_LEFT_SHARE = 1e-3  # of sums of squares from which terms are subtracted, i
 # Relative gap from which on the Hessian of all rows is thought of; before that, the coefficients that matter change. On
 # 20,000 rows of MNIST, 10 times the smallest useful C, 14 passes and 4 Hessians instead of 17 and 10.
 COUPLING_GAP = 1e-2
+COUPLED_NUMBERS = 2**22  # in the rows whose outer products such a Hessian is the sum of, multiplied at once
 # Damping of a model: how often it is raised at once, the shares of the slope's promise from which on a step lowers it a
 # little and by much, and the share of the curvature along a step that does not matter.
 MOST_DAMPINGS, GOOD_STEPS, NEGLIGIBLE_DAMPING = 6, (0.25, 0.4), 0.01
@@ -123,6 +124,7 @@ MOST_NEAR_KINKS = 150  # coefficients at zero in a model, or twice as many as ar
 # Coefficients up to which all are in the quadratic model, and the share of its L1 strength beyond which a derivative
 # brings a coefficient into a larger one.
 FEW_CANDIDATES, NEAR_KINK = 100, 0.7
+ROWS_AT_ONCE = 512  # of the sample, whose squares stay in cache
 REUSED_BLOCK_FACTOR = 2.0  # size of a block that is known, up to which its part is taken from it
 # Numbers of a wide X up to which bounds of coefficients without an L1 norm, of which most are inside their bounds, are
 # solved for in NumPy, whose matrices are products of the rows: 300 x 3000 in 1.8 s instead of 10.
