@@ -65,6 +65,7 @@ class DenseMatrix(Matrix):
 
     def __init__(self, H: np.ndarray):
         self.H = H
+        self.factor: _Factor | None = None  # of a large part that was solved with
 
     def diagonal(self):
         """See `Matrix`."""
@@ -76,11 +77,68 @@ class DenseMatrix(Matrix):
         return v[index] @ self.H[index] if 2 * len(index) < len(v) else self.H @ v
 
     def solve(self, free, r, shift=None):
-        """See `Matrix`."""
+        """See `Matrix`; of a large part like one that was solved with, by that one's factor."""
+        raised = self.H.diagonal() if shift is None else self.H.diagonal() + shift
+        if self.factor is not None and np.array_equal(self.factor.diagonal, raised):
+            x = self._solved_by_factor(self.factor, free, r)
+            if x is not None:
+                return x
         H = self.H[np.ix_(free, free)]
-        if shift is not None:
-            H.ravel()[:: len(free) + 1] += shift[free]
-        return solve(H, r)
+        H.ravel()[:: len(free) + 1] = raised[free]
+        if len(free) < tuning.LEAST_KEPT_FACTOR:
+            return solve(H, r)
+        scale = 1.0 / np.sqrt(np.where(raised > 0, raised, 1.0))
+        H *= scale[free]
+        H *= scale[free, None]
+        H.ravel()[:: len(free) + 1] += tuning.LEAST_RAISE
+        cholesky, failed = dpotrf(H.T, lower=1)
+        if failed:
+            return scale[free] * solve(H, scale[free] * r)
+        self.factor = _Factor(free, cholesky, scale, raised)
+        return scale[free] * dpotrs(cholesky, scale[free] * r, lower=1)[0]
+
+    def _solved_by_factor(self, known, free, r):
+        """The solution by the factor of a part that differs by few rows; None if that takes as long, or is inexact.
+
+        Rows that are new border the known part, and those that have left it get a multiplier that holds them at zero.
+        """
+        place, is_free = np.full(len(self.H), -1), np.zeros(len(self.H), dtype=bool)
+        place[known.free], is_free[free] = np.arange(len(known.free)), True
+        new, left = free[place[free] < 0], known.free[~is_free[known.free]]
+        n_new, n_border = len(new), len(new) + len(left)
+        if tuning.FACTOR_PER_BORDER * n_border > len(known.free):
+            return None
+        right = np.zeros((len(self.H), 1 + n_border))  # the right-hand side, and the border, scaled to a unit diagonal
+        right[free, 0] = r
+        right[:, 1 : 1 + n_new] = self.H[:, new] * known.scale[new]
+        right[left, 1 + n_new + np.arange(len(left))] = 1.0 / known.scale[left]
+        right *= known.scale[:, None]
+        border = right[known.free, 1:]
+        inner = np.zeros((n_border, n_border))
+        inner[:n_new, :n_new] = right[new, 1 : 1 + n_new]
+        inner.ravel()[: n_new * n_border : n_border + 1] = 1.0 + tuning.LEAST_RAISE
+        at = right[known.free, 0]
+        at[place[left]] = 0.0
+        out = dpotrs(known.cholesky, np.column_stack([at, border]), lower=1)[0]
+        outer = np.zeros(n_border)
+        outer[:n_new] = right[new, 0]
+        y = _solve_general(inner - border.T @ out[:, 1:], outer - border.T @ out[:, 0])
+        x = np.zeros(len(self.H))
+        x[known.free], x[new] = out[:, 0] - out[:, 1:] @ y, y[:n_new]
+        x[left] = 0.0
+        product = self.times(known.scale * x) + (known.diagonal - self.H.diagonal()) * known.scale * x
+        missing = known.scale * product + tuning.LEAST_RAISE * x - right[:, 0]
+        exact = np.linalg.norm(missing[free]) <= tuning.MOST_MISSING_BY_FACTOR * np.linalg.norm(right[free, 0])
+        return (known.scale * x)[free] if exact else None
+
+
+class _Factor(NamedTuple):
+    """The Cholesky factor of the rows and columns at `free` of a matrix (a, a), scaled to a unit diagonal."""
+
+    free: np.ndarray  # (f,)
+    cholesky: np.ndarray  # (f, f)
+    scale: np.ndarray  # (a,)
+    diagonal: np.ndarray  # (a,) of the matrix, with what was added
 
 
 class FactoredMatrix(Matrix):

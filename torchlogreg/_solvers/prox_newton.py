@@ -236,7 +236,8 @@ class ProxNewton(CentredSolver):
         indices, hessians = [], []
         for b in range(len(W)):
             w, slope = (flat(tensor[b].numpy(force=True)) for tensor in (W, state.point.slope))
-            index = candidates(w, slope, kinks_of(objective.penalty, W.shape[2], b))
+            kinks = kinks_of(objective.penalty, W.shape[2], b)
+            index = candidates(w, slope, kinks, near=tuning.COUPLED_NEAR_KINK)
             model = torch.tensor([b], device=W.device)
             alone = objective if len(W) == 1 else objective.select(model)
             indices.append(torch.from_numpy(index))
