@@ -72,7 +72,7 @@ class BlockCurvature(Curvature):
         l2 = sample.penalty.l2[..., 0].cpu().expand(len(W), -1)
         if diagonal is None:
             both = zip(X.split(tuning.ROWS_AT_ONCE, dim=1), weights.flatten(1).split(tuning.ROWS_AT_ONCE), strict=True)
-            squares = sum(numbers.double().square() @ weight.double() for numbers, weight in both)
+            squares = torch.stack([numbers.double().square() @ weight.double() for numbers, weight in both]).sum(dim=0)
             diagonal = squares.T.reshape(*weights.shape[1:], -1) + l2[:, None]
         return cls(X, columns, weights, in_range(diagonal).cpu(), l2)
 
@@ -136,7 +136,7 @@ class BlockCurvature(Curvature):
 
         Candidates come and go: of twenty models on MNIST, 95 % of the products were made again without a need.
         """
-        known, H = self.cache.get((model, k), (part[:0], None))
+        known, H = self.cache.get((model, k), (part[:0], np.empty((0, 0))))
         union = np.union1d(known, part)
         lacks = ~np.isin(union, known, assume_unique=True)
         if len(union) >= tuning.REUSED_BLOCK_FACTOR * len(part) or 2 * np.count_nonzero(lacks) > len(union):

@@ -70,7 +70,7 @@ class LBFGSMemory(NamedTuple):
 
     def moved(self, model: int) -> np.ndarray:
         """Which coefficients of a model the steps have changed, (N,); on the host."""
-        return self.steps[model].numpy().any(axis=0)
+        return np.asarray(self.steps[model].numpy().any(axis=0))
 
     def pairs(self, model: int, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Steps and changes of a model's coefficients at an index (a,), (k, a) each, the oldest first; on the host.

@@ -358,6 +358,6 @@ class BlockMatrix(Matrix):
         x = np.concatenate([part.x for part in parts])
         if not self.n_pairs:
             return x
-        small = self.M - sum(part.product for part in parts)
-        y = _solve_general(small, sum(part.along for part in parts))
+        small = self.M - np.sum([part.product for part in parts], axis=0)
+        y = _solve_general(small, np.sum([part.along for part in parts], axis=0))
         return x + np.concatenate([part.back(y) for part in parts])
