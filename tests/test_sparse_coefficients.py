@@ -18,6 +18,7 @@ from sklearn.linear_model._cd_fast import enet_coordinate_descent_gram
 from torchlogreg import TorchLogisticRegression, TorchSoftmaxClassifier
 from torchlogreg._objective.penalties import ElasticNet
 from torchlogreg._solvers.block_pivoting import minimise_quadratic
+from torchlogreg._solvers.curvature import BlockCurvature
 from torchlogreg._solvers.kinks import Kinks, flat, kinks_of
 from torchlogreg._solvers.matrices import BlockMatrix, DenseMatrix
 
@@ -311,6 +312,39 @@ def test_blocks_with_pairs_are_the_matrix_that_they_stand_for():
     np.testing.assert_allclose(simple.simplified().times(r := rng.normal(size=12)), whole @ r, rtol=1e-9)
     empty = BlockMatrix([], np.empty((0, 2)), np.empty((0, 2))).simplified()
     assert minimise_quadratic(empty, np.empty(0), Kinks(np.empty(0)), np.empty(0)).shape == (0,)
+
+
+@pytest.mark.parametrize("shift", [None, 0.1])
+@pytest.mark.parametrize("make", [DenseMatrix, lambda H: BlockMatrix([H.diagonal().copy()], H[:, :2], H[:, 2:4])])
+def test_what_is_kept_of_one_solution_serves_the_next_ones(make, shift):
+    rng = np.random.default_rng(0)
+    A = rng.normal(size=(800, 500)) * np.exp(rng.normal(size=500))
+    A[:, 499] = A[:, 0] + A[:, 1]  # dependent: in no part at once
+    H = A.T @ A
+    matrix, fresh = make(H), lambda: make(H)
+    shift = None if shift is None else np.full(500, shift)
+    free = np.arange(1, 400)
+    for n_changed in (0, 1, 5, 20, 0, 300):
+        changed = rng.choice(np.arange(1, 499), n_changed, replace=False)
+        free = np.setxor1d(free, changed)
+        r = rng.normal(size=len(free))
+        found, expected = matrix.solve(free, r, shift), fresh().solve(free, r, shift)
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9 * np.abs(expected).max())
+
+
+def test_blocks_that_grow_are_those_that_are_made_at_once():
+    rng = np.random.default_rng(0)
+    X, weights = torch.from_numpy(rng.normal(size=(40, 300))), torch.from_numpy(rng.random((300, 1, 2)))
+    l2 = torch.rand(1, 40, dtype=F64)
+    grown = BlockCurvature(X, torch.arange(40), weights, torch.ones(1, 2, 40, dtype=F64), l2)
+    for size in (50, 55, 52, 60, 20):
+        index = np.sort(rng.choice(80, size, replace=False))
+        order, blocks = grown.blocks(0, index)
+        expected_order, expected = grown.packed().blocks(0, index)
+        np.testing.assert_array_equal(order, expected_order)
+        for H, other in zip(blocks, expected, strict=True):
+            np.testing.assert_allclose(H, other, rtol=1e-10, atol=1e-10)
+            np.testing.assert_array_equal(H, H.T)
 
 
 def test_the_rule_at_kinks_and_bounds_is_the_same_in_torch_and_in_numpy():

@@ -87,7 +87,7 @@ def hides_curvature(matrix: Matrix, slope: np.ndarray, kinks: Kinks, start: np.n
     scale = np.sqrt(matrix.diagonal()[free])
     known = scale > 0
     r = np.random.default_rng(0).standard_normal(len(free)) * scale
-    x = np.zeros(len(matrix.diagonal()))
+    x = np.zeros(len(u))
     x[free] = matrix.solve(free, r)
     missing = ((matrix.times(x)[free] - r)[known] / scale[known]) ** 2
     return bool(missing.sum() > tuning.MOST_MISSING**2 * len(free))

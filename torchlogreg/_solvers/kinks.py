@@ -90,10 +90,13 @@ def kinks_of(penalty: ElasticNet, n_logits: int, model: int = 0) -> Kinks:
     return kinks._replace(flat=features[:, None] + d * np.arange(n_logits))
 
 
-def candidates(w: np.ndarray, slope: np.ndarray, kinks: Kinks, also: np.ndarray | None = None) -> np.ndarray:
+def candidates(
+    w: np.ndarray, slope: np.ndarray, kinks: Kinks, also: np.ndarray | None = None, near: float = tuning.NEAR_KINK
+) -> np.ndarray:
     """Index of the coefficients that are not at a kink or bound or nearly leave it, and of those `also` wanted.
 
-    Of many, those that leave theirs come first, then the nearest.
+    Of many, those that leave theirs come first, then the nearest. A kink is nearly left from the share `near` of its L1
+    strength on.
     """
     if len(w) <= tuning.FEW_CANDIDATES:
         return np.arange(len(w))
@@ -102,15 +105,16 @@ def candidates(w: np.ndarray, slope: np.ndarray, kinks: Kinks, also: np.ndarray 
         inside &= (w > kinks.lower) & (w < kinks.upper)
     if also is not None:
         inside |= also
-    nearly = kinks._replace(l1=tuning.NEAR_KINK * kinks.l1)  # with less of the norm, bounds are left later
-    leaves, near = (np.abs(some.violation(w, slope)) for some in (kinks, nearly))
-    index = np.flatnonzero(~inside & ((leaves > 0) | (near > 0)))
+    nearly = kinks._replace(l1=near * kinks.l1)  # with less of the norm, bounds are left later
+    leaves, nears = (np.abs(some.violation(w, slope)) for some in (kinks, nearly))
+    index = np.flatnonzero(~inside & ((leaves > 0) | (nears > 0)))
     n_most = max(2 * np.count_nonzero(inside & (w != 0)), tuning.MOST_NEAR_KINKS)
     if len(index) > n_most:
         scale = np.where(kinks.l1 > 0, kinks.l1, 1.0)
-        share = (np.where(leaves > 0, scale + leaves, near) / scale)[index]
+        share = (np.where(leaves > 0, scale + leaves, nears) / scale)[index]
         index = index[np.argpartition(-share, n_most)[:n_most]]
-    return np.union1d(np.flatnonzero(inside), index)
+    inside[index] = True
+    return np.flatnonzero(inside)
 
 
 def flat(W: np.ndarray) -> np.ndarray:

@@ -68,12 +68,22 @@ class LBFGSMemory(NamedTuple):
         self.products[:, k, k].add_(~usable)
         return self._replace(order=order)
 
-    def pairs(self, model: int) -> tuple[np.ndarray, np.ndarray]:
-        """Steps and changes of a model, (N, k) each, the oldest first, without those of weight zero; on the host."""
-        order = list(self.order)
-        S, Y = (pairs[model].numpy()[order] for pairs in (self.steps, self.changes))
-        used = S.any(axis=1)
-        return S[used].T, Y[used].T
+    def moved(self, model: int) -> np.ndarray:
+        """Which coefficients of a model the steps have changed, (N,); on the host."""
+        return np.asarray(self.steps[model].numpy().any(axis=0))
+
+    def pairs(self, model: int, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Steps and changes of a model's coefficients at an index (a,), (k, a) each, the oldest first; on the host.
+
+        Those of weight zero are left out.
+        """
+        S, Y = (pairs[model].numpy() for pairs in (self.steps, self.changes))
+        order = [slot for slot in self.order if S[slot].any()]
+        out = np.empty((2, len(order), len(index)))
+        for to, slot in enumerate(order):
+            np.take(S[slot], index, out=out[0, to])
+            np.take(Y[slot], index, out=out[1, to])
+        return out[0], out[1]
 
     def _grown(self):
         extra = min(self.capacity, max(8, 2 * len(self.order))) - len(self.order)

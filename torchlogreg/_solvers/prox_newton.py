@@ -236,7 +236,8 @@ class ProxNewton(CentredSolver):
         indices, hessians = [], []
         for b in range(len(W)):
             w, slope = (flat(tensor[b].numpy(force=True)) for tensor in (W, state.point.slope))
-            index = candidates(w, slope, kinks_of(objective.penalty, W.shape[2], b))
+            kinks = kinks_of(objective.penalty, W.shape[2], b)
+            index = candidates(w, slope, kinks, near=tuning.COUPLED_NEAR_KINK)
             model = torch.tensor([b], device=W.device)
             alone = objective if len(W) == 1 else objective.select(model)
             indices.append(torch.from_numpy(index))
@@ -263,17 +264,16 @@ class ProxNewton(CentredSolver):
             if not state.curvature.is_coupled or damping[b] > 0:
                 kinks = kinks._replace(flat=None)
             w, slope = flat(starts[b]), flat(slopes[b])
-            S, Y = memory.pairs(b)
-            index = candidates(w, slope, kinks, also=S.any(axis=1) if S.size else None)
+            index = candidates(w, slope, kinks, also=memory.moved(b))
             order, blocks = state.curvature.blocks(b, index)
-            matrix = BlockMatrix(blocks, S[order], Y[order]).simplified()
+            matrix = BlockMatrix(blocks, *(pairs.T for pairs in memory.pairs(b, order))).simplified()
             model = Model(matrix, slope[order], kinks.select(order), w[order])
             u, units = w.copy(), state.units[b].flatten().numpy()
             u[order], damping[b], promise = model.credible_minimiser(values[b], damping[b], units[order])
             promises.append(promise)
             gap = model.gap(values[b], damping[b], promise)
             gaps.append(gap)
-            if gap <= 1.0 and (small[b] or model.hides_curvature(u[order])):
+            if gap <= tuning.SURE_GAP and (small[b] or model.hides_curvature(u[order])):
                 in_doubt.append(b)
             u = u if flat_rows is None else at_medians(u, flat_rows)
             found.append(u)
