@@ -119,7 +119,7 @@ class DenseDesign(InMemoryDesign):
         return self.to_accumulation(dense_gram.gram_of_copies(self.X, factor, self.intercept, self._block_numbers))
 
     def gram_diagonal(self, weight: torch.Tensor) -> torch.Tensor:
-        return self.to_accumulation(dense_gram.gram_diagonal(self.X, weight, self.intercept))
+        return self.to_accumulation(dense_gram.gram_diagonal(self.X, weight, self.intercept, self._block_numbers))
 
     def inner_products(self) -> torch.Tensor:
         return dense_gram.inner_products(self.X, self._block_numbers, self.accumulation)

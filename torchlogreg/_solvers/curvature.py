@@ -14,8 +14,10 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 
-from torchlogreg._data.gram import with_ones
+from torchlogreg._data.blocking import block_numbers
+from torchlogreg._data.gram import gram, with_ones
 from torchlogreg._objective.objective import Objective, in_range
+from torchlogreg._objective.penalties import ElasticNet
 from torchlogreg._runtime.threads import in_threads, n_workers
 from torchlogreg._solvers import tuning
 
@@ -46,7 +48,7 @@ class Curvature(ABC):
 class BlockCurvature(Curvature):
     """A block for each class: of the columns that are looked at, from a sample of rows; a diagonal for the others."""
 
-    rows: torch.Tensor  # (m, h) the sample's numbers in the columns that are looked at, the intercept's ones as last
+    rows: torch.Tensor  # (m, h) the sample's numbers in the columns that are looked at, without the intercept's ones
     columns: torch.Tensor  # (h,) index of these among the d of a class, sorted
     weights: torch.Tensor  # (m, B, K) curvature by each logit, weighted
     of_all: torch.Tensor  # (B, K, d) diagonal
@@ -57,22 +59,33 @@ class BlockCurvature(Curvature):
     is_coupled = False
 
     @classmethod
-    def of(cls, sample: Objective, W: torch.Tensor, columns: torch.Tensor | None = None, diagonal: Any = None) -> Self:
-        """At W (B, d, K); `columns` None are all of them, and then the sample has the diagonal."""
+    def of(
+        cls,
+        sample: Objective,
+        W: torch.Tensor,
+        columns: torch.Tensor | None = None,
+        diagonal: Any = None,
+        eta: torch.Tensor | None = None,
+    ) -> Self:
+        """At W (B, d, K), whose logits eta (m, B, K) may be known; `columns` None are all, with the diagonal."""
         d, design = W.shape[1], sample.design
-        eta = design.matvec(W)
-        sample.passes.n_visited += design.shape[0]
+        if eta is None:
+            eta = design.matvec(W)
+            sample.passes.n_visited += design.shape[0]
         weights = (design.weight[..., None] * sample.loss.logit_curvature(eta)).cpu()  # (m, B, K)
         columns = torch.arange(d, device="cpu") if columns is None else columns
         features = columns[columns < design.n_features]
-        rows = with_ones(
-            design.dense(features if len(features) < design.n_features else None).X.cpu(), design.intercept
-        )
+        looked_at = design.dense(features if len(features) < design.n_features else None)
         l2 = sample.penalty.l2[..., 0].cpu().expand(len(W), -1)
-        if diagonal is None:
-            squares = weights.flatten(1).T.double() @ rows.double().square()
-            diagonal = squares.view(*weights.shape[1:], -1) + l2[:, None]
-        return cls(rows.contiguous(), columns, weights, in_range(diagonal).cpu(), l2)
+        out = cls(looked_at.X.cpu(), columns, weights, diagonal, l2)
+        if diagonal is not None:
+            return replace(out, of_all=in_range(diagonal).cpu())
+        if len(W) == W.shape[2] == 1 and d <= tuning.FEW_CANDIDATES:  # all of the block is wanted anyway
+            every = np.arange(d)
+            out.cache[0, 0] = every, out._block(0, 0, every)
+            return replace(out, of_all=torch.from_numpy(out.cache[0, 0][1].diagonal().copy())[None, None])
+        squares = looked_at.gram_diagonal(weights.flatten(1).to(looked_at.device)).cpu()
+        return replace(out, of_all=in_range(squares).view(*weights.shape[1:], -1) + l2[:, None])
 
     def blocks(self, model, index):
         """See `Curvature`."""
@@ -113,6 +126,14 @@ class BlockCurvature(Curvature):
         """For models of which each uses the curvature `group` (B,)."""
         return replace(self, group=tuple(group.tolist()))
 
+    def with_l2(self, penalty: ElasticNet) -> Self:
+        """With another L2 penalty; blocks that are known stay so."""
+        l2 = penalty.l2[..., 0].cpu().expand(len(self.l2), -1)
+        added, cache = l2 - self.l2, {}
+        for (model, k), (own, H) in self.cache.items():
+            cache[model, k] = own, H + np.diag(added[model].numpy()[own])
+        return replace(self, l2=l2, of_all=self.of_all + added[:, None], cache=cache)
+
     def select(self, index):
         """See `Curvature`."""
         if self.group is not None:
@@ -138,11 +159,13 @@ class BlockCurvature(Curvature):
         return union if len(union) < tuning.REUSED_BLOCK_FACTOR * len(part) else part
 
     def _block(self, model, k, place):
-        """The block of class k on the columns at `place` among those of the sample."""
-        root = self.weights[:, model, k].sqrt().numpy()
-        X = self.rows.numpy()
-        Z = (X if len(place) == X.shape[1] else X[:, place]) * root[:, None].astype(X.dtype)
-        H = _in_range((Z.T @ Z).astype(np.float64))
+        """The block of class k on the columns at `place` among those of the sample, of which the ones are the last."""
+        h = self.rows.shape[1]
+        own = torch.from_numpy(place[place < h])
+        X = self.rows if len(own) == h else self.rows[:, own]
+        weight = self.weights[:, model, k, None]
+        sums = gram(X, weight, len(own) < len(place), block_numbers(X.device))
+        H = _in_range(sums[0].to(torch.float64).numpy())
         H.ravel()[:: len(H) + 1] += self.l2[model].numpy()[self.columns.numpy()[place]]
         return H
 

@@ -219,7 +219,9 @@ class ProxNewton(CentredSolver):
         """The state with the curvature of a sample at its point."""
         generator, W = generator_in(state.random), state.point.W
         if self.rough:
-            return state._replace(curvature=BlockCurvature.of(objective, W))
+            eta = state.point.eta
+            eta = None if eta is None else eta.permute(2, 0, 1)
+            return state._replace(curvature=BlockCurvature.of(objective, W, eta=eta))
         if self.centre is None:
             curvature = curvature_at(objective, W, generator)
         else:
@@ -273,7 +275,7 @@ class ProxNewton(CentredSolver):
             promises.append(promise)
             gap = model.gap(values[b], damping[b], promise)
             gaps.append(gap)
-            if gap <= 1.0 and (small[b] or model.hides_curvature(u[order])):
+            if not self.rough and gap <= 1.0 and (small[b] or model.hides_curvature(u[order])):
                 in_doubt.append(b)
             u = u if flat_rows is None else at_medians(u, flat_rows)
             found.append(u)
