@@ -13,7 +13,7 @@ from torchlogreg._data.checksum import checksum
 from torchlogreg._data.device import widest_dtype
 from torchlogreg._data.in_memory import InMemoryDesign
 from torchlogreg._data.mini_batches import DenseMiniBatch, MiniBatch
-from torchlogreg._data.products import numpy_dot
+from torchlogreg._data.products import PRODUCT_DTYPES, numpy_dot
 from torchlogreg._data.stream_statistics import checksum_of_rows, host_products
 
 
@@ -71,8 +71,8 @@ class DenseDesign(InMemoryDesign):
     def dense(self, columns: torch.Tensor | None = None) -> "DenseDesign":
         if columns is None:
             return self
-        if self.X.device.type == "cpu" and self.X.is_contiguous():  # by column: each is read once, and written in order
-            return self._with(X=self.X.T.index_select(0, columns).T)
+        if self.X.device.type == "cpu" and self.X.dtype in PRODUCT_DTYPES:  # NumPy takes a quarter of torch's time
+            return self._with(X=torch.from_numpy(self.X.numpy()[:, columns.numpy()]))
         return self._with(X=self.X[:, columns])
 
     def mini_batches(self, order: torch.Tensor, size: int) -> Iterator[list[MiniBatch]]:

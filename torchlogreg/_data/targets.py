@@ -73,7 +73,7 @@ def encoded(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sorted classes, and the index of each label in them."""
     if y.dtype.kind not in "biu" or y.dtype == np.uint64 or not len(y):
         return np.unique(y, return_inverse=True)
-    numbers = y.astype(np.int64, copy=False)
+    numbers = y.astype(np.int64)  # a copy: codes may outlive what a stream yields
     lowest = int(numbers.min())
     if int(numbers.max()) - lowest > len(y):
         return np.unique(y, return_inverse=True)
