@@ -15,7 +15,8 @@ PACKAGE = str(Path(torchlogreg.__file__).parent)
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_at_most_eight_frames_lie_between_fit_and_a_product(monkeypatch):
+def test_at_most_eleven_frames_lie_between_fit_and_a_product(monkeypatch):
+    """Three of them are the seam to other processes: `led`, `total` and the sums over rows."""
     product, stacks = DenseDesign.flat_matvec, []
 
     def noted(*arguments):
@@ -35,5 +36,6 @@ def test_at_most_eight_frames_lie_between_fit_and_a_product(monkeypatch):
     plain = [names for names in stacks if "step" in names and not {"second_order", "newton_on_samples"} & set(names)]
     assert plain
     for names in plain:
-        assert names[-1] == "fit"
-        assert len(names) - 1 <= 8, names
+        *names, outermost = names[: names.index("fit") + 1]
+        assert outermost == "fit"  # beyond it are decorators
+        assert len(names) <= 11, names

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from torchlogreg._estimators.shards import scaler_over_shards
 from torchlogreg._runtime.ranks import Ranks, shared_by
 
-__all__ = ["shared_rows"]
+__all__ = ["scaler_over_shards", "shared_rows"]
 
 
 @contextmanager

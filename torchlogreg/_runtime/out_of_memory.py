@@ -15,12 +15,12 @@ MEMORY_REMEDY = (
 )
 
 
-def attempts():
+def attempts(first: int = 0):
     """Context managers for the same work, with ever smaller blocks and a warning while a device has no memory for it.
 
     ``for attempt in attempts(): with attempt: ...``: no function stands between the caller and the work.
     """
-    for number in range(len(DIVISORS)):
+    for number in range(first, len(DIVISORS)):
         failures = []
         yield _attempt(number, failures)
         if not failures:
@@ -31,12 +31,23 @@ def attempts():
                 kind.empty_cache()
 
 
+class Room:
+    """Calls work again with ever smaller blocks while a device has no memory for it, and remembers what it has for."""
+
+    n_failed = 0  # sizes of blocks
+
+    def call(self, work):
+        """The result of work()."""
+        for attempt in attempts(self.n_failed):
+            with attempt:
+                return work()
+            self.n_failed += 1
+        raise AssertionError  # the last attempt raises
+
+
 def with_room(work):
     """The result of work(), which is called again with ever smaller blocks while a device has no memory for it."""
-    for attempt in attempts():
-        with attempt:
-            return work()
-    raise AssertionError  # the last attempt raises
+    return Room().call(work)
 
 
 @contextmanager
