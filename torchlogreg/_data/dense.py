@@ -13,7 +13,7 @@ from torchlogreg._data.checksum import checksum
 from torchlogreg._data.device import widest_dtype
 from torchlogreg._data.in_memory import InMemoryDesign
 from torchlogreg._data.mini_batches import DenseMiniBatch, MiniBatch
-from torchlogreg._data.products import numpy_dot
+from torchlogreg._data.products import PRODUCT_DTYPES, numpy_dot
 from torchlogreg._data.stream_statistics import checksum_of_rows, host_products
 
 
@@ -69,7 +69,11 @@ class DenseDesign(InMemoryDesign):
         return self._whole
 
     def dense(self, columns: torch.Tensor | None = None) -> "DenseDesign":
-        return self if columns is None else self._with(X=self.X[:, columns])
+        if columns is None:
+            return self
+        if self.X.device.type == "cpu" and self.X.dtype in PRODUCT_DTYPES:  # NumPy takes a quarter of torch's time
+            return self._with(X=torch.from_numpy(self.X.numpy()[:, columns.numpy()]))
+        return self._with(X=self.X[:, columns])
 
     def mini_batches(self, order: torch.Tensor, size: int) -> Iterator[list[MiniBatch]]:
         """Mini-batches of the rows in `order`, views of several that are gathered together."""
@@ -119,7 +123,7 @@ class DenseDesign(InMemoryDesign):
         return self.to_accumulation(dense_gram.gram_of_copies(self.X, factor, self.intercept, self._block_numbers))
 
     def gram_diagonal(self, weight: torch.Tensor) -> torch.Tensor:
-        return self.to_accumulation(dense_gram.gram_diagonal(self.X, weight, self.intercept))
+        return self.to_accumulation(dense_gram.gram_diagonal(self.X, weight, self.intercept, self._block_numbers))
 
     def inner_products(self) -> torch.Tensor:
         return dense_gram.inner_products(self.X, self._block_numbers, self.accumulation)

@@ -91,9 +91,14 @@ def _sum_in_threads(function: Callable[[slice], torch.Tensor], n: int, size: int
     return reduce(add, in_threads(function, even_slices(n, n_parts)))
 
 
-def gram_diagonal(X: torch.Tensor, weight: torch.Tensor, intercept: bool) -> torch.Tensor:
+def gram_diagonal(X: torch.Tensor, weight: torch.Tensor, intercept: bool, block_numbers: int) -> torch.Tensor:
     """The diagonals of `gram`: (n, M) -> (M, d)."""
-    out = (weight.T.to(X.dtype) @ X.square()).to(weight.dtype)
+
+    def product(rows):
+        squares = X[rows].square()
+        return (weight[rows].T.to(X.dtype) @ squares).to(weight.dtype)
+
+    out = reduce(add, map(product, slices_of_size(len(X), max(1, block_numbers // X.shape[1]))))
     return torch.cat([out, weight.sum(dim=0)[:, None]], dim=1) if intercept else out
 
 

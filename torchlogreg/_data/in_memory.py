@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
-from torchlogreg._data.blocking import slices_of_size
+from torchlogreg._data import tuning
+from torchlogreg._data.blocking import even_slices, slices_of_size
 from torchlogreg._data.design import LocalDesign
 from torchlogreg._data.device import Placement
 from torchlogreg._data.gram import with_ones
@@ -19,6 +20,7 @@ from torchlogreg._data.sample_weights import (
     models_with_weight,
     sample_weighted_rows,
 )
+from torchlogreg._runtime.threads import in_threads, n_workers
 
 if TYPE_CHECKING:
     from torchlogreg._data.dense import DenseDesign
@@ -204,7 +206,7 @@ class InMemoryDesign(LocalDesign):
 
     def take(self, index: Models, factor: Any = 1.0, *, spread: bool = False) -> Self:  # noqa: ARG002 - they are here
         sample_weights = self.sample_weights[index] * factor
-        return self._with(X=self.X[index], y=self.y[index], sample_weights=sample_weights).as_sample()
+        return self._with(X=_gathered(self.X, index), y=self.y[index], sample_weights=sample_weights).as_sample()
 
     def chunks(self, size: int = 1) -> Iterable[Self]:  # noqa: ARG002 - one chunk is all rows
         return (self,)
@@ -267,3 +269,14 @@ class InMemoryDesign(LocalDesign):
             **changes,
         }
         return type(self)(**values)
+
+
+def _gathered(X, index: Models):
+    """The rows of X at an index; of a tensor on the host in threads, which all wait for memory at random."""
+    on_host = isinstance(X, torch.Tensor) and isinstance(index, torch.Tensor) and X.device.type == "cpu"
+    if not on_host or index.dtype == torch.bool or len(index) * X.shape[1] < tuning.CPU_BLOCK_NUMBERS:
+        return X[index]
+    out = X.new_empty(len(index), X.shape[1])
+    parts = even_slices(len(index), n_workers())
+    in_threads(lambda part: torch.index_select(X, 0, index[part], out=out[part]), parts)
+    return out

@@ -8,7 +8,7 @@ import torch
 from scipy.sparse import csr_array, issparse, vstack
 
 from torchlogreg._data import tuning
-from torchlogreg._data.csr_tensor import CSR, CSRTensor, compressed
+from torchlogreg._data.csr_tensor import CSRTensor, compressed
 from torchlogreg._data.dense import DenseDesign
 from torchlogreg._data.device import Placement
 from torchlogreg._data.in_memory import InMemoryDesign
@@ -70,12 +70,16 @@ def densified(array):
     return array.toarray() if issparse(array) else array
 
 
-def rows_as_csr(X: StoredX, index: torch.Tensor) -> CSR:
-    """The rows at an index without stored zeros, the same however X is stored."""
+def stored_numbers(X: StoredX, index: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where each row at an index begins, and the columns and values of all numbers that are not zero."""
     rows = X[index.to(X.device)]
-    csr = rows.csr.copy() if isinstance(rows, CSRTensor) else csr_array(rows.to("cpu", torch.float64).numpy())
-    csr.eliminate_zeros()
-    return csr
+    if isinstance(rows, CSRTensor):
+        csr = rows.csr.copy()
+        csr.eliminate_zeros()
+        return csr.indptr, csr.indices, csr.data
+    table = rows.to("cpu", torch.float64).numpy()
+    places = np.nonzero(table)
+    return np.append(0, np.bincount(places[0], minlength=len(table)).cumsum()), places[1], table[places]
 
 
 def as_tensor(array: np.ndarray) -> torch.Tensor:

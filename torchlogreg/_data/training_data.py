@@ -27,9 +27,9 @@ from torchlogreg._data.storage import (
     dense_if_pays,
     densified,
     design_of_stored,
-    rows_as_csr,
     sparsify_if_mostly_zero,
     stays_on_host,
+    stored_numbers,
 )
 from torchlogreg._data.streamed import StreamedDesign
 from torchlogreg._data.targets import (
@@ -398,8 +398,7 @@ def design_of(data: TrainingData, loss, index: np.ndarray | None = None, *, inte
 
 def bytes_of_rows(X: StoredX, index: np.ndarray) -> bytes:
     """The bytes by which the rows of X at an index are recognised, the same however X is stored."""
-    csr = rows_as_csr(X, torch.from_numpy(index))
-    arrays = ((csr.indptr, np.int64), (csr.indices, np.int64), (csr.data, np.float64))
+    arrays = zip(stored_numbers(X, torch.from_numpy(index)), (np.int64, np.int64, np.float64), strict=True)
     return b"".join(array.astype(dtype).tobytes() for array, dtype in arrays)
 
 

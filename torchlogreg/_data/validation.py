@@ -13,7 +13,7 @@ from sklearn import get_config
 from sklearn.utils.validation import validate_data
 
 from torchlogreg._data.array_api import numpy_of, tensor_of
-from torchlogreg._data.finite import check_finite
+from torchlogreg._data.finite import check_finite, is_seen_finite
 from torchlogreg._data.products import product_dtype
 from torchlogreg._data.storage import StoredX, densified, stored
 
@@ -60,7 +60,15 @@ def checked_X(estimator, X, *, reset: bool, may_be_empty: bool = False) -> Store
     is_single = {str(dtype) for dtype in _dtypes(X)} == {"Float32"}
     dtype = np.float32 if is_single else [np.float64, np.float32]
     least = 0 if may_be_empty else 1
-    checked = validate_data(estimator, X, reset=reset, dtype=dtype, accept_sparse="csr", ensure_min_samples=least)
+    checked = validate_data(
+        estimator,
+        X,
+        reset=reset,
+        dtype=dtype,
+        accept_sparse="csr",
+        ensure_min_samples=least,
+        ensure_all_finite=not is_seen_finite(X),
+    )
     return stored(checked)
 
 

@@ -86,7 +86,9 @@ def _fingerprint(data: TrainingData) -> int:
     X, codes = data.X, data.codes
     assert codes is not None  # a table
     assert not isinstance(X, ScannedStream)
-    index = np.linspace(0, len(codes) - 1, min(len(codes), tuning.RECOGNISED_ROWS)).astype(np.int64)
+    most = max(1, tuning.RECOGNISED_NUMBERS * len(codes) // max(1, X.numel()))
+    n_rows = min(len(codes), tuning.RECOGNISED_ROWS, most)
+    index = np.linspace(0, len(codes) - 1, n_rows).astype(np.int64)
     return crc32(bytes_of_rows(X, index), crc32(codes[index].tobytes(), len(codes)))
 
 

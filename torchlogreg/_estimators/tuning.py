@@ -1,8 +1,8 @@
 """The tuning constants of this package, with what they were measured on."""
 
 # Rows by whose checksum a block of `partial_fit` is recognised when it comes again; blocks of fewer rows are not, for
-# those may be equal by chance.
-RECOGNISED_ROWS = 16
+# those may be equal by chance. Fewer rows where so many have more numbers than the second constant, but one at least.
+RECOGNISED_ROWS, RECOGNISED_NUMBERS = 16, 2**15
 
 # The learning rate "auto" of `partial_fit`: a share of the largest stable one, for nothing lowers it at the end of a
 # stream as in `fit`; and the number of mini-batches after which it has fallen by the square root of two. With both, one

@@ -59,13 +59,15 @@ def _duality_gap(objective, point, eta, shift=None):
         return gap
     inside = _within_the_box(features, V)
     rhos = torch.stack([inside, 0.5 * (1.0 + inside)])
+    moved = torch.stack([features.excess(W, rho[:, None, None] * V).sum(dim=(1, 2)) for rho in rhos])
+    useful = (moved < gap).any(dim=1)
+    if not useful.any():
+        return gap
+    rhos, moved = rhos[useful], moved[useful]
     (divergences,) = objective.design.total(
         row_sums.divergences, objective.loss, eta, shift, rhos, shapes=[tuple(rhos.shape)]
     )
-    for rho, divergence in zip(rhos, divergences, strict=True):
-        moved = features.excess(W, rho[:, None, None] * V).sum(dim=(1, 2))
-        gap = torch.minimum(gap, moved + divergence)
-    return gap
+    return torch.minimum(gap, (moved + divergences).amin(dim=0))
 
 
 def _within_the_box(penalty, V):
@@ -89,6 +91,7 @@ def best_intercepts(objective, point, most_steps=20):
     held = objective.penalty.l2[:, p]  # (B, 1) not zero where a grid holds an intercept at zero
     rows, (n_models, n_logits) = (objective.loss, point.eta), shift.shape
     value: Any = None
+    residuals: Any = None
     for _ in range(most_steps):
         (curvature,) = objective.design.total(
             row_sums.shifted_curvature, *rows, shift, shapes=[(n_models, n_logits, n_logits)]
@@ -100,8 +103,8 @@ def best_intercepts(objective, point, most_steps=20):
         shift = shift - step
         if failed.any() or not torch.isfinite(shift).all():
             return None
-        slope, value = objective.design.total(
-            row_sums.shifted_slope, *rows, shift, shapes=[(n_models, n_logits), (n_models,)]
+        slope, value, residuals = objective.design.total(
+            row_sums.shifted_slope, *rows, shift, shapes=[(n_models, n_logits), (n_models,)], n_kept=1
         )
         slope = slope + held * (point.W[:, p] + shift)
         if float(slope.abs().max()) <= tuning.BEST_INTERCEPT_GRADIENT:
@@ -111,7 +114,7 @@ def best_intercepts(objective, point, most_steps=20):
     W = point.W.clone()
     W[:, p] += shift
     exact.passes.n_visited += exact.design.shape[0]
-    (gradient,) = exact.design.total(row_sums.shifted_gradient, *rows, shift, shapes=[tuple(W.shape)])
+    (gradient,) = exact.design.total(row_sums.gradient_of, residuals, shapes=[tuple(W.shape)])
     return exact.point(W, value, gradient), shift
 
 

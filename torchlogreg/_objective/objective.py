@@ -59,7 +59,7 @@ def in_range(moments):
 def normalised(design):
     """The rows with weights that sum to one, and the factors (V,) of S, which itself may overflow."""
     largest = design.largest_weight()
-    design = design.divided(largest)
+    design = design if bool((largest == 1.0).all()) else design.divided(largest)
     total = design.total_weight()
     return design.divided(total), (design.to_accumulation(largest), design.to_accumulation(total))
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from torchlogreg._data import kernels
+from torchlogreg._data.blocking import even_slices, slices_of_size
 from torchlogreg._data.device import widest_dtype
 from torchlogreg._data.sample_weights import EVERY_MODEL, added_to_models
 from torchlogreg._objective import tuning
@@ -144,54 +145,82 @@ def losses_between(design, loss, start, end, t) -> list:
 
 def shifted_curvature(design, loss, eta, shift) -> list:
     """The second derivative (B, K, K) of the losses in a shift of all logits, at logits eta + shift (B, K)."""
-    eta, _, weight = _at(design, eta, shift)
-    return [loss.summed_curvature(eta, weight)]
+    return _row_by_row(design, eta, shift, lambda eta, _, weight, __: [loss.summed_curvature(eta, weight)])
 
 
 def shifted_slope(design, loss, eta, shift) -> list:
-    """The derivative (B, K) of the losses in such a shift there, and their value (B,)."""
-    eta, y, weight = _at(design, eta, shift)
-    losses, residual = loss.value_and_residual(eta, y)
-    return [residual.mul_(weight[..., None]).sum(dim=0), (weight * losses).sum(dim=0)]
+    """The derivative (B, K) of the losses in such a shift there, their value (B,), and their residuals (B, K, n)."""
+    residuals = torch.empty(eta.shape, dtype=design.accumulation.dtype, device=design.accumulation.device)
+
+    def sums(eta, y, weight, rows):
+        losses, residual = loss.value_and_residual(eta, y)
+        residual.mul_(weight[..., None])
+        residuals[..., rows] = residual.permute(1, 2, 0)
+        return [residual.sum(dim=0), (weight * losses).sum(dim=0)]
+
+    return [*_row_by_row(design, eta, shift, sums), residuals]
 
 
-def shifted_gradient(design, loss, eta, shift) -> list:
-    """The losses' gradient (B, d, K) there; one pass."""
-    eta, y, weight = _at(design, eta, shift)
-    residual = loss.value_and_residual(eta, y)[1].mul_(weight[..., None])
-    gradient: Any = 0.0
-    start = 0
-    for rows in design.blocks():
-        gradient = gradient + rows.rmatvec(residual[start : start + rows.shape[0]].to(rows.device))
-        start += rows.shape[0]
-    return [gradient]
+def gradient_of(design, residuals) -> list:
+    """The losses' gradient (B, d, K) where they have these residuals (B, K, n); one pass."""
+    n_columns = residuals.shape[0] * residuals.shape[1]
+
+    def pull(pair):
+        part, start = pair
+        gradient: Any = 0.0
+        for rows in part.blocks(n_columns):
+            stop = start + rows.shape[0]
+            own = residuals[..., start:stop].permute(2, 0, 1).to(rows.device)
+            gradient, start = gradient + rows.rmatvec(own), stop
+        return gradient
+
+    parts = design.parts(n_workers(), n_columns)
+    starts = accumulate((part.shape[0] for part in parts), initial=0)
+    return [reduce(add, in_threads(pull, [*zip(parts, starts, strict=False)]))]
 
 
 def divergences(design, loss, eta, shift, rhos) -> list:
     """Weighted sums of KL(q || p) for q = y + rho (p - y) and each of the `rhos` (m, B), (m, B), at eta + shift.
 
     For a row that is q_y log(q_y / p_y) + rho (1 - p_y) log(rho), where q_y / p_y = 1 + (1 - rho) (1 / p_y - 1) and
-    its loss is -log p_y.
+    its loss is -log p_y. Where that is more than `LARGE_LOSS`, p_y counts as e^-LARGE_LOSS but in the logarithm, which
+    makes the sum larger, by less than rounding does.
     """
-    eta, y, weight = _at(design, eta, shift)
-    losses = loss.value_and_residual(eta, y)[0]
-    proba, others = torch.exp(-losses), -torch.expm1(-losses)
-    odds = torch.expm1(losses.clamp(max=tuning.LARGE_LOSS))
-    out = []
-    for rho in rhos:
-        moved = rho * proba + (1.0 - rho)
-        small = torch.log1p((1.0 - rho) * odds)
-        log_ratio = torch.where(losses > tuning.LARGE_LOSS, losses + moved.log(), small)
-        divergence = torch.where(rho < 1.0, moved * log_ratio + others * torch.special.xlogy(rho, rho), 0.0)
-        out.append((weight * divergence).sum(dim=0))
-    return [torch.stack(out)]
+
+    def sums(eta, y, weight, _):
+        losses = loss.value(eta, y)
+        odds = torch.expm1(losses.clamp(max=tuning.LARGE_LOSS))
+        proba, is_large = 1.0 / (1.0 + odds), bool((losses > tuning.LARGE_LOSS).any())
+        others, out = odds * proba, []
+        for rho in rhos:
+            moved, log_ratio = rho * proba + (1.0 - rho), torch.log1p((1.0 - rho) * odds)
+            if is_large:
+                log_ratio = torch.where(losses > tuning.LARGE_LOSS, losses + moved.log(), log_ratio)
+            divergence = moved.mul_(log_ratio).add_(others * torch.special.xlogy(rho, rho))
+            out.append(torch.where(rho < 1.0, (weight * divergence).sum(dim=0), 0.0))
+        return [torch.stack(out)]
+
+    return _row_by_row(design, eta, shift, sums)
 
 
-def _at(design, eta, shift):
-    """Logits (n, B, K) with a shift (B, K), labels and weights, in float64."""
-    eta = design.to_accumulation(eta).permute(2, 0, 1)
-    eta = eta if shift is None else eta + shift
-    return eta, design.y.to(eta.device), design.to_accumulation(design.weight)
+def _row_by_row(design, eta, shift, function) -> list:
+    """Sums of what `function(logits, labels, weights, rows)` returns of slices of the rows that stay in cache.
+
+    The logits (m, B, K), with a shift (B, K), and the weights are in float64. Threads have slices of their own. On an
+    accelerator, all rows are one slice.
+    """
+    placement, n = design.accumulation, design.shape[0]
+    size = max(1, tuning.ROW_BY_ROW_LOGITS // eta[..., 0].numel()) if placement.device.type == "cpu" else n
+    y, weight = design.y, design.weight
+
+    def own(rows):
+        logits = placement.take(eta[..., rows]).permute(2, 0, 1)
+        logits = logits if shift is None else logits + shift
+        return function(logits, y[rows].to(logits.device), placement.take(weight[rows]), rows)
+
+    slices = [*slices_of_size(n, size)]
+    parts = [slices[part] for part in even_slices(len(slices), min(n_workers(), len(slices)))]
+    return reduce(_added, in_threads(lambda part: reduce(_added, map(own, part)), parts))
 
 
 def class_mass(design, loss, n_models) -> list:

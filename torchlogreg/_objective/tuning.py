@@ -15,6 +15,7 @@ BEST_INTERCEPT_GRADIENT = 1e-10  # gradient at intercepts that count as best: wi
 # Numbers of X up to which one more pass costs nothing to speak of, and passes of a fit of which it is a twentieth.
 CHEAP_PASS_NUMBERS, LONG_FIT_PASSES = 2**18, 20
 LARGE_LOSS = 30.0  # of a row, whose probability is nothing beside one
+ROW_BY_ROW_LOGITS = 2**16  # that are worked on together, in fewer and longer steps than products with X are
 SMALLEST_CURVATURE = {torch.float32: 1e-32, torch.float64: 1e-300}  # that sums of products hold
 
 # Reparametrisations.

@@ -14,8 +14,10 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 
-from torchlogreg._data.gram import with_ones
+from torchlogreg._data.blocking import block_numbers
+from torchlogreg._data.gram import gram, with_ones
 from torchlogreg._objective.objective import Objective, in_range
+from torchlogreg._objective.penalties import ElasticNet
 from torchlogreg._runtime.threads import in_threads, n_workers
 from torchlogreg._solvers import tuning
 
@@ -46,8 +48,8 @@ class Curvature(ABC):
 class BlockCurvature(Curvature):
     """A block for each class: of the columns that are looked at, from a sample of rows; a diagonal for the others."""
 
-    # (h, m) the sample's numbers in the columns that are looked at, the intercept's ones as last; column after column,
-    # for it is columns that are picked from it, class by class
+    # (h, m) the sample's numbers in the columns that are looked at, without the ones; in memory column after
+    # column where there are several classes, for it is columns that are picked from it, class by class
     X: torch.Tensor
     columns: torch.Tensor  # (h,) index of these among the d of a class, sorted
     weights: torch.Tensor  # (m, B, K) curvature by each logit, weighted
@@ -59,22 +61,34 @@ class BlockCurvature(Curvature):
     is_coupled = False
 
     @classmethod
-    def of(cls, sample: Objective, W: torch.Tensor, columns: torch.Tensor | None = None, diagonal: Any = None) -> Self:
-        """At W (B, d, K); `columns` None are all of them, and then the sample has the diagonal."""
+    def of(
+        cls,
+        sample: Objective,
+        W: torch.Tensor,
+        columns: torch.Tensor | None = None,
+        diagonal: Any = None,
+        eta: torch.Tensor | None = None,
+    ) -> Self:
+        """At W (B, d, K), whose logits eta (m, B, K) may be known; `columns` None are all, with the diagonal."""
         d, design = W.shape[1], sample.design
-        eta = design.matvec(W)
-        sample.passes.n_visited += design.shape[0]
+        if eta is None:
+            eta = design.matvec(W)
+            sample.passes.n_visited += design.shape[0]
         weights = (design.weight[..., None] * sample.loss.logit_curvature(eta)).cpu()  # (m, B, K)
         columns = torch.arange(d, device="cpu") if columns is None else columns
         features = columns[columns < design.n_features]
-        rows = design.dense(features if len(features) < design.n_features else None)
-        X = with_ones(rows.X.cpu(), design.intercept).T.contiguous()
+        looked_at = design.dense(features if len(features) < design.n_features else None)
         l2 = sample.penalty.l2[..., 0].cpu().expand(len(W), -1)
-        if diagonal is None:
-            both = zip(X.split(tuning.ROWS_AT_ONCE, dim=1), weights.flatten(1).split(tuning.ROWS_AT_ONCE), strict=True)
-            squares = torch.stack([numbers.double().square() @ weight.double() for numbers, weight in both]).sum(dim=0)
-            diagonal = squares.T.reshape(*weights.shape[1:], -1) + l2[:, None]
-        return cls(X, columns, weights, in_range(diagonal).cpu(), l2)
+        X = looked_at.X.cpu().T
+        out = cls(X.contiguous() if W.shape[2] > 1 else X, columns, weights, diagonal, l2)
+        if diagonal is not None:
+            return replace(out, of_all=in_range(diagonal).cpu())
+        if len(W) == W.shape[2] == 1 and d <= tuning.FEW_CANDIDATES:  # all of the block is wanted anyway
+            every = np.arange(d)
+            out.cache[0, 0] = every, out._block(0, 0, every)
+            return replace(out, of_all=torch.from_numpy(out.cache[0, 0][1].diagonal().copy())[None, None])
+        squares = looked_at.gram_diagonal(weights.flatten(1).to(looked_at.device)).cpu()
+        return replace(out, of_all=in_range(squares).view(*weights.shape[1:], -1) + l2[:, None])
 
     def blocks(self, model, index):
         """See `Curvature`."""
@@ -114,6 +128,14 @@ class BlockCurvature(Curvature):
         """For models of which each uses the curvature `group` (B,)."""
         return replace(self, group=tuple(group.tolist()))
 
+    def with_l2(self, penalty: ElasticNet) -> Self:
+        """With another L2 penalty; blocks that are known stay so."""
+        l2 = penalty.l2[..., 0].cpu().expand(len(self.l2), -1)
+        added, cache = l2 - self.l2, {}
+        for (model, k), (own, H) in self.cache.items():
+            cache[model, k] = own, H + np.diag(added[model].numpy()[own])
+        return replace(self, l2=l2, of_all=self.of_all + added[:, None], cache=cache)
+
     def select(self, index):
         """See `Curvature`."""
         if self.group is not None:
@@ -148,21 +170,32 @@ class BlockCurvature(Curvature):
         return union, out
 
     def _block(self, model, k, place):
-        """The block of class k on the columns at `place` among those of the sample."""
-        X, root = self.X.numpy(), self.weights[:, model, k].sqrt().numpy()
-        Z = (X if len(place) == len(X) else X[place]) * root.astype(X.dtype)
-        H = _in_range((Z @ Z.T).astype(np.float64))
+        """The block of class k on the columns at `place` among those of the sample, of which the ones are the last."""
+        h = len(self.X)
+        own = torch.from_numpy(place[place < h])
+        X = self.X if len(own) == h else self.X[own]
+        weight = self.weights[:, model, k, None]
+        sums = gram(X.T, weight, len(own) < len(place), block_numbers(X.device))
+        H = _in_range(sums[0].to(torch.float64).numpy())
+        H += H.T.copy()  # products of blocks of rows are not symmetric to the last bit
+        H *= 0.5
         H.ravel()[:: len(H) + 1] += self._ridge(model, place)
         return H
 
     def _rows_of_block(self, model, k, place, index):
         """Its rows at an index, symmetric among themselves."""
-        X, weight = self.X.numpy(), self.weights[:, model, k].numpy()
-        rows = ((X[place[index]] * weight.astype(X.dtype)) @ X[place].T).astype(np.float64)
+        X, weight = self._picked(place), self.weights[:, model, k].numpy()
+        rows = ((X[index] * weight.astype(X.dtype)) @ X.T).astype(np.float64)
         rows[:, index] = 0.5 * (rows[:, index] + rows[:, index].T)
         rows[np.arange(len(index)), index] += self._ridge(model, place[index])
         in_range(torch.from_numpy(rows[np.arange(len(index)), index]))
         return rows
+
+    def _picked(self, place):
+        """The sample's numbers (a, m) in the columns at `place`, of which the ones are the last."""
+        X, own = self.X.numpy(), place[place < len(self.X)]
+        X = X if len(own) == len(X) else X[own]
+        return X if len(own) == len(place) else np.concatenate([X, np.ones((1, X.shape[1]), X.dtype)])
 
     def _ridge(self, model, place):
         return self.l2[model].numpy()[self.columns.numpy()[place]]

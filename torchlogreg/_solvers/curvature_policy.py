@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -32,7 +31,7 @@ def start(objective: Objective, W: torch.Tensor, rough: Any, generator: torch.Ge
     if unrepresentative.any():
         point = objective.value_and_gradient(torch.where(unrepresentative[:, None, None], nothing, W))
         return point, None
-    return point, _with_penalty(sample.curvature, objective)
+    return point, sample.curvature.with_l2(objective.penalty)
 
 
 def curvature_at(objective: Objective, W: torch.Tensor, generator: torch.Generator) -> BlockCurvature:
@@ -62,13 +61,6 @@ def coupled_cost(objective: Objective, n_coefficients: int, n_logits: int) -> fl
     own, filled = max(1.0, n_coefficients / n_logits), max(1.0, objective.design.n_numbers / n)
     numbers = d if filled >= d - 1 else tuning.SPARSE_NUMBER_COST * filled  # that a row takes the time of
     return cost_model.hessian(n, n, own, n_logits) * own / numbers
-
-
-def _with_penalty(curvature, objective):
-    """The curvature of a sample, whose penalty may be more, with that of an objective."""
-    l2 = objective.penalty.l2[..., 0].cpu().expand(len(curvature.l2), -1)
-    of_all = curvature.of_all + (l2 - curvature.l2)[:, None]
-    return replace(curvature, l2=l2, of_all=of_all, cache={})
 
 
 def _where_curved(W):

@@ -219,7 +219,9 @@ class ProxNewton(CentredSolver):
         """The state with the curvature of a sample at its point."""
         generator, W = generator_in(state.random), state.point.W
         if self.rough:
-            return state._replace(curvature=BlockCurvature.of(objective, W))
+            eta = state.point.eta
+            eta = None if eta is None else eta.permute(2, 0, 1)
+            return state._replace(curvature=BlockCurvature.of(objective, W, eta=eta))
         if self.centre is None:
             curvature = curvature_at(objective, W, generator)
         else:
@@ -273,7 +275,7 @@ class ProxNewton(CentredSolver):
             promises.append(promise)
             gap = model.gap(values[b], damping[b], promise)
             gaps.append(gap)
-            if gap <= tuning.SURE_GAP and (small[b] or model.hides_curvature(u[order])):
+            if not self.rough and gap <= tuning.SURE_GAP and (small[b] or model.hides_curvature(u[order])):
                 in_doubt.append(b)
             u = u if flat_rows is None else at_medians(u, flat_rows)
             found.append(u)
@@ -284,7 +286,9 @@ class ProxNewton(CentredSolver):
         step = W - point.W
         W = W - (step - objective.centred(step))  # blocks of a class each are not flat where the softmax is
         if in_doubt and point.eta is not None:  # then the gap is as small as it seems only if a bound says so
-            bounds = (estimated_gap(objective, point) / point.value.clamp(min=SMALLEST_FLOAT)).tolist()
+            # Values that differ by no more are the same to rounding; see `line_search_step`.
+            noise = tuning.EQUAL_VALUE_ROUNDINGS * torch.finfo(point.value.dtype).eps
+            bounds = (estimated_gap(objective, point) / point.value.clamp(min=SMALLEST_FLOAT) - noise).tolist()
             for b in in_doubt:
                 gaps[b] = max(gaps[b], bounds[b]) if math.isfinite(bounds[b]) else gaps[b]
         reading = Reading.of(point, None, stuck)._replace(gap=gaps)

@@ -49,8 +49,8 @@ class Iterate(NamedTuple):
 class SmallProblem:
     """The objective of one model as its smooth part and its kinks, class-major."""
 
-    def __init__(self, objective: Objective):
-        self.smooth = SmallObjective(objective)
+    def __init__(self, objective: Objective, *, is_part: bool = False):
+        self.smooth, self.is_part = SmallObjective(objective), is_part  # of a larger one, which knows its own gap
         self.kinks = kinks_of(objective.penalty, objective.loss.n_logits)
 
     def at(self, W: np.ndarray) -> tuple[Evaluation, float]:
@@ -71,7 +71,7 @@ class SmallProblem:
         proposal[index] = minimise_quadratic(matrix, slope[index], kinks, w[index])
         change = self.kinks.change(proposal, w, slope)
         iterate = Iterate(at, value, self.kinks.violation(w, slope), proposal, change, curvature, in_doubt=False)
-        if iterate.gap > 1.0:
+        if self.is_part or iterate.gap > tuning.SURE_GAP:
             return iterate
         small = value < tuning.DOUBTFUL_VALUE_SHARE * self.smooth.loss.at_zero
         hides = small or hides_curvature(matrix, slope[index], kinks, w[index], proposal[index])

@@ -48,7 +48,8 @@ class SmallObjective:
     def __init__(self, objective):
         self.loss, self.passes, self.n_features = objective.loss, objective.passes, objective.design.n_features
         rows = objective.exact().design.whole
-        self.X = np.ascontiguousarray(rows.X.numpy())  # (n, d)
+        self.columns = np.ascontiguousarray(rows.X.numpy().T)  # (d, n)
+        self.X = np.ascontiguousarray(self.columns.T)  # (n, d)
         self.y, self.weight = rows.y.numpy(), rows.weight.numpy()  # (n,), (n, 1)
         self.l2 = objective.penalty.l2[0].numpy()  # (d, 1)
         self.ridge = np.tile(self.l2[:, 0], self.loss.n_logits)
@@ -82,7 +83,7 @@ class SmallObjective:
         out = np.empty((len(index), len(index)))
         ends = np.searchsorted(index, d * np.arange(n_logits + 1))
         columns = [index[a:b] % d for a, b in pairwise(ends)]
-        k, l = np.triu_indices(n_logits)
+        k, l = _pairs(n_logits)
         curvature = self.weight * self.loss.small(eta, self.y, k, l)[2]  # (n, M)
         features = [self.X if len(own) == d else self.X[:, own] for own in columns]
         for m, (i, j) in enumerate(zip(k, l, strict=True)):
@@ -103,7 +104,7 @@ class SmallObjective:
     def root_on(self, eta: np.ndarray, index: np.ndarray) -> np.ndarray:
         """A root (a, n) of the Hessian of the losses on the coefficients at an index, of one logit."""
         curvature = self.weight * self.loss.small(eta, self.y, NONE, NONE)[2]  # (n, 1)
-        return np.ascontiguousarray((self.X[:, index] * np.sqrt(curvature)).T)
+        return self.columns[index] * np.sqrt(curvature[:, 0])
 
     @np.errstate(over="ignore", invalid="ignore")  # the driver reports what overflows
     def _evaluation(self, W, k, l):
@@ -125,9 +126,15 @@ def is_accepted(at: Evaluation, trial: Evaluation, change: float, preconditioner
 
 
 @lru_cache(maxsize=4)
+def _pairs(n_logits):
+    """The pairs of classes k <= l."""
+    return np.triu_indices(n_logits)
+
+
+@lru_cache(maxsize=4)
 def _layout(n_logits, d):
     """The pairs of classes k <= l, and where each entry of the Hessian lies in their Gram matrices."""
-    k, l = np.triu_indices(n_logits)
+    k, l = _pairs(n_logits)
     pair = np.empty((n_logits, n_logits), dtype=np.intp)
     pair[k, l] = pair[l, k] = np.arange(len(k))
     inner = np.arange(d * d).reshape(d, d)

@@ -50,6 +50,8 @@ def sample_where_curved(objective, W, size, generator):
 
 def _is_unrepresentative(sample, objective):
     """Whether only a few rows of a sample tell the curvature of some coefficient, and no penalty outweighs it."""
+    if _tells_every_column(sample):
+        return False
     effective_row_count = effective_rows(sample)
     rests_on_few = effective_row_count < tuning.MIN_EFFECTIVE_ROWS
     if not rests_on_few.any():
@@ -62,6 +64,14 @@ def _is_unrepresentative(sample, objective):
     return bool(
         (rests_on_few & ~constant & (objective.loss.smoothness * moments > tuning.MATTERING_CURVATURE * l2)).any()
     )
+
+
+def _tells_every_column(sample):
+    """Whether a few of the rows, all of one weight, differ enough in every column: all of them then do."""
+    design, size = sample.design, tuning.SMALLEST_NESTED_ROWS
+    if not design.at_hand or design.shape[0] <= size or design.extreme_weights[0] != design.extreme_weights[1]:
+        return False
+    return not bool((effective_rows(sampled(sample, slice(size))) < tuning.MIN_EFFECTIVE_ROWS).any())
 
 
 def _mean_squares(objective, moments):

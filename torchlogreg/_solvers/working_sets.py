@@ -71,7 +71,7 @@ class WorkingSets(Solver):
         W, before = state.point.W.clone(), None
         first = not bool(W[:, :p].any())
         for b in _by_strength(objective.penalty):
-            problem = SmallProblem(inside.select(torch.tensor([b], device="cpu")))
+            problem = _part(inside, b)
             start = before if first and before is not None else W[b, index].numpy()
             before = _solved(problem, start, tuning.SET_VIOLATION_SHARE * state.reading.norm[b])
             W[b, index] = torch.from_numpy(before)
@@ -113,7 +113,7 @@ class WorkingSets(Solver):
     def _promised_gap(self, objective, point, last):
         """The gap that quadratic models promise, (B,): features without a penalty leave no dual point."""
         index, inside = _of_columns(objective, self._columns(objective, point, last))
-        problems = [SmallProblem(inside.select(torch.tensor([b], device="cpu"))) for b in range(len(point.W))]
+        problems = [_part(inside, b) for b in range(len(point.W))]
         iterates = [
             problem.iterate(*problem.at(W.numpy())) for problem, W in zip(problems, point.W[:, index], strict=True)
         ]
@@ -138,6 +138,11 @@ def _of_columns(objective: Objective, columns: torch.Tensor) -> tuple[torch.Tens
     inside = objective.of_columns(index)
     inside.passes = PassCounter(objective.design.shape[0])
     return index, inside
+
+
+def _part(inside: Objective, model: int) -> SmallProblem:
+    """The objective of one model on the working set."""
+    return SmallProblem(inside.select(torch.tensor([model], device="cpu")), is_part=True)
 
 
 def _solved(problem: SmallProblem, W: np.ndarray, goal: float) -> np.ndarray:
