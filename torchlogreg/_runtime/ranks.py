@@ -80,7 +80,7 @@ class Ranks(Alone):
         except Exception as raised:
             value, error = None, raised
         found: list[Any] = [None] * self.size
-        _answered(dist.all_gather_object, found, (value, _told(error)), group=self.group)
+        _answered(dist.all_gather_object, found, (value, told_of(error)), group=self.group)
         raise_first([told for _, told in found], error, self.rank)
         return [value for value, _ in found]
 
@@ -99,7 +99,7 @@ class Ranks(Alone):
         except BrokenGroup:
             raise
         except BaseException as raised:
-            desk.send([[], ("end", None, _told(raised))])
+            desk.send([[], ("end", None, told_of(raised))])
             raise
         desk.send([[], ("end", attributes, None)])
         return attributes
@@ -158,8 +158,15 @@ class Told(NamedTuple):
     kind: type[Exception]
     text: str
 
+    def error(self, prefix: str = "") -> Exception:
+        """The error, made again."""
+        try:
+            return self.kind(prefix + self.text)
+        except TypeError:  # a UnicodeDecodeError, for example
+            return RuntimeError(prefix + self.text)
 
-def _told(error):
+
+def told_of(error: BaseException | None) -> Any:
     """What others are told of an error: its nearest built-in type, which they know how to make."""
     if error is None:
         return None
@@ -178,12 +185,8 @@ def raise_first(told: list[Told | None], own: Exception | None, rank: int) -> No
 
 
 def remote_error(told: Told, rank: int) -> Exception:
-    """The error that another rank has told of."""
-    text = f"In rank {rank}: {told.text}"
-    try:
-        return told.kind(text)
-    except TypeError:  # a UnicodeDecodeError, for example
-        return RuntimeError(text)
+    """The error that another rank has told of, of its own or of a third one."""
+    return told.error("" if told.text.startswith("In rank ") else f"In rank {rank}: ")
 
 
 class Remote:
@@ -311,7 +314,7 @@ class Desk:
     def _errors(self):
         """What each rank tells of its error, which it has told of then; and the own one."""
         told: list[Any] = [None] * self.ranks.size
-        _answered(dist.all_gather_object, told, _told(self.error), group=self.ranks.group)
+        _answered(dist.all_gather_object, told, told_of(self.error), group=self.ranks.group)
         self.reported, self.error = self.error or self.reported, None
         return told, self.reported
 
@@ -344,7 +347,7 @@ class Desk:
             if own is not None:
                 own.add_note(f"This happened in rank {self.ranks.rank}.")
                 raise own
-            raise told.kind(told.text) if told.text.startswith("In rank ") else remote_error(told, 0)
+            raise remote_error(told, 0)
 
     def _message(self):
         first = self.ranks.broadcast(torch.empty(MESSAGE_BYTES, dtype=torch.uint8, device="cpu")).numpy().tobytes()
