@@ -11,9 +11,9 @@ PACKAGE = Path(torchlogreg.__file__).parent
 # From top to bottom. Rooms of one line do not know each other.
 LAYERS = [
     {"__init__", "_conversion", "_cv", "_search"},
-    {"callbacks"},
+    {"callbacks", "distributed"},
     {"_displays", "datasets"},
-    {"_model_selection"},
+    {"_model_selection", "_launchers"},
     {"_estimators"},
     {"_export", "_monitoring"},
     {"_solvers"},

@@ -4,9 +4,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from torchlogreg._launchers.dask import fit_on_dask
+from torchlogreg._launchers.ray import fit_on_ray
+from torchlogreg._launchers.spark import fit_on_spark
 from torchlogreg._runtime.ranks import Ranks, shared_by
 
-__all__ = ["shared_rows"]
+for _function in (fit_on_dask, fit_on_ray, fit_on_spark):
+    _function.__module__ = "torchlogreg.distributed"  # where users find it
+__all__ = ["fit_on_dask", "fit_on_ray", "fit_on_spark", "shared_rows"]
 
 
 @contextmanager
