@@ -382,7 +382,7 @@ def spark(importable):
 
 @pytest.fixture(scope="module")
 def spark_frame(spark):
-    frame = spark.createDataFrame(pa.concat_tables(tables()).to_pandas())
+    frame = spark.createDataFrame(pd.concat([table.to_pandas() for table in tables()]))
     return frame.repartition(4).sort("x0")  # partitions of rows whose order is known
 
 
