@@ -146,7 +146,7 @@ CASES = [
     Case(objective, "CHEAP_PASS_NUMBERS", N * P, LBFGS),
     Case(objective, "ROW_SPACE_NUMBERS_PER_NUMBER", 40 / 200, fit(TorchLogisticRegression, WIDE, solver="lbfgs")),
     Case(
-        objective,
+        data,
         "MAX_NON_EMPTY_SHARE",
         0.5 * ABOVE,
         fit(TorchLogisticRegression, HALF_EMPTY, solver="lbfgs"),

@@ -28,7 +28,7 @@ from torchlogreg import (
     to_torch,
 )
 from torchlogreg._data.device import choose_device
-from torchlogreg._model_selection.grid_search import _batches
+from torchlogreg._model_selection.batches import batches_of
 from torchlogreg.callbacks import Checkpoint, EarlyStopping, LiveBoundary
 
 # What makes a tensor on the default device, unless it is told another one. `as_tensor` even moves one there.
@@ -244,7 +244,7 @@ def test_a_device_of_either_kind_in_every_other_place(tmp_path):
 def test_candidates_of_a_search_stay_one_batch():
     """A search clones its estimator for each of them, and with it the device."""
     for device in (CPU, "cpu"):
-        assert len(_batches(TorchLogisticRegression(device=device), [{"C": 1.0}, {"C": 2.0}])) == 1
+        assert len(batches_of(TorchLogisticRegression(device=device), [{"C": 1.0}, {"C": 2.0}])) == 1
 
 
 def test_the_device_of_a_tensor_on_an_apple_is_available_there(monkeypatch):

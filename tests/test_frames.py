@@ -15,7 +15,8 @@ PACKAGE = str(Path(torchlogreg.__file__).parent)
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_at_most_eight_frames_lie_between_fit_and_a_product(monkeypatch):
+def test_at_most_eleven_frames_lie_between_fit_and_a_product(monkeypatch):
+    """Three of them are the seam to other processes: `led`, `total` and the sums over rows."""
     product, stacks = DenseDesign.flat_matvec, []
 
     def noted(*arguments):
@@ -36,4 +37,4 @@ def test_at_most_eight_frames_lie_between_fit_and_a_product(monkeypatch):
     assert plain
     for names in plain:
         assert names[-1] == "fit"
-        assert len(names) - 1 <= 8, names
+        assert len(names) - 1 <= 11, names

@@ -27,7 +27,8 @@ from torchlogreg import TorchLogisticRegression, TorchSoftmaxClassifier
 from torchlogreg._launchers.launch import concluded
 from torchlogreg._launchers.shares import Columns, Share, joined
 from torchlogreg._launchers.worker import Outcome, Place, fit_in_rank, joined_group, opened_store
-from torchlogreg._runtime.ranks import Desk, Told
+from torchlogreg._runtime.rank_errors import Told
+from torchlogreg._runtime.ranks import Desk
 from torchlogreg.distributed import fit_on_dask, fit_on_ray, fit_on_spark
 
 # Large enough not to be gathered in one process, where a sample of the rows, drawn by their numbers, is the start.
@@ -322,7 +323,9 @@ def test_ray_vectors_and_validation_rows(ray):
     n = tables()[0].num_rows
     expected = one_process(X_val=X[:n], y_val=Y[:n], sample_weight_val=WEIGHT[:n])
     assert_same(found, expected)
-    np.testing.assert_allclose(found.history_["validation_loss"], expected.history_["validation_loss"], rtol=0, atol=1e-10)
+    np.testing.assert_allclose(
+        found.history_["validation_loss"], expected.history_["validation_loss"], rtol=0, atol=1e-10
+    )
 
 
 @needs("ray")

@@ -565,7 +565,8 @@ def test_the_sample_is_a_fair_one():
             part = slice(start, start + 10)
             codes = np.zeros(10, dtype=int)
             sample.add(scanned_stream.Block(torch.from_numpy(X[part]), np.array([0]), codes, weight[part]))
-        drawn, _, drawn_weight, whole = sample.rows()
+        drawn, _, drawn_weight, whole, keys = sample.rows()
+        assert (np.diff(keys) > 0).all()
         index = drawn[:, 0].numpy().astype(int)
         assert len(set(index)) == most
         assert (drawn_weight == 1).all()

@@ -39,6 +39,7 @@ class Design(ABC):
     everything else in `accumulation`, which is float64.
     """
 
+    n_processes: int  # that have them; what is in memory beside them is in one alone
     in_memory: bool  # whether all rows are there at once, in a fixed order
     at_hand: ClassVar[bool]  # whether they are so in this process
     n_passes_before: int  # passes over the data before the first one of the fit
@@ -179,6 +180,8 @@ class Design(ABC):
 
 class LocalDesign(Design):
     """Rows that this process alone has."""
+
+    n_processes = 1
 
     @abstractmethod
     def row_fingerprint(self) -> int:

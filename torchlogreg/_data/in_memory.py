@@ -168,7 +168,7 @@ class InMemoryDesign(LocalDesign):
 
     def reweighted(self, sample_weights: torch.Tensor) -> Self:
         """The same rows with other columns of weights."""
-        return self._with(sample_weights=sample_weights)
+        return self._with(sample_weights=sample_weights.to(self.sample_weights))
 
     def labelled(self, y: torch.Tensor) -> Self:
         """The same rows with other labels."""

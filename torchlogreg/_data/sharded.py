@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from itertools import accumulate, pairwise
-from typing import Any, NamedTuple, Self, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import torch
@@ -11,11 +11,11 @@ from torchlogreg._data import tuning
 from torchlogreg._data.design import Design, is_wide_table
 from torchlogreg._data.device import Placement
 from torchlogreg._data.in_memory import InMemoryDesign
-from torchlogreg._data.sample_weights import Models
+from torchlogreg._data.sample_weights import Models, index_of_selected
 from torchlogreg._data.sparse import SparseDesign, n_frequent_columns
 from torchlogreg._data.storage import joined
 from torchlogreg._data.streamed import StreamedDesign
-from torchlogreg._runtime.ranks import Lead, PerRank, Remote
+from torchlogreg._runtime.ranks import PerRank, Remote
 
 
 class Facts(NamedTuple):
@@ -27,6 +27,8 @@ class Facts(NamedTuple):
     n_bytes: int
     intercept: bool
     compute: Placement
+    largest_weight: float  # of a row, as they are given
+    n_present: int | None  # rows that have a weight; None where that was not asked
     is_stream: bool
     is_sparse: bool
     sample_keys: np.ndarray | None  # of a stream's sample, sorted
@@ -42,6 +44,8 @@ class Facts(NamedTuple):
             design.n_bytes,
             design.intercept,
             design.compute,
+            float(design.largest_weight().max()),
+            _n_present(design) if isinstance(design, InMemoryDesign) else design.shape[0],
             isinstance(design, StreamedDesign),
             isinstance(design, SparseDesign),
             None if sampled is None else sampled.keys,
@@ -82,7 +86,6 @@ class ShardedDesign(Design):
     """
 
     at_hand = False
-    weight_index = None
 
     def __init__(
         self,
@@ -92,9 +95,13 @@ class ShardedDesign(Design):
         *,
         compute: Placement | None = None,
         order: torch.Tensor | None = None,
+        n_columns: int = 1,
+        weight_index: torch.Tensor | None = None,
     ):
+        self.n_columns, self.weight_index = n_columns, weight_index
         self.remote, self.lead, self.facts, self.order = remote, remote.lead, facts, order
         self.known = [fact for fact in facts if fact is not None]
+        self.n_processes = len(self.known)
         first = self.known[0]
         self.intercept, self.accumulation = first.intercept, accumulation
         self.compute = compute or Placement(accumulation.device, first.compute.dtype)
@@ -102,14 +109,16 @@ class ShardedDesign(Design):
         self.cache: dict[str, Any] = {}
 
     @classmethod
-    def of(cls, lead: Lead, device: torch.device) -> Design:
-        """That of the designs which the ranks have shared; small and wide ones are gathered here."""
-        remote = Remote(lead, "design")
-        facts = lead.each(Facts.of, remote)
-        out = cls(remote, facts, Placement.beside(device))
-        is_small = out.n_numbers <= tuning.GATHERED_NUMBERS
+    def of(cls, remote: Remote) -> Design:
+        """That of the designs which the ranks have; small and wide ones are gathered here."""
+        facts = remote.lead.each(Facts.of, remote)
+        out = cls(remote, facts, Placement.beside(remote.lead.desk.device))
+        n, d = out.shape
+        is_small = n * d <= tuning.GATHERED_NUMBERS
         if out.in_memory and (is_small or is_wide_table(*out.shape)):
             return joined(out.each(_itself))
+        largest = [fact.largest_weight for fact in out.known]
+        out.cache["largest"] = torch.tensor([max(largest)], dtype=torch.float64, device=out.device)
         return out
 
     @property
@@ -131,7 +140,7 @@ class ShardedDesign(Design):
 
     @property
     def n_weightings(self) -> int:
-        return 1
+        return self.n_columns if self.weight_index is None else len(self.weight_index)
 
     @property
     def device(self) -> torch.device:
@@ -151,8 +160,11 @@ class ShardedDesign(Design):
     def of_filled_columns(self, is_filled: np.ndarray) -> "ShardedDesign":
         remote = Remote(self.lead, self.lead.kept(_of_filled, self.remote, is_filled))
         n_filled = int(is_filled.sum())
-        facts = [fact and fact._replace(n_features=n_filled) for fact in self.facts]
-        return ShardedDesign(remote, facts, self.accumulation, compute=self.compute, order=self.order)
+        return self._with(remote, facts=[fact and fact._replace(n_features=n_filled) for fact in self.facts])
+
+    def dense(self, columns: torch.Tensor) -> InMemoryDesign:
+        """Dense rows of the columns of X at an index, gathered here."""
+        return joined(self.each(_called, "dense", columns), self.order)
 
     def fingerprint(self) -> int:
         """A checksum that does not depend on which process has which rows."""
@@ -160,33 +172,60 @@ class ShardedDesign(Design):
 
     # --- The same rows in another way.
 
-    def exact(self) -> Self:
+    def exact(self) -> "ShardedDesign":
         return self if self.is_exact else self._asked("exact", compute=self.accumulation)
 
-    def in_float64(self) -> Self:
+    def in_float64(self) -> "ShardedDesign":
         return self._asked("in_float64", compute=self.accumulation)
 
     def as_sample(self, *, spread: bool) -> Design:
         return self.take(slice(None), spread=spread) if self.in_memory else self
 
-    def select(self, models: Models) -> Self:  # noqa: ARG002 - all use the same weights
-        return self
+    def select(self, models: Models) -> "ShardedDesign":
+        like = torch.empty(0, self.n_columns, device=self.accumulation.device)
+        index = index_of_selected(like, self.weight_index, models)
+        if index is None:
+            return self
+        out = self._asked("select", models, weight_index=index)
+        out.cache = self.cache
+        return out
 
-    def divided(self, by: torch.Tensor) -> Self:
+    def divided(self, by: torch.Tensor) -> "ShardedDesign":
         return self._asked("divided", by)
 
-    def _asked(self, method, *arguments, compute=None):
+    def reweighted(self, sample_weights: torch.Tensor) -> "ShardedDesign":
+        """The same rows with other columns of weights (n, V), in the order of the ranks."""
+        columns = sample_weights.cpu()
+        parts = PerRank([columns[a:b] for a, b in pairwise(self._ends)])
+        facts = [fact and fact._replace(n_present=None) for fact in self.facts]
+        return self._asked("reweighted", parts, facts=facts, n_columns=columns.shape[1], weight_index=None)
+
+    def _asked(self, method, *arguments, **changes):
         """The designs that a method returns."""
-        remote = Remote(self.lead, self.lead.kept(_called, self.remote, method, *arguments))
-        return ShardedDesign(remote, self.facts, self.accumulation, compute=compute or self.compute, order=self.order)
+        return self._with(Remote(self.lead, self.lead.kept(_called, self.remote, method, *arguments)), **changes)
+
+    def _with(self, remote, **changes):
+        """What the ranks have under another number, of which other values are known."""
+        values = {
+            "facts": self.facts,
+            "accumulation": self.accumulation,
+            "compute": self.compute,
+            "order": self.order,
+            "n_columns": self.n_columns,
+            "weight_index": self.weight_index,
+            **changes,
+        }
+        return ShardedDesign(remote, **values)
 
     # --- Weights.
 
     def largest_weight(self) -> torch.Tensor:
+        if "largest" in self.cache:  # as the ranks have told
+            return self.cache["largest"]
         return torch.stack([self.to_accumulation(own) for own in self.each(_called, "largest_weight")]).amax(dim=0)
 
     def total_weight(self) -> torch.Tensor:
-        return self.total(_total_weight, shapes=[(1,)])[0]
+        return self.total(_total_weight, shapes=[(self.n_columns,)])[0]
 
     # --- Passes over the data.
 
@@ -235,9 +274,11 @@ class ShardedDesign(Design):
     def sample_rows(self, size: int, generator: torch.Generator) -> torch.Tensor:
         if not self.in_memory:
             return torch.randperm(self._ends[-1], generator=generator, device="cpu")[:size]
-        if "present" not in self.cache:
-            self.cache["present"] = [answer or 0 for answer in self._each(_n_present)]
-        counts = self.cache["present"]
+        if any(fact.n_present is None for fact in self.known):
+            counted = self._each(_n_present)
+            self.facts = [fact and fact._replace(n_present=n) for fact, n in zip(self.facts, counted, strict=True)]
+            self.known = [fact for fact in self.facts if fact is not None]
+        counts = [0 if fact is None else fact.n_present or 0 for fact in self.facts]
         numbers = torch.randint(sum(counts), (size,), generator=generator, device="cpu")
         if sum(counts) == self.shape[0]:
             return numbers
@@ -245,7 +286,9 @@ class ShardedDesign(Design):
         return self._assembled(places, self._each(_present, own))
 
     def draw(self, shares: RowTensor, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        masses = torch.tensor([0.0 if m is None else m for m in self._each(_mass, shares)], dtype=torch.float64)
+        masses = torch.tensor(
+            [0.0 if m is None else m for m in self._each(_mass, shares)], dtype=torch.float64, device="cpu"
+        )
         ends = masses.cumsum(dim=0)
         numbers = uniform.cpu() * ends[-1]
         rank = torch.searchsorted(ends, numbers).clamp(max=len(ends) - 1)
@@ -253,14 +296,14 @@ class ShardedDesign(Design):
         own = PerRank([numbers[place] - (ends[r] - masses[r]) for r, place in enumerate(places)])
         found = self._each(_placed, shares, own)
         index = self._assembled(places, [pair and pair[0] for pair in found])
-        share = torch.empty(len(uniform), dtype=torch.float64)
+        share = torch.empty(len(uniform), dtype=torch.float64, device="cpu")
         for place, pair in zip(places, found, strict=True):
             if pair is not None:
                 share[place] = pair[1].double().cpu()
         return index, share
 
     def take(self, index: Models, factor: Any = 1.0, *, spread: bool = False) -> Design:
-        index = torch.arange(self._ends[-1])[index] if isinstance(index, slice) else index.cpu()
+        index = torch.arange(self._ends[-1], device="cpu")[index] if isinstance(index, slice) else index.cpu()
         index = index if self.order is None else self.order[index]
         places, own = self._of_ranks(index, self._ends)
         factors: Any = factor
@@ -272,10 +315,11 @@ class ShardedDesign(Design):
             return joined(self.each(_taken, own, factors), order)
         remote = Remote(self.lead, self.lead.kept(_taken, self.remote, own, factors))
         facts = [
-            fact and fact._replace(n=len(place), n_numbers=int(numbers * len(place) / max(1, len(index))))
+            fact
+            and fact._replace(n=len(place), n_numbers=int(numbers * len(place) / max(1, len(index))), n_present=None)
             for fact, place in zip(self.facts, places, strict=True)
         ]
-        return ShardedDesign(remote, facts, self.accumulation, order=order)
+        return self._with(remote, facts=facts, order=order, compute=None)
 
     def _of_ranks(self, numbers: torch.Tensor, ends: list[int]) -> tuple[list[torch.Tensor], PerRank]:
         """At which places there are numbers of each rank's rows, and these, counted from its first row."""
@@ -285,7 +329,7 @@ class ShardedDesign(Design):
 
     def _assembled(self, places: list[torch.Tensor], own: list) -> torch.Tensor:
         """One index from those of the ranks, each counted from its first row."""
-        out = torch.empty(sum(map(len, places)), dtype=torch.int64)
+        out = torch.empty(sum(map(len, places)), dtype=torch.int64, device="cpu")
         for place, index, start in zip(places, own, self._ends, strict=False):
             if index is not None:
                 out[place] = index.cpu() + start

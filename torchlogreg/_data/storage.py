@@ -56,7 +56,8 @@ def joined(designs: Sequence[InMemoryDesign], order: torch.Tensor | None = None)
         at = order.to(first.device)
         X, y, weights = X[at], y[at], weights[at]
     compute = Placement(X.device, first.compute.dtype)
-    return type(first)(X, y, weights, intercept=first.intercept, compute=compute)
+    index = None if first.weight_index is None else first.weight_index.to(X.device)
+    return type(first)(X, y, weights, intercept=first.intercept, compute=compute, weight_index=index)
 
 
 def stays_on_host(X: StoredX) -> bool:

@@ -29,7 +29,6 @@ class StreamedDesign(LocalDesign):
 
     in_memory = at_hand = False
     n_passes_before = 1  # the opening scan
-    n_weightings = 1
     weight_index = None
 
     def __init__(
@@ -54,6 +53,10 @@ class StreamedDesign(LocalDesign):
     @property
     def n_bytes(self) -> int:
         return self.stream.n_block_bytes
+
+    @property
+    def n_weightings(self) -> int:
+        return 1
 
     @property
     def device(self) -> torch.device:

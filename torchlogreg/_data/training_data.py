@@ -92,12 +92,13 @@ def fit_data(
 
     With `validated`, early stopping holds out no rows, because there are other rows to validate on.
     """
+    is_file, is_large = _is_file(X), _are_large(current_ranks().exchanged(lambda: X.shape if _is_file(X) else (0, 0)))
     if y is None and is_stream(X):
         if sample_weight is not None:
             raise ValueError("A stream brings its weights itself: let it yield (X, y, sample_weight).")
         return _streamed(estimator, X, access, validated)
     scattered = access.in_random_order  # which would load a page of a file for each row
-    if y is not None and _is_large_file(X) and not scattered and not is_wide_table(*X.shape):
+    if y is not None and is_file and is_large and not scattered:
         return _streamed(estimator, ArrayBlocks(X, *_sliceable(X, y, sample_weight)), access)
     try:
         return placed(estimator, training_data(estimator, X, y, sample_weight), access, or_streamed=not scattered)
@@ -114,9 +115,14 @@ def fit_data(
     return data._replace(schema={**data.schema, **_schema(stand_in)}, device_reason=reason)
 
 
-def _is_large_file(X) -> bool:
-    is_file = isinstance(X, np.memmap) and X.ndim == 2 and X.dtype.kind in "fiub"
-    return is_file and X.size >= tuning.MIN_STREAMED_NUMBERS
+def _is_file(X) -> bool:
+    return isinstance(X, np.memmap) and X.ndim == 2 and X.dtype.kind in "fiub"
+
+
+def _are_large(shapes: Sequence[tuple[int, int]]) -> bool:
+    """Whether the files of all processes together are read block by block."""
+    n, p = sum(shape[0] for shape in shapes), max(shape[1] for shape in shapes)
+    return n * p >= tuning.MIN_STREAMED_NUMBERS and not is_wide_table(n, p)
 
 
 def _sliceable(X, y, sample_weight):
@@ -134,18 +140,7 @@ def _streamed(estimator, source, access: Access, validated: bool = False) -> Tra
     def scan():
         nonlocal stream
         _check_repeatable(estimator, source, access, validated)
-        seed = check_random_state(0 if estimator.random_state is None else estimator.random_state).randint(2**31 - 1)
-        stream = ScannedStream(
-            source,
-            _BlockCheck(stand_in),
-            n_sampled_bytes=tuning.STREAM_SAMPLE_BYTES if access.by_products else 0,
-            seed=[seed, ranks.rank] if ranks.rank else seed,
-            weightless=[label for label, value in given.items() if value == 0] if isinstance(given, dict) else (),
-            may_be_empty=ranks.size > 1,
-        )
-        total = sum(stream.mass.tolist())
-        if not math.isfinite(total):
-            raise ValueError("The sum of the sample weights overflows. Scale them down.")
+        stream = _scanned(estimator, source, access, stand_in)
         peak = max(stream.peak.tolist(), default=0.0)
         return Told.of(
             estimator,
@@ -168,9 +163,9 @@ def _streamed(estimator, source, access: Access, validated: bool = False) -> Tra
         mass = class_weighted(of_all.peak * mass, stream.factor, np.arange(len(classes)))  # raises if it overflows
     check_number_of_classes(estimator, classes)
     check_presence(classes, mass)
-    schema, dtype = {**_schema(stand_in), "classes_": classes}, stream.dtype
     if not stream.shape[0]:  # the others have rows
-        schema["n_features_in_"], stream.shape = of_all.n_features, (0, of_all.n_features)
+        stream.shape, stream.dtype = (0, of_all.n_features), of_all.dtype
+    schema, dtype = {**of_all.schema, "classes_": classes}, stream.dtype
     like = torch.empty(0, dtype=dtype, device=stream.device)
     table = _table(like, (of_all.n // ranks.size, of_all.n_features), classes)._replace(is_streamed=True)
     stream.device, reason = choose_device(estimator.device, like, Work.of(table, access))
@@ -190,6 +185,23 @@ def _streamed(estimator, source, access: Access, validated: bool = False) -> Tra
         device_reason=reason,
         of_all=of_all,
     )
+
+
+def _scanned(estimator, source, access: Access, stand_in) -> ScannedStream:
+    """A stream after its opening scan, which sets what `stand_in` knows of the features."""
+    given, ranks = estimator.class_weight, current_ranks()
+    seed = check_random_state(0 if estimator.random_state is None else estimator.random_state).randint(2**31 - 1)
+    stream = ScannedStream(
+        source,
+        _BlockCheck(stand_in),
+        n_sampled_bytes=tuning.STREAM_SAMPLE_BYTES if access.by_products else 0,
+        seed=[seed, ranks.rank] if ranks.rank else seed,
+        weightless=[label for label, value in given.items() if value == 0] if isinstance(given, dict) else (),
+        may_be_empty=ranks.size > 1,
+    )
+    if not math.isfinite(sum(stream.mass.tolist())):
+        raise ValueError("The sum of the sample weights overflows. Scale them down.")
+    return stream
 
 
 def _check_repeatable(estimator, source, access: Access, validated: bool) -> None:
@@ -247,13 +259,12 @@ def training_data(estimator, X, y, sample_weight) -> TrainingData:
     """Check the arguments of `fit` without touching the estimator; X is where it was."""
     if is_no_table(X) or (y is None and is_stream(X)):
         raise ValueError(STREAMED)
-    ranks, own_space, own_schema = current_ranks(), Space.of(X), {}
+    ranks, own_space = current_ranks(), Space.of(X)
     rows: Any = None
 
     def look():
         nonlocal rows
         checked, labels, found = _checked_pair(estimator, X, y, reset=True, may_be_empty=ranks.size > 1)
-        own_schema.update(found)
         own_classes, codes = encoded(labels)
         weight = checked_weights(sample_weight, len(codes), all_zero=ranks.size > 1)
         mass, peak = class_mass(codes, weight, len(own_classes))
@@ -274,7 +285,7 @@ def training_data(estimator, X, y, sample_weight) -> TrainingData:
     classes, mass, codes = of_all.classes, of_all.mass, of_all.places[codes]
     if not mass.any():
         raise ValueError(WEIGHTLESS)
-    schema = {**own_schema, "classes_": Space.of(y).array(classes)}
+    schema = {**of_all.schema, "classes_": Space.of(y).array(classes)}
     given, factor = weight if of_all.is_weighted else None, None
     if estimator.class_weight is not None:
         factor = class_weights(estimator.class_weight, classes, mass)
@@ -282,7 +293,7 @@ def training_data(estimator, X, y, sample_weight) -> TrainingData:
     check_number_of_classes(estimator, classes)
     check_presence(classes, mass)
     stored = dense_if_pays(stored, of_all.n, of_all.n_stored)
-    dtype = _coefficient_dtype(stored)
+    dtype = _coefficient_dtype(of_all.dtype)
     return TrainingData(stored, codes, weight, classes, schema, dtype, own_space, mass, given, factor, of_all=of_all)
 
 
@@ -317,7 +328,7 @@ def block_data(estimator, X, y, classes, sample_weight) -> TrainingData:
         weight = class_weighted(weight, class_weights(estimator.class_weight, given, mass), codes)
     if not weight.any():
         raise ValueError("class_weight leaves no row of this block; at least one weight must be positive.")
-    return TrainingData(X, codes, weight, given, schema, _coefficient_dtype(X), space)
+    return TrainingData(X, codes, weight, given, schema, _coefficient_dtype(X.dtype), space)
 
 
 def _checked_pair(estimator, X, y, *, reset, may_be_empty=False):
@@ -333,8 +344,8 @@ def _checked_pair(estimator, X, y, *, reset, may_be_empty=False):
     return X, y, _schema(stand_in)
 
 
-def _coefficient_dtype(X: StoredX) -> np.dtype:
-    return np.dtype(np.float32 if X.dtype.is_floating_point and X.dtype != torch.float64 else np.float64)
+def _coefficient_dtype(dtype: torch.dtype) -> np.dtype:
+    return np.dtype(np.float32 if dtype.is_floating_point and dtype != torch.float64 else np.float64)
 
 
 def placed(estimator, data: TrainingData, access: Access, *, or_streamed: bool = False) -> TrainingData:

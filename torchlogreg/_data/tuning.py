@@ -95,8 +95,9 @@ MAX_NON_EMPTY_SHARE = 0.8
 
 # --- Rows in several processes.
 
-# Numbers of X up to which a table is gathered in the process that leads: no pass over it takes as long as a message.
-GATHERED_NUMBERS = 2**16
+# Rows times columns up to which a table is gathered in the process that leads: a pass over it takes no longer than a
+# message, and the solvers in NumPy, which are for such tables, have it at hand.
+GATHERED_NUMBERS = 2**19
 # The same of a sample of the rows: 128 MB in float64, which take a tenth of a second to gather.
 GATHERED_SAMPLE_NUMBERS = 2**24
 

@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from torchlogreg._data.array_api import numpy_of
 from torchlogreg._displays.shared import axes_for, checked_Cs, index_of_ratio, mark_chosen
-from torchlogreg._model_selection.grid_search import same_value
+from torchlogreg._model_selection.batches import same_value
 from torchlogreg._model_selection.logistic_cv import TorchLogisticRegressionCV, TorchSoftmaxClassifierCV
 
 if TYPE_CHECKING:

@@ -18,11 +18,12 @@ from torchlogreg._estimators.keywords import suggesting
 from torchlogreg._estimators.partial_fit import PartialFitState, partial_fit_attributes
 from torchlogreg._estimators.predictor import LinearPredictor
 from torchlogreg._estimators.problem import check_combination, fit_inputs
+from torchlogreg._estimators.shards import refuse_local_callers
 from torchlogreg._export.conversion import from_sklearn_model
 from torchlogreg._monitoring.callback_context import FitCall
-from torchlogreg._runtime.ranks import current_ranks
+from torchlogreg._runtime.ranks import collective, current_ranks
 from torchlogreg._runtime.sklearn_private import Interval, StrOptions, fit_context
-from torchlogreg._runtime.threads import fit_arithmetic, package_settings
+from torchlogreg._runtime.threads import package_settings
 from torchlogreg._solvers import SOLVERS
 
 # What `partial_fit` cannot know, for it would take all rows.
@@ -104,6 +105,7 @@ class LinearClassifier(LinearPredictor):
         self.verbose = verbose
         self.device = device
 
+    @collective
     @fit_context(prefer_skip_nested_validation=True)
     def fit(
         self,
@@ -176,17 +178,20 @@ class LinearClassifier(LinearPredictor):
             If the memory of an accelerator ran out and the fit continued with smaller blocks.
         """
         check_combination(self)
+        refuse_local_callers()
         ranks = current_ranks()
         call = FitCall.begin(self, X, y, sample_weight, max_subtasks=self.max_iter or None, is_told=ranks.rank == 0)
         with package_settings(), torch.inference_mode(False), torch.no_grad():
             start, validation = (coef_init, intercept_init), (X_val, y_val, sample_weight_val)
             inputs = fit_inputs(self, X, y, sample_weight, start=start, validation=validation)
-            with explained(inputs.data.X), fit_arithmetic(inputs.data.X):
+            with explained(inputs.data.X):
                 attributes = ranks.led(
                     partial(fitted_model, self, inputs, call), partial(inputs.shared, self.fit_intercept)
                 )
         attributes["_seen"] = PartialFitState.after(inputs.data)._asdict()
-        replace_attributes(self, attributes, stale=["feature_names_in_"], then=call.end)
+        replace_attributes(
+            self, attributes, stale=["feature_names_in_"], then=partial(ranks.exchanged, call.end, is_last=True)
+        )
         return self
 
     @fit_context(prefer_skip_nested_validation=True)
@@ -236,7 +241,7 @@ class LinearClassifier(LinearPredictor):
             If the data or a parameter is invalid, if `classes` is missing in the first call or differs in a later one,
             or if the objective overflows. The estimator is then as it was before the call.
         """
-        check_combination(self)
+        check_combination(self, in_mini_batches=True)
         if self.early_stopping:
             raise ValueError("partial_fit holds out no rows: set early_stopping=False.")
         attributes = partial_fit_attributes(self, X, y, classes, sample_weight)
@@ -244,6 +249,10 @@ class LinearClassifier(LinearPredictor):
             vars(self).pop(name, None)
         vars(self).update(attributes)
         return self
+
+    def __sklearn_clone__(self):
+        refuse_local_callers()  # before it goes to other threads and processes, which know nothing of shared rows
+        return super().__sklearn_clone__()
 
     @classmethod
     def from_sklearn(cls, model: LogisticRegression) -> Self:

@@ -14,13 +14,14 @@ from torchlogreg._monitoring.monitors import SharedMonitor, training_monitor
 from torchlogreg._objective.certificate import optimality_bound
 from torchlogreg._runtime.out_of_memory import attempts
 from torchlogreg._runtime.ranks import Lead
+from torchlogreg._runtime.threads import fit_arithmetic
 from torchlogreg._solvers.driver import Result, Settings, minimise
 
 
 def fitted_model(estimator: Any, inputs: FitInputs, call: FitCall, lead: Lead | None) -> dict[str, Any]:
     """The attributes of the model that minimises the objective; `lead` asks other processes that have rows of it."""
     for attempt in attempts():
-        with attempt:
+        with attempt, fit_arithmetic(inputs.data.X):
             problem = fit_problem(estimator, inputs._replace(lead=lead))
             history = fit_history(estimator, problem, call)
             settings = Settings(estimator.tol, estimator.max_iter, storage_rounding(inputs.data), warn=True)

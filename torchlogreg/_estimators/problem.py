@@ -6,12 +6,15 @@ import numpy as np
 import torch
 from sklearn.model_selection import StratifiedShuffleSplit
 
+from torchlogreg._data.agreement import check_same
+from torchlogreg._data.checksum import checksum
 from torchlogreg._data.design import Access, Design
 from torchlogreg._data.sharded import ShardedDesign
 from torchlogreg._data.training_data import TrainingData, design_of, fit_data
 from torchlogreg._estimators.per_feature import bounding_parameter, per_feature
 from torchlogreg._estimators.start import start_coefficients
 from torchlogreg._monitoring.monitors import (
+    WEIGHTLESS_VALIDATION,
     SharedMonitor,
     Validation,
     held_out_data,
@@ -23,13 +26,20 @@ from torchlogreg._objective.objective import Objective
 from torchlogreg._objective.penalties import ElasticNet, PerFeature, strengths
 from torchlogreg._objective.reparametrisation import NonEmptyColumns
 from torchlogreg._runtime.out_of_memory import translated
-from torchlogreg._runtime.ranks import NOTHING, Lead, current_ranks
+from torchlogreg._runtime.ranks import NOTHING, Lead, Remote, current_ranks
 from torchlogreg._solvers import access_of, is_stochastic, solver_class, takes_kinks, tuning
 from torchlogreg._solvers.base import Solver
 
 
-def check_combination(estimator: Any) -> None:
-    """Raise for parameters that do not go together."""
+def check_combination(estimator: Any, *, in_mini_batches: bool | None = None) -> None:
+    """Raise for parameters that do not go together, or not with rows in several processes."""
+    if in_mini_batches is None:
+        in_mini_batches = is_stochastic(estimator.solver)
+    if in_mini_batches and current_ranks().size > 1:
+        raise NotImplementedError(
+            "solver='sgd' and partial_fit take mini-batches of rows that one process has: inside shared_rows use fit "
+            "with another solver, such as solver='auto'; with X_val it takes the callback EarlyStopping."
+        )
     if estimator.nesterov and not estimator.momentum:
         raise ValueError("nesterov=True needs a momentum greater than 0.")
     if estimator.l1_ratio != 0 and not takes_kinks(estimator.solver):
@@ -74,14 +84,14 @@ class FitInputs(NamedTuple):
             "design": design,
             "training": training_monitor(self.data, None) if has_rows else NOTHING,
             "validation": self.validation or NOTHING,
-            "device": design.accumulation.device if isinstance(design, Design) else torch.device("cpu"),
+            "X": self.data.X,
         }
 
     def design(self, index: np.ndarray | None, intercept: bool) -> Design:
         """The rows of all processes, or those at an index of the rows here."""
         if self.lead is None:
             return design_of(self.data, self.loss, index, intercept=intercept)
-        return ShardedDesign.of(self.lead, self.lead.desk.device)
+        return ShardedDesign.of(Remote(self.lead, "design"))
 
 
 def fit_inputs(estimator: Any, X, y, sample_weight, *, start: tuple, validation: tuple) -> FitInputs:
@@ -97,10 +107,15 @@ def fit_inputs(estimator: Any, X, y, sample_weight, *, start: tuple, validation:
             loss, own = loss_of(len(data.classes)), per_feature(estimator, data)
             W = start_coefficients(estimator, data, loss, *start, continued=estimator.warm_start)
             inputs = FitInputs(data, loss, own.clipped(W), monitor, own, monitor is not None)
-            return inputs.is_validated
+            start_of_all = {"the coefficients to start from": f"the checksum {checksum([W])}"}
+            return start_of_all, None if monitor is None else float(monitor.weight.sum())
 
-        is_validated = current_ranks().exchanged(look)
-    return inputs._replace(is_validated=any(is_validated))
+        terms, weights = zip(*current_ranks().exchanged(look), strict=True)
+        check_same(terms)
+    is_validated = any(weight is not None for weight in weights)
+    if is_validated and not any(weights):
+        raise ValueError(WEIGHTLESS_VALIDATION)
+    return inputs._replace(is_validated=is_validated)
 
 
 class FitProblem(NamedTuple):

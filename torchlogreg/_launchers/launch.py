@@ -9,7 +9,7 @@ from sklearn.utils import check_scalar
 
 from torchlogreg._estimators.predictor import LinearPredictor
 from torchlogreg._launchers.worker import Outcome
-from torchlogreg._runtime.ranks import Told, remote_error
+from torchlogreg._runtime.rank_errors import Told, made, remote_error
 from torchlogreg._runtime.warn import warn
 
 PATIENCE_S = 10  # after one process has failed, for each further one to say why
@@ -51,7 +51,7 @@ def concluded(estimator: Any, outcomes: Sequence[Outcome], lost: dict[int, Excep
         ) from error
     for outcome in outcomes:
         if outcome.error:
-            raise outcome.error.error()
+            raise made(*outcome.error)
     if not outcomes:  # an engine has no task for no rows
         raise ValueError("There are no rows: the dataset is empty.")
     first = outcomes[0]
@@ -67,9 +67,11 @@ def lost_stage(error: Exception) -> RuntimeError:
 
 
 def _first_hand(told: list[tuple[Told, int]]) -> Exception:
-    """What all processes know alike, or what the first one knows that it is about."""
-    if len(told) > 1 and len({error.text for error, _ in told}) == 1:
-        return told[0][0].error()
+    """What all processes know alike, or what one has told the others of, or what the first one knows of itself."""
+    is_common = len(told) > 1 and len({error.text for error, _ in told}) == 1
+    for error, _ in told:
+        if is_common or error.text.startswith("In rank "):
+            return made(*error)
     return remote_error(*told[0])
 
 

@@ -10,7 +10,8 @@ import torch.distributed as dist
 from sklearn.base import clone
 
 from torchlogreg._launchers.shares import Share
-from torchlogreg._runtime.ranks import BrokenGroup, Ranks, Told, shared_by, told_of
+from torchlogreg._runtime.rank_errors import BrokenGroup, Told, told_of
+from torchlogreg._runtime.ranks import Ranks, shared_by
 
 _c10d: Any = dist  # which does not declare its stores
 

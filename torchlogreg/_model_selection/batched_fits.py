@@ -54,7 +54,7 @@ class BatchedFits:
     """Q candidates on all rows and on every fold."""
 
     def __init__(self, design: Any, loss: Loss, weights: Weights, candidates: Candidates, method: Method):
-        columns, self.mass = weights.columns.to(design.sample_weights), weights.mass
+        columns, self.mass = weights.columns, weights.mass
         self.n_folds, self.n_weightings = columns.shape[0] - 1, columns.shape[1]
         self.loss, self.candidates, self.method, self.tol = loss, candidates, method, method.params["tol"]
         # The models start at zero, or at a solution that is zero for the empty columns.
@@ -161,7 +161,8 @@ class BatchedFits:
             numbers += tuning.PAIRS_OF_A_MODEL * d * K + K * min(d, tuning.COLUMNS_OF_A_MODEL) ** 2
         if self.solver.whole_hessian:
             numbers += tuning.HESSIANS_OF_A_MODEL * (d * K) ** 2
-        return max(1, max(tuning.BATCH_BYTES, self.design.n_bytes) // (8 * numbers))
+        n_bytes = max(tuning.BATCH_BYTES, self.design.n_bytes // self.design.n_processes)
+        return max(1, n_bytes // (8 * numbers))
 
     def _go_alone(self) -> bool:
         """Whether models with an L1 norm are so small that they are solved faster one by one, in NumPy.

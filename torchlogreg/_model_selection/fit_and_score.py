@@ -13,16 +13,17 @@ from torchlogreg._data.array_api import Space, numpy_of
 from torchlogreg._data.finite import explained
 from torchlogreg._data.prediction import prediction_design
 from torchlogreg._data.targets import class_weighted, class_weights
-from torchlogreg._data.training_data import TrainingData, design_of, placed, training_data
+from torchlogreg._data.training_data import TrainingData, placed, training_data
 from torchlogreg._estimators.attributes import model_attributes, storage_rounding
 from torchlogreg._estimators.problem import fit_access
 from torchlogreg._model_selection.batched_fits import BatchedFits, Method, Results, Weights
 from torchlogreg._model_selection.paths import Candidates
+from torchlogreg._model_selection.rows import Rows, logits_of
 from torchlogreg._monitoring.callback_context import FitCall
 from torchlogreg._objective.losses import Loss, loss_of
 from torchlogreg._objective.penalties import strengths
 from torchlogreg._runtime.out_of_memory import attempts, translated, with_room
-from torchlogreg._runtime.threads import caller_settings, fit_arithmetic, mapped, package_settings, plain_arithmetic
+from torchlogreg._runtime.threads import caller_settings, fit_arithmetic, package_settings
 from torchlogreg._runtime.warn import warn
 
 BATCHED = {"C", "class_weight", "fit_intercept", "l1_ratio"}  # parameters in which the models of a batch may differ
@@ -41,12 +42,16 @@ class Fitted(NamedTuple):
     """The models of a grid."""
 
     estimator: Any  # the prototype that was fitted
-    data: TrainingData
+    rows: Rows
     candidates: list[dict[str, Any]]  # Q dicts of parameters in BATCHED
     groups: list[Group]
     on_all: Results  # (Q), of all groups
     on_folds: Results | None  # (F Q), fold by fold
     seconds: float
+
+    @property
+    def data(self) -> TrainingData:
+        return self.rows.data
 
     @property
     def loss(self) -> Loss:
@@ -93,9 +98,13 @@ class Fitted(NamedTuple):
         return out
 
     def held_out(self, index: np.ndarray, fold: int | None = None) -> torch.Tensor:
-        """Logits (m, Q, K) of some rows of the data."""
-        with package_settings():
-            return self._logits(self.found(fold).W, design_of(self.data, self.loss, index, intercept=self.intercept))
+        """Logits (m, Q, K) of some rows of the data, which are here."""
+        return self.rows.logits(self.found(fold).W, self.loss, index, intercept=self.intercept)
+
+    def mean_scores(self, name: str, index: np.ndarray, fold: int | None, weight: Any) -> np.ndarray:
+        """Scores (Q,) by a name that is known, of the models of a fold on some rows of the data."""
+        W = self.found(fold).W
+        return self.rows.mean_scores(name, W, self.loss, index, weight, intercept=self.intercept)
 
     def logits(self, X) -> torch.Tensor:
         """Logits (m, Q, K) of any rows X, by the models on all rows."""
@@ -103,15 +112,7 @@ class Fitted(NamedTuple):
         if not self.intercept:
             W = torch.cat([W, torch.zeros_like(W[:, :1])], dim=1)
         with package_settings():
-            return self._logits(W, prediction_design(self.model(0), X, self.data.X.dtype))
-
-    def _logits(self, W: torch.Tensor, design: Any) -> torch.Tensor:
-        def work():
-            blocks = design.blocks(W.shape[0] * W.shape[2])
-            return torch.cat([*mapped(lambda block: block.matvec(W), blocks, design.compute.device)])
-
-        with torch.inference_mode(), plain_arithmetic(design.X):
-            return with_room(work)
+            return logits_of(W, prediction_design(self.model(0), X, self.data.X.dtype))
 
     def model(self, q: int, fold: int | None = None) -> Any:
         """Candidate q as a fitted estimator.
@@ -176,6 +177,16 @@ def placed_for(estimator: Any, data: TrainingData, n_models: int) -> TrainingDat
         return placed(estimator, data, fit_access(estimator, n_models))
 
 
+def n_folds(cv: Any) -> int:
+    """How many folds a splitter makes, as far as it says so without data."""
+    if isinstance(cv, int):
+        return cv
+    try:
+        return cv.get_n_splits() if hasattr(cv, "get_n_splits") else len(cv)
+    except (TypeError, ValueError):
+        return 5  # scikit-learn's own number
+
+
 def as_splits(splits: Iterable, n: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Pairs of training and test indices below n, from indices or masks of a splitter or a user."""
     rows = np.arange(n)
@@ -189,7 +200,7 @@ def as_splits(splits: Iterable, n: int) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def fit_all(
     estimator: Any,
-    data: TrainingData,
+    rows: Rows,
     candidates: list[dict[str, Any]],
     trains: Sequence[np.ndarray],
     on_leave: Callable[[int], None] = lambda _: None,
@@ -198,7 +209,7 @@ def fit_all(
 
     `on_leave` is told how many models are done each time that some are.
     """
-    start = time.perf_counter()
+    start, data = time.perf_counter(), rows.data
     common = estimator.get_params(deep=False)
     settings, told = [{**common, **candidate} for candidate in candidates], _Told(on_leave)
     with torch.inference_mode(False), torch.no_grad(), explained(data.X):
@@ -207,12 +218,12 @@ def fit_all(
                 told.n_models = 0
                 method, groups = Method(common, storage_rounding(data), told), []
                 for index in _by_smoothness(settings):
-                    fits = _batched_fits(data, settings, index, trains, method)
+                    fits = _batched_fits(rows, settings, index, trains, method)
                     on_all = fits.on_all(loosely=bool(trains))
                     groups.append(Group(index, fits, on_all, fits.on_folds(on_all) if trains else None))
     on_all = _merged([(group.index, group.on_all) for group in groups])
     on_folds = _merged([(group.index, group.on_folds) for group in groups]) if trains else None
-    return Fitted(estimator, data, candidates, groups, on_all, on_folds, time.perf_counter() - start)
+    return Fitted(estimator, rows, candidates, groups, on_all, on_folds, time.perf_counter() - start)
 
 
 def _by_smoothness(settings: list[dict[str, Any]]) -> list[list[int]]:
@@ -256,15 +267,15 @@ class _Told:
 
 
 def _batched_fits(
-    data: TrainingData,
+    rows: Rows,
     settings: list[dict[str, Any]],
     index: list[int],
     trains: Sequence[np.ndarray],
     method: Method,
 ) -> BatchedFits:
     """The models of the settings at an index, on all rows and on the folds, before they are solved."""
-    loss = loss_of(len(data.classes))
-    design = design_of(data, loss, intercept=any(s["fit_intercept"] for s in settings))
+    loss = loss_of(len(rows.data.classes))
+    design = rows.design(loss, intercept=any(s["fit_intercept"] for s in settings))
     accumulation, settings = design.accumulation, [settings[q] for q in index]
     kinds, weighting = _distinct([s["class_weight"] for s in settings])
     l1, l2 = torch.tensor(
@@ -276,7 +287,7 @@ def _batched_fits(
         has_intercept=torch.tensor([bool(s["fit_intercept"]) for s in settings], device=accumulation.device),
         weighting=torch.tensor(weighting, device=accumulation.device),
     )
-    return BatchedFits(design, loss, weights_of(data, kinds, trains), values, method)
+    return BatchedFits(design, loss, weights_of(rows.data, kinds, trains), values, method)
 
 
 def weights_of(data: TrainingData, kinds: list, trains: Sequence[np.ndarray]) -> Weights:

@@ -6,10 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from copy import deepcopy
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 from sklearn import config_context, get_config
 from sklearn.base import clone
@@ -22,10 +21,9 @@ from torchlogreg._data.targets import known
 from torchlogreg._data.training_data import STREAMED
 from torchlogreg._data.validation import is_no_table, is_stream
 from torchlogreg._estimators.base import LinearClassifier
-from torchlogreg._estimators.logistic import TorchLogisticRegression, TorchSoftmaxClassifier
 from torchlogreg._estimators.predictor import LinearPredictor
+from torchlogreg._model_selection.batches import Batch, NotBatched, batches_of, clone_of, last_step
 from torchlogreg._model_selection.fit_and_score import (
-    BATCHED,
     Fitted,
     as_splits,
     fit_all,
@@ -33,7 +31,10 @@ from torchlogreg._model_selection.fit_and_score import (
     unweighted_data,
     warn_unless_converged,
 )
-from torchlogreg._model_selection.scoring import CachedPredictor, score_by_name
+from torchlogreg._model_selection.rows import Rows
+from torchlogreg._model_selection.scoring import CachedPredictor, mean_scores, score_by_name
+from torchlogreg._model_selection.shared_search import SharedSearch
+from torchlogreg._runtime.ranks import collective, current_ranks
 from torchlogreg._runtime.sklearn_private import (
     MultimetricScorer,
     check_method_params,
@@ -41,11 +42,6 @@ from torchlogreg._runtime.sklearn_private import (
     is_of_answers,
     score_with,
 )
-from torchlogreg._solvers import is_stochastic, takes_kinks
-
-
-class _NotBatched(Exception):
-    """This search is left to scikit-learn."""
 
 
 class TorchGridSearchCV(GridSearchCV):
@@ -83,6 +79,7 @@ class TorchGridSearchCV(GridSearchCV):
     {'torchlogisticregression__C': 1}
     """
 
+    @collective
     @fit_context(prefer_skip_nested_validation=False)
     def fit(self, X: Any, y: ArrayLike | None = None, **params: Any) -> Self:
         """Search over all candidates, and refit the best one.
@@ -110,12 +107,15 @@ class TorchGridSearchCV(GridSearchCV):
             If X is a stream of blocks.
         """
         _refuse_streams(self.estimator, X, y)
-        if y is not None and isinstance(_last(self.estimator), LinearClassifier):
+        if y is not None and isinstance(last_step(self.estimator), LinearClassifier):
             known(y)  # scikit-learn, which would look at them next, says of missing labels that '<' is not supported
             if not get_config()["array_api_dispatch"]:  # without it scikit-learn knows arrays of the host alone
                 y, params = numpy_of(y), numpy_values(params)
+        if current_ranks().size > 1:
+            shared = SharedSearch(self, X, y, params)
+            return self._finished(shared, shared.evaluate())
         search, evaluations, cv = None, None, self.cv
-        with suppress(_NotBatched, ValueError, TypeError):  # scikit-learn reports what is invalid
+        with suppress(NotBatched, ValueError, TypeError):  # scikit-learn reports what is invalid
             search = _Search(self, X, y, params)
             evaluations = search.evaluate()
         if search is None or evaluations is None:
@@ -125,12 +125,11 @@ class TorchGridSearchCV(GridSearchCV):
                 return super().fit(X, y, **params)
             finally:
                 self.cv = cv
-        warn_unless_converged(search.n_unconverged, search.n_fitted, search.batches[0].estimator)
-        self._finish(search, evaluations)
-        return self
+        return self._finished(search, evaluations)
 
-    def _finish(self, search: _Search, evaluations: list[dict[str, Any]]) -> None:
+    def _finished(self, search: _Search | SharedSearch, evaluations: list[dict[str, Any]]) -> Self:
         """What follows the evaluation of the candidates: results, callbacks, the best candidate and its refit."""
+        warn_unless_converged(search.n_unconverged, search.n_fitted, search.batches[0].estimator)
         X, y, routed = search.X, search.y, search.routed
         weight = search.params.get("sample_weight")
         arguments = {"estimator": self, "X": X, "y": y}
@@ -144,8 +143,8 @@ class TorchGridSearchCV(GridSearchCV):
             task.call_on_fit_task_begin(**arguments)
             task.call_on_fit_task_end(**arguments)
         context.call_on_fit_task_end(estimator=self)
-        results = self._format_results(search.candidates, len(search.splits), evaluations)
-        self._checked_cv_orig, self.n_splits_ = search.cv, len(search.splits)
+        results = self._format_results(search.candidates, search.n_splits, evaluations)
+        self._checked_cv_orig, self.n_splits_ = search.cv, search.n_splits
         self.multimetric_ = isinstance(evaluations[0]["test_scores"], dict)
         metric = search.refit_metric
         if callable(self.scoring) and self.multimetric_:
@@ -172,95 +171,25 @@ class TorchGridSearchCV(GridSearchCV):
         self.cv_results_ = results
         self.device_reason_ = "; ".join(search.device_reasons.values())
         root.call_on_fit_task_end(**arguments)
-
-
-def clone_of(params: dict[str, Any]) -> dict[str, Any]:
-    """Parameters by name, with copies of the estimators among them."""
-    return {name: clone(value, safe=False) for name, value in params.items()}
+        return self
 
 
 def _refuse_streams(estimator: Any, X, y) -> None:
     """Raise for a stream that an estimator of ours would get: the blocks of a list would be taken for rows."""
     piped = isinstance(estimator, Pipeline)  # whose transformers may take any X
-    ours = isinstance(_last(estimator), LinearPredictor)
+    ours = isinstance(last_step(estimator), LinearPredictor)
     if ours and (is_stream(X) if y is None else not piped and is_no_table(X)):
         raise ValueError(STREAMED)
 
 
-class _Batch(NamedTuple):
-    """Candidates that are solved together."""
-
-    head: dict[str, Any] | None  # the candidates' parameters of the steps before the estimator; None without a pipeline
-    full: Any  # the first candidate
-    estimator: LinearClassifier  # its last step, or itself
-    members: list[tuple[int, dict[str, Any]]]  # (index of the candidate, its parameters in BATCHED)
-
-
-def _last(estimator: Any) -> Any:
-    """The last step of a pipeline, or the estimator itself."""
-    return estimator.steps[-1][1] if isinstance(estimator, Pipeline) and estimator.steps else estimator
-
-
-def _batches(estimator: Any, candidates: list[dict[str, Any]]) -> list[_Batch]:
-    """The candidates as batches."""
-    batches = []
-    for i, candidate in enumerate(candidates):
-        full: Any = clone(estimator)
-        full.set_params(**clone_of(candidate))
-        piped = isinstance(full, Pipeline)
-        name, last = full.steps[-1] if piped else ("", full)
-        _check_batchable(full, last)
-        head = {k: v for k, v in candidate.items() if k.split("__")[0] != name} if piped else None
-        parameters = last.get_params(deep=False)
-        own = {k: parameters.pop(k) for k in BATCHED}
-        for batch in batches:
-            others = batch.estimator.get_params(deep=False)
-            if _same(head, batch.head) and _same(parameters, {k: v for k, v in others.items() if k not in BATCHED}):
-                batch.members.append((i, own))
-                break
-        else:
-            batches.append(_Batch(head, full, last, [(i, own)]))
-    return batches
-
-
-def _check_batchable(full: Any, last: Any) -> None:
-    """Raise unless `full` ends in an estimator of ours, `last`, that can be in a batch, with valid parameters."""
-    if type(last) not in (TorchLogisticRegression, TorchSoftmaxClassifier):
-        raise _NotBatched
-    if last.penalty_weights is not None or last.coef_bounds is not None:
-        raise _NotBatched
-    steps = [last]
-    if full is not last:
-        steps = [full, *(step for _, step in full.steps)]
-        if len(full.steps) == 1 or full.transform_input:
-            raise _NotBatched
-    if any(hasattr(step, "_skl_callbacks") for step in steps):
-        raise _NotBatched
-    last._validate_params()
-    if is_stochastic(last.solver) or (last.l1_ratio != 0 and not takes_kinks(last.solver)):
-        raise _NotBatched
-
-
-def _same(a: dict | None, b: dict | None) -> bool:
-    """Whether two sets of parameters are the same."""
-    if a is None or b is None or a.keys() != b.keys():
-        return a is b
-    return all(same_value(a[k], b[k]) for k in a)
-
-
-def same_value(a: Any, b: Any) -> bool:
-    """Whether two values of a parameter are the same; those that cannot be compared count as different."""
-    return a is b or (type(a) is type(b) and (np.isscalar(a) or isinstance(a, torch.device)) and a == b)
-
-
-def _weight_alone(fit_params: dict[str, Any], batches: list[_Batch]) -> Any:
+def _weight_alone(fit_params: dict[str, Any], batches: list[Batch]) -> Any:
     """The weights of the rows if `fit_params` holds nothing else."""
     names = {f"{b.full.steps[-1][0]}__sample_weight" if b.head is not None else "sample_weight" for b in batches}
     if set(fit_params) - names or len(names) > 1:
-        raise _NotBatched
+        raise NotBatched
     weight = fit_params.get(*names)
     if weight is not None and np.ndim(weight) != 1:
-        raise _NotBatched
+        raise NotBatched
     return weight
 
 
@@ -278,9 +207,9 @@ class _Search:
         self.device_reasons: dict[str, str] = {}  # by device, the first one each
         # 1. which candidates go together
         if y is None:
-            raise _NotBatched
+            raise NotBatched
         self.candidates = list(ParameterGrid(search.param_grid))
-        self.batches = _batches(search.estimator, self.candidates)
+        self.batches = batches_of(search.estimator, self.candidates)
         # 2. on which rows; the splitter is copied, for scikit-learn may need it, with its random state, afterwards
         scorers, self.refit_metric = search._get_scorers()
         self.scorers: Any = scorers
@@ -305,13 +234,17 @@ class _Search:
         each = self.scorers._scorers.values() if isinstance(self.scorers, MultimetricScorer) else [self.scorers]
         self.opaque = search.scoring is not None and not all(map(is_of_answers, each))
         if self.opaque and Space.of(self.X).xp is not None:
-            raise _NotBatched  # models of a batch have NumPy's attributes
+            raise NotBatched  # models of a batch have NumPy's attributes
+
+    @property
+    def n_splits(self) -> int:
+        return len(self.splits)
 
     def evaluate(self) -> list[dict[str, Any]]:
         """A dict for each candidate and fold, the folds of a candidate together, as `_format_results` takes them."""
         n_folds = len(self.splits)
         if not n_folds or any(_lacks_a_class(self.codes, train) for train, _ in self.splits):
-            raise _NotBatched
+            raise NotBatched
         if self.search.verbose > 0:
             n_fits = len(self.candidates) * n_folds
             print(f"Fitting {n_folds} folds for each of {len(self.candidates)} candidates, totalling {n_fits} fits")
@@ -323,7 +256,7 @@ class _Search:
                     out[i * n_folds + f] = evaluation
         return out
 
-    def _folds_at_once(self, batch: _Batch) -> Iterator[list[dict[str, Any]]]:
+    def _folds_at_once(self, batch: Batch) -> Iterator[list[dict[str, Any]]]:
         """Evaluations on each fold: all folds and candidates are one batch over the same rows."""
         fitted = self._fitted(batch, self.X, self.labels, self.weight, [train for train, _ in self.splits])
         for f, split in enumerate(self.splits):
@@ -335,7 +268,7 @@ class _Search:
 
             yield self._evaluations(scores, split, fitted.seconds / fitted.n_models, start)
 
-    def _folds_in_turn(self, batch: _Batch) -> Iterator[list[dict[str, Any]]]:
+    def _folds_in_turn(self, batch: Batch) -> Iterator[list[dict[str, Any]]]:
         """Evaluations on each fold, whose rows the transformers make."""
         for split in self.splits:
             start = time.perf_counter()
@@ -356,12 +289,12 @@ class _Search:
 
             yield self._evaluations(scores, split, seconds, start)
 
-    def _fitted(self, batch: _Batch, X, y, weight, trains: list[np.ndarray]) -> Fitted:
+    def _fitted(self, batch: Batch, X, y, weight, trains: list[np.ndarray]) -> Fitted:
         """The models of a batch."""
         n_models = len(batch.members) * (1 + len(trains))
         data = placed_for(batch.estimator, unweighted_data(batch.estimator, X, y, weight), n_models)
         self.device_reasons.setdefault(str(data.X.device), data.device_reason)
-        fitted = fit_all(batch.estimator, data, [own for _, own in batch.members], trains)
+        fitted = fit_all(batch.estimator, Rows(data), [own for _, own in batch.members], trains)
         self.n_unconverged += fitted.n_unconverged()
         self.n_fitted += len(batch.members) * max(1, len(trains))
         return fitted
@@ -382,7 +315,7 @@ class _Search:
         """Scores of a fold's models on the rows at `index`, which are X with logits eta; `wrap` completes a model."""
         params = check_method_params(self.X, params=self.routed.scorer.score, indices=index)
         if self.by_name:
-            return self.by_name(fitted.loss, eta, self.codes[index], params.get("sample_weight")).tolist()
+            return mean_scores(self.by_name, fitted.loss, eta, self.codes[index], params.get("sample_weight")).tolist()
         y, out = _safe_indexing(self.labels, index), []
         error_score: Any = self.search.error_score
         with config_context(array_api_dispatch=False):

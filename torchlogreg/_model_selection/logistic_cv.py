@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from copy import copy
+from functools import partial
 from numbers import Integral
 from typing import Any, Literal, Self
 
@@ -27,18 +28,22 @@ from torchlogreg._estimators.keywords import suggesting
 from torchlogreg._estimators.logistic import TorchLogisticRegression, TorchSoftmaxClassifier
 from torchlogreg._estimators.predictor import LinearPredictor
 from torchlogreg._estimators.problem import check_combination
+from torchlogreg._estimators.shards import refuse_local_callers
 from torchlogreg._model_selection.fit_and_score import (
     Fitted,
     Progress,
     as_splits,
     fit_all,
+    n_folds,
     placed_for,
     unweighted_data,
     warn_unless_converged,
 )
-from torchlogreg._model_selection.penalty_grid import PenaltyGrid, checked_ratios, penalty_grid
-from torchlogreg._model_selection.scoring import CachedPredictor, score_by_name
+from torchlogreg._model_selection.penalty_grid import PenaltyGrid, checked_Cs, checked_ratios, penalty_grid
+from torchlogreg._model_selection.rows import Rows
+from torchlogreg._model_selection.scoring import CachedPredictor, refuse_local_scores, score_by_name
 from torchlogreg._monitoring.callback_context import FitCall
+from torchlogreg._runtime.ranks import Lead, collective, current_ranks
 from torchlogreg._runtime.sklearn_private import (
     Interval,
     StrOptions,
@@ -107,6 +112,7 @@ class _LinearClassifierCV(LinearPredictor):
         self.verbose = verbose
         self.device = device
 
+    @collective
     @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: ArrayLike | None = None, sample_weight: ArrayLike | None = None, **params: Any) -> Self:
         """Fit a model for each value of C and of l1_ratio on each fold, and on all rows at the best ones.
@@ -148,25 +154,44 @@ class _LinearClassifierCV(LinearPredictor):
         l1_ratio = float(checked_ratios(self.l1_ratios).max())
         plain = self._single(l1_ratio=l1_ratio, **{name: getattr(self, name) for name in ("solver", *PLAIN)})
         check_combination(plain)
-        data = unweighted_data(plain, X, y, sample_weight)
-        grid = penalty_grid(self.Cs, self.l1_ratios, plain, data)
-        labels, weight = numpy_of(y), numpy_of(sample_weight)
-        splits, score_params = self._splits(X, labels, data, weight, params)
+        refuse_local_callers()
+        data, ranks = unweighted_data(plain, X, y, sample_weight), current_ranks()
+        n_Cs = int(self.Cs) if isinstance(self.Cs, Integral) else len(checked_Cs(self.Cs))
+        n_candidates = n_Cs * len(checked_ratios(self.l1_ratios))
+        data = placed_for(plain, data, n_candidates * (1 + n_folds(self.cv)) + self.refit)
+        arguments = X, numpy_of(y), numpy_of(sample_weight), params
+        calls: list[FitCall] = []
+
+        def end():
+            for call in calls:
+                call.end()
+
+        attributes = ranks.led(partial(self._fitted, plain, data, arguments, calls), partial(Rows.shared, data))
+        replace_attributes(self, attributes, stale=OF_THE_LAST_FIT, then=partial(ranks.exchanged, end, is_last=True))
+        return self
+
+    def _fitted(self, plain, data: TrainingData, arguments: tuple, calls: list, lead: Lead | None) -> dict[str, Any]:
+        """The attributes after the fit; the call that callbacks know of is added to `calls`."""
+        X, labels, sample_weight, params = arguments
+        rows = Rows.of(data, lead)
+        if lead is not None:
+            refuse_local_scores(self.scoring or "accuracy", params)
+            X, labels, sample_weight = rows.for_splitters, rows.labels, rows.data.sample_weight
+        grid = penalty_grid(self.Cs, self.l1_ratios, plain, rows)
+        splits, score_params = self._splits(X, labels, rows.data, sample_weight, params)
         candidates = grid.candidates
         n_models = (len(splits) + 1) * len(candidates) + self.refit
-        data = placed_for(plain, data, n_models)
         call = FitCall.begin(self, X, labels, sample_weight, max_subtasks=n_models)
+        calls.append(call)
         progress = Progress(call, n_models, self.verbose)
-        fitted = fit_all(plain, data, candidates, [train for train, _ in splits], progress.advance)
+        fitted = fit_all(plain, rows, candidates, [train for train, _ in splits], progress.advance)
         scores, seconds = np.empty((len(splits), len(candidates))), np.empty(len(splits))
         for f, (_, test) in enumerate(splits):
             start = time.perf_counter()
             scores[f] = self._scores(fitted, f, X, labels, test, score_params)
             seconds[f] = (time.perf_counter() - start) / len(candidates)
         attributes = self._path_attributes(fitted, grid, scores, seconds)
-        attributes |= self._chosen_attributes(fitted, grid, scores)
-        replace_attributes(self, attributes, stale=OF_THE_LAST_FIT, then=call.end)
-        return self
+        return attributes | self._chosen_attributes(fitted, grid, scores)
 
     def _path_attributes(self, fitted: Fitted, grid: PenaltyGrid, scores, seconds) -> dict[str, Any]:
         """The attributes that concern all models, whose `scores` are (F, Q)."""
@@ -278,12 +303,11 @@ class _LinearClassifierCV(LinearPredictor):
 
     def _scores(self, fitted: Fitted, f: int, X, y, test: np.ndarray, params: dict) -> np.ndarray:
         """Scores (Q,) of the models of fold f on the rows at `test`."""
-        eta, codes = fitted.held_out(test, f), fitted.data.codes
-        assert codes is not None
         params = check_method_params(X, params=params, indices=test)
         score = score_by_name(self.scoring or "accuracy", params)
         if score is not None:
-            return score(fitted.loss, eta, codes[test], params.get("sample_weight"))
+            return fitted.mean_scores(score, test, f, params.get("sample_weight"))
+        eta = fitted.held_out(test, f)
         (X,) = indexable(X)  # COO is not, as it comes
         X, y = _safe_indexing(X, test), _safe_indexing(y, test)
         scorer = with_labels(get_scorer(self.scoring or "accuracy"), fitted.data.classes)

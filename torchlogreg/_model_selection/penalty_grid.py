@@ -9,10 +9,10 @@ from numpy.typing import ArrayLike
 
 from torchlogreg._data.array_api import numpy_of
 from torchlogreg._data.finite import explained
-from torchlogreg._data.training_data import TrainingData, design_of
 from torchlogreg._estimators.logistic import TorchSoftmaxClassifier
 from torchlogreg._model_selection import tuning
 from torchlogreg._model_selection.fit_and_score import unweighted_data, weights_of
+from torchlogreg._model_selection.rows import Rows
 from torchlogreg._objective.losses import loss_of
 from torchlogreg._objective.objective import Objective
 from torchlogreg._objective.penalties import ElasticNet, strengths
@@ -44,7 +44,7 @@ class PenaltyGrid(NamedTuple):
         return float(np.mean(self.Cs[c])), float(np.mean(self.l1_ratios[r]))
 
 
-def penalty_grid(Cs: Any, l1_ratios: Any, estimator: Any, data: TrainingData) -> PenaltyGrid:
+def penalty_grid(Cs: Any, l1_ratios: Any, estimator: Any, rows: Rows) -> PenaltyGrid:
     """The grid that the parameters `Cs` and `l1_ratios` of a cross-validation stand for."""
     ratios = checked_ratios(l1_ratios)
     if not isinstance(Cs, Integral):
@@ -52,11 +52,10 @@ def penalty_grid(Cs: Any, l1_ratios: Any, estimator: Any, data: TrainingData) ->
     smallest = 0.0
     if (ratios > 0).all():
         l1_ratio, intercept = float(ratios.min()), estimator.fit_intercept
-        smallest = _smallest(data, l1_ratio, intercept=intercept, class_weight=estimator.class_weight)
+        smallest = _smallest(rows, l1_ratio, intercept=intercept, class_weight=estimator.class_weight)
     if not 0.0 < smallest < np.inf:
         return PenaltyGrid(np.logspace(-4, 4, int(Cs)), ratios)
-    n, p = data.X.shape
-    decades = tuning.DECADES_OF_C if n > p else tuning.DECADES_OF_C_WIDE
+    decades = tuning.DECADES_OF_C if len(rows) > rows.data.X.shape[1] else tuning.DECADES_OF_C_WIDE
     return PenaltyGrid(smallest * np.logspace(0, decades, int(Cs)), ratios)
 
 
@@ -141,17 +140,17 @@ def smallest_useful_C(
     if l1_ratio == 0:
         raise ValueError("l1_ratio=0 has no such C: without an L1 norm no coefficient is exactly zero.")
     data = unweighted_data(estimator, X, y, sample_weight)
-    return _smallest(data, l1_ratio, intercept=fit_intercept, class_weight=class_weight)
+    return _smallest(Rows(data), l1_ratio, intercept=fit_intercept, class_weight=class_weight)
 
 
-def _smallest(data: TrainingData, l1_ratio: float, *, intercept: bool, class_weight: Any) -> float:
+def _smallest(rows: Rows, l1_ratio: float, *, intercept: bool, class_weight: Any) -> float:
     """See `smallest_useful_C`: all coefficients are zero where no derivative there exceeds the strength of its kink."""
-    loss = loss_of(len(data.classes))
+    data, loss = rows.data, loss_of(len(rows.data.classes))
 
     def work():
-        design: Any = design_of(data, loss, intercept=intercept)
+        design: Any = rows.design(loss, intercept=intercept)
         columns, mass = weights_of(data, [class_weight], [])
-        design = design.reweighted(columns[0].T.to(design.sample_weights))
+        design = design.reweighted(columns[0].T)
         penalty = ElasticNet.of(
             strengths(1.0, l1_ratio), design.n_features, intercept=intercept, accumulation=design.accumulation
         )

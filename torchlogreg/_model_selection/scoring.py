@@ -14,8 +14,8 @@ from torchlogreg._monitoring.monitors import summable
 from torchlogreg._objective.losses import Loss, loss_of
 from torchlogreg._runtime.threads import package_settings
 
-# From a loss, logits (m, Q, K), class codes (m,) and weights to scores (Q,).
-LogitScore = Callable[[Loss, torch.Tensor, np.ndarray, Any], np.ndarray]
+# From a loss, logits (m, Q, K) and class codes (m,) to what each row adds to the scores, (m, Q).
+RowScore = Callable[[Loss, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class CachedPredictor(LogitClassifier, BaseEstimator):
@@ -40,38 +40,59 @@ class CachedPredictor(LogitClassifier, BaseEstimator):
         return self.model.__sklearn_tags__()
 
 
-@package_settings()
-def neg_log_loss(loss: Loss, eta: torch.Tensor, codes: np.ndarray, weight: Any) -> np.ndarray:
-    """`sklearn.metrics.log_loss`, negative, for each of Q models: (Q,)."""
+def neg_log_loss(loss: Loss, eta: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    """What each row adds to `sklearn.metrics.log_loss`, negative, for each of Q models: (m, Q)."""
     log_proba = loss.log_proba(eta)
-    index = torch.from_numpy(codes).to(eta.device)[:, None, None].expand(-1, eta.shape[1], 1)
-    own = log_proba.gather(2, index)[..., 0]
+    own = log_proba.gather(2, codes[:, None, None].expand(-1, eta.shape[1], 1))[..., 0]
     eps = torch.finfo(own.dtype).eps
-    return _averaged(own.clamp(min=np.log(eps), max=np.log1p(-eps)), weight)
+    return own.clamp(min=np.log(eps), max=np.log1p(-eps))
+
+
+def accuracy(loss: Loss, eta: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    """What each row adds to `sklearn.metrics.accuracy_score`, for each of Q models: (m, Q)."""
+    return loss.choice(eta) == codes[:, None]
+
+
+# Scores that are means over the rows, computed from the logits of all models at once, in a fraction of the time of
+# scikit-learn's.
+FROM_LOGITS: dict[str, RowScore] = {"neg_log_loss": neg_log_loss, "accuracy": accuracy}
 
 
 @package_settings()
-def accuracy(loss: Loss, eta: torch.Tensor, codes: np.ndarray, weight: Any) -> np.ndarray:
-    """`sklearn.metrics.accuracy_score` for each of Q models: (Q,)."""
-    return _averaged(loss.choice(eta) == torch.from_numpy(codes).to(eta.device)[:, None], weight)
-
-
-# Scores that are computed from the logits of all models at once, in a fraction of the time of scikit-learn's.
-FROM_LOGITS: dict[str, LogitScore] = {"neg_log_loss": neg_log_loss, "accuracy": accuracy}
-
-
-def score_by_name(scoring: Any, params: dict[str, Any]) -> LogitScore | None:
-    """The function in FROM_LOGITS of that name, if there is one and it takes these parameters."""
-    if isinstance(scoring, str) and set(params) <= {"sample_weight"}:
-        return FROM_LOGITS.get(scoring)
-    return None
-
-
-def _averaged(values: torch.Tensor, weight: Any) -> np.ndarray:
-    """Means of (m, Q) over the rows, in float64."""
+def score_sums(name: str, loss: Loss, eta: torch.Tensor, codes: np.ndarray, weight: Any) -> list[torch.Tensor]:
+    """The sums (Q,) over the rows of a score in FROM_LOGITS, and those of the weights, which the means are made of."""
+    values = FROM_LOGITS[name](loss, eta, torch.from_numpy(codes).to(eta.device))
     values = Placement.beside(values.device).take(values)
     if weight is None:
-        return values.mean(dim=0).numpy(force=True)
+        return [values.sum(dim=0), values.new_tensor(float(len(values)))]
     weight = torch.from_numpy(np.array(numpy_of(weight), dtype=np.float64)).to(values)
-    weight = summable(weight)
-    return ((weight @ values) / weight.sum()).numpy(force=True)
+    return [weight @ values, weight.sum()]
+
+
+def mean_scores(name: str, loss: Loss, eta: torch.Tensor, codes: np.ndarray, weight: Any) -> np.ndarray:
+    """A score in FROM_LOGITS of each of Q models, (Q,)."""
+    total, mass = score_sums(name, loss, eta, codes, balanced(weight))
+    return (total / mass).numpy(force=True)
+
+
+def balanced(weight: Any) -> Any:
+    """Weights (m,) whose sum does not overflow, or None."""
+    if weight is None:
+        return None
+    return summable(torch.from_numpy(np.array(numpy_of(weight), dtype=np.float64))).numpy()
+
+
+def refuse_local_scores(scoring: Any, params: dict[str, Any]) -> None:
+    """Raise unless a score is a sum over rows that may be in several processes."""
+    if score_by_name(scoring, params) is None:
+        raise NotImplementedError(
+            f"Within shared_rows, scores are sums over the rows of all processes: scoring={scoring!r} with "
+            f"{sorted(params) or 'no metadata'} is not among them. Choose {' or '.join(map(repr, FROM_LOGITS))}, with "
+            "no metadata but sample_weight."
+        )
+
+
+def score_by_name(scoring: Any, params: dict[str, Any]) -> str | None:
+    """The name of a score in FROM_LOGITS, if it is that and takes these parameters."""
+    is_known = isinstance(scoring, str) and set(params) <= {"sample_weight"} and scoring in FROM_LOGITS
+    return scoring if is_known else None

@@ -33,6 +33,7 @@ from torchlogreg._runtime.sklearn_private import feature_names
 from torchlogreg._runtime.threads import mapped
 from torchlogreg._runtime.warn import warn
 
+WEIGHTLESS_VALIDATION = "class_weight leaves no row of X_val; at least one weight must be positive."
 # Logits (m, 1, K) of some rows, their labels, and their weights and sample weights (m,) on the host.
 Piece = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]
 
@@ -46,6 +47,9 @@ def validation_data(estimator, data: TrainingData, X, y, sample_weight) -> Valid
         raise ValueError(f"Validation data needs both X_val and y_val: {' and '.join(missing)} must be given.")
     if is_no_table(X):
         raise ValueError("X_val must be a table, an array or a tensor; a stream cannot be validation data.")
+    is_part = data.of_all is not None and data.of_all.n_ranks > 1  # other processes may have more of them
+    if is_part and 0 in (X.shape[:1] if hasattr(X, "shape") else (len(X),)):
+        return None
     stand_in = copy.copy(estimator)
     vars(stand_in).pop("feature_names_in_", None)
     vars(stand_in).update(data.schema)
@@ -64,12 +68,12 @@ def validation_data(estimator, data: TrainingData, X, y, sample_weight) -> Valid
         raise ValueError(f"X_val has {n} rows and y_val {len(labels)} labels: pass one label for each row.")
     present, index = encoded(labels)
     codes = codes_among(data.classes, present, "y_val")[index]
-    weight = checked_weights(sample_weight, n, name="sample_weight_val")
+    weight = checked_weights(sample_weight, n, all_zero=is_part, name="sample_weight_val")
     own = None if sample_weight is None else weight
     if data.factor is not None:
         weight = class_weighted(weight, data.factor, codes)
-        if not weight.any():
-            raise ValueError("class_weight leaves no row of X_val; at least one weight must be positive.")
+        if not (weight.any() or is_part):
+            raise ValueError(WEIGHTLESS_VALIDATION)
     source = (lambda: parts) if small else partial(_checked_parts, stand_in, X, data.torch_dtype)
     tensors: Any = as_tensors(codes, weight, own)
     return Validation(source, loss_of(len(data.classes)), *tensors, dtype=data.torch_dtype)

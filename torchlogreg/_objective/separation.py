@@ -9,8 +9,8 @@ positive; others join them as long as it makes them negative. On 2000 rows of 20
 and 5 by a linear program (Konis 2007).
 """
 
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable, Iterator
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,36 +47,42 @@ def is_separated(objective, W):
     intercept = len(is_free) > p and bool(is_free[p])  # a grid has penalties that hold intercepts at zero
     if wide:
         table = _in_span(objective, W, intercept)
-        return bool(_search(lambda: [table], n_unknowns))
+        return bool(_search(Known([table]), n_unknowns))
     size = max(tuning.SMALLEST_SEPARATION_SAMPLE, tuning.SAMPLE_ROWS_PER_UNKNOWN * n_unknowns)
     all_of_them = objective.design.in_memory and n <= size
-    sample = (objective.design if all_of_them else _sample(objective.design, size)).in_float64()
+    design = objective.design
+    sample = (design.as_sample(spread=False) if all_of_them else _sample(design, size)).in_float64()
     objective.passes.n_visited += sample.shape[0]
     X = _numbers(sample, p)
     frame = Frame.of(X, intercept)
     few = Table.of(sample, objective.loss, W, frame, X)
-    found = _search(lambda: [few], n_unknowns)
+    found = _search(Known([few]), n_unknowns)
     if all_of_them or (found is False and few.determines_all):
         return bool(found)
-
-    def tables():
-        return (Table.of(rows, objective.loss, W, frame, _numbers(rows, p)) for rows in objective.blocks())
-
-    at_hand = list(tables()) if n * d <= tuning.IN_MEMORY_NUMBERS else None
-    return bool(_search(lambda: at_hand or tables(), n_unknowns))
+    everyone = Everyone(objective, W, frame)
+    if n * d <= tuning.IN_MEMORY_NUMBERS:
+        everyone = Known(everyone.tables())
+    return bool(_search(everyone, n_unknowns))
 
 
 def _ranks_first(objective, W):
     """Whether W ranks the own class of every row clearly first, among two or more."""
+    objective.passes.n_visited += objective.design.shape[0]
+    found = objective.design.each(classes_if_first, objective.loss, W)
+    return all(is_first for is_first, _ in found) and len(set().union(*(classes for _, classes in found))) > 1
+
+
+def classes_if_first(design, loss, W) -> tuple[bool, list]:
+    """Whether the own class of every row is clearly first, and then the classes there are."""
     classes = set()
-    for rows in objective.blocks():
+    for rows in design.blocks():
         eta, weighs = rows.matvec(W), rows.weight[:, 0] > 0
         # Far out along W the loss of a row tends to 0 if its own class is first, and to log 2 or more if not.
-        far = objective.loss.value(eta / (tuning.CLEAR_MARGIN * eta.abs().amax().clamp(min=1e-300)), rows.y)
+        far = loss.value(eta / (tuning.CLEAR_MARGIN * eta.abs().amax().clamp(min=1e-300)), rows.y)
         if not bool((far[weighs] < 0.5).all()):
-            return False
+            return False, []
         classes.update(rows.y[weighs].unique().tolist())
-    return len(classes) > 1
+    return True, [*classes]
 
 
 def _sample(rows, size):
@@ -183,12 +189,9 @@ def _in_span(objective, W, intercept):
     return Table.of(rows, objective.loss, W, Frame.of(X, intercept), X)
 
 
-def _search(tables: Callable[[], Iterable[Table]], n_unknowns):
-    """Whether there is such a direction for the rows of all tables; None if that was not found out."""
-    sums: Any = 0.0
-    counts: Any = 0
-    for table in tables():
-        sums, counts = sums + table.sums(), counts + np.bincount(table.codes, minlength=table.eta.shape[1])
+def _search(rows, n_unknowns):
+    """Whether there is such a direction for all rows, `Known` or `Everyone`; None if that was not found out."""
+    sums, counts = rows.sums()
     present = np.flatnonzero(counts)
     if len(present) < 2:
         return False
@@ -196,7 +199,7 @@ def _search(tables: Callable[[], Iterable[Table]], n_unknowns):
     total = (len(present) * sums - sums.sum(axis=0))[1:].ravel()
     if not total.size:  # rows of zeros alone, and no intercept
         return False
-    look = Look.at(tables, present, tuning.MARGINS_PER_UNKNOWN * n_unknowns)
+    look = rows.look(present, tuning.MARGINS_PER_UNKNOWN * n_unknowns)
     if look.lowest > tuning.CLEAR_MARGIN:
         return True
     active = look.hardest[:0]
@@ -207,48 +210,127 @@ def _search(tables: Callable[[], Iterable[Table]], n_unknowns):
             return None
         if direction is None:
             return False
-        look = Look.at(tables, present, tuning.MARGINS_PER_UNKNOWN * n_unknowns, direction)
+        look = rows.look(present, tuning.MARGINS_PER_UNKNOWN * n_unknowns, direction)
         if look.lowest >= -tuning.MARGIN_NOISE:
             return look.highest > tuning.CLEAR_MARGIN
     return None
 
 
 class Look(NamedTuple):
-    """The margins of all rows along a direction."""
+    """The margins of some rows along a direction."""
 
     lowest: float
     highest: float
-    hardest: np.ndarray  # (N, q) some of the lowest are the products of these with the direction
+    picks: list  # of some of the lowest: pairs of an order (N,) and what they are products of the direction with (N, q)
+    size: int  # of a pick
 
-    @classmethod
-    def at(cls, tables, present, size, direction=None):
-        """Along a direction (q,), or the coefficients if None, for the classes `present`; up to `size` of the hardest.
+    @property
+    def hardest(self) -> np.ndarray:
+        """What the margins of all picks are products of the direction with, (N, q)."""
+        return np.concatenate([products for _, products in self.picks])
 
-        Half of them are the lowest of all, the others any among those that are to be raised, for the lowest may all
-        be of one kind.
-        """
-        lowest, highest = np.inf, -np.inf
-        picks: Any = (None, None)
-        random = np.random.default_rng(0)
-        for table in tables():
-            own = np.searchsorted(present, table.codes)
-            if direction is None:
-                eta = table.eta[:, present]
-                eta = eta / max(np.abs(eta).max(initial=0.0), np.finfo(float).tiny)
-            else:
-                eta = table.along(direction.reshape(len(present) - 1, -1).T)
-                eta = np.column_stack([np.zeros(len(eta)), eta])
-            margins = np.take_along_axis(eta, own[:, None], axis=1) - eta
-            others = own[:, None] != np.arange(len(present))
-            lowest = margins.min(initial=lowest, where=others)
-            highest = margins.max(initial=highest, where=others)
-            i, k = np.nonzero(others if direction is None else margins < -tuning.MARGIN_NOISE)
-            orders = margins[i, k], random.random(len(i)) + (margins[i, k] >= 0)
-            picks = [
-                _first(size // 2, pick, order, partial(table.products, i, own[i], k, len(present)))
-                for pick, order in zip(picks, orders, strict=True)
-            ]
-        return cls(lowest, highest, np.concatenate([products for _, products in picks]))
+    def beside(self, other):
+        """The margins of these rows and others."""
+        picks = [_first(self.size, a, b[0], b[1].__getitem__) for a, b in zip(self.picks, other.picks, strict=True)]
+        return Look(min(self.lowest, other.lowest), max(self.highest, other.highest), picks, self.size)
+
+
+class Known:
+    """Rows in tables."""
+
+    def __init__(self, tables: Iterable[Table]):
+        self.tables = list(tables)
+
+    def sums(self) -> list[Any]:
+        """Of the unit rows of each class, (K, r), and how many these are, (K,)."""
+        counts = [np.bincount(table.codes, minlength=table.eta.shape[1]) for table in self.tables]
+        return [sum(table.sums() for table in self.tables), sum(counts)]
+
+    def look(self, present, size, direction=None) -> Look:
+        """Along a direction (q,), or the coefficients if None, for the classes `present`; up to `size` hard ones."""
+        return look_at(self.tables, present, size, direction)
+
+
+class Everyone(NamedTuple):
+    """All rows of an objective, wherever they are."""
+
+    objective: Any
+    W: torch.Tensor
+    frame: Frame
+
+    def tables(self) -> Iterator[Table]:
+        """The rows, here; one pass."""
+        return (table for tables in self._each(list_of_tables) for table in tables)
+
+    def sums(self) -> list[Any]:
+        """See `Known`."""
+        n_columns = len(self.frame.unit) + self.frame.intercept
+        n_classes = max(2, self.objective.loss.n_logits)
+        self.objective.passes.n_visited += self.objective.design.shape[0]
+        shapes = [(n_classes, n_columns), (n_classes,)]
+        sums = self.objective.design.total(sums_of_tables, self.objective.loss, self.W, self.frame, shapes=shapes)
+        return [part.numpy(force=True) for part in sums]
+
+    def look(self, *arguments) -> Look:
+        """See `Known`."""
+        return reduce(Look.beside, self._each(look_at_tables, *arguments))
+
+    def _each(self, function, *arguments):
+        self.objective.passes.n_visited += self.objective.design.shape[0]
+        return self.objective.design.each(function, self.objective.loss, self.W, self.frame, *arguments)
+
+
+def _tables(design, loss, W, frame):
+    return (Table.of(rows, loss, W, frame, _numbers(rows, len(frame.unit))) for rows in design.blocks())
+
+
+def list_of_tables(design, loss, W, frame) -> list[Table]:
+    """All rows in tables."""
+    return list(_tables(design, loss, W, frame))
+
+
+def sums_of_tables(design, loss, W, frame) -> list:
+    """See `Known.sums`, of rows block by block."""
+    sums: Any = 0.0
+    counts: Any = 0
+    for table in _tables(design, loss, W, frame):
+        sums, counts = sums + table.sums(), counts + np.bincount(table.codes, minlength=table.eta.shape[1])
+    return [torch.from_numpy(sums), torch.from_numpy(counts)]
+
+
+def look_at_tables(design, loss, W, frame, present, size, direction=None) -> Look:
+    """See `Known.look`, at rows block by block."""
+    return look_at(_tables(design, loss, W, frame), present, size, direction)
+
+
+def look_at(tables: Iterable[Table], present, size, direction) -> Look:
+    """See `Known.look`.
+
+    Half of the hardest are the lowest of all, the others any among those that are to be raised, for the lowest may all
+    be of one kind.
+    """
+    lowest, highest = np.inf, -np.inf
+    picks: Any = (None, None)
+    random = np.random.default_rng(0)
+    for table in tables:
+        own = np.searchsorted(present, table.codes)
+        if direction is None:
+            eta = table.eta[:, present]
+            eta = eta / max(np.abs(eta).max(initial=0.0), np.finfo(float).tiny)
+        else:
+            eta = table.along(direction.reshape(len(present) - 1, -1).T)
+            eta = np.column_stack([np.zeros(len(eta)), eta])
+        margins = np.take_along_axis(eta, own[:, None], axis=1) - eta
+        others = own[:, None] != np.arange(len(present))
+        lowest = margins.min(initial=lowest, where=others)
+        highest = margins.max(initial=highest, where=others)
+        i, k = np.nonzero(others if direction is None else margins < -tuning.MARGIN_NOISE)
+        orders = margins[i, k], random.random(len(i)) + (margins[i, k] >= 0)
+        picks = [
+            _first(size // 2, pick, order, partial(table.products, i, own[i], k, len(present)))
+            for pick, order in zip(picks, orders, strict=True)
+        ]
+    return Look(lowest, highest, picks, size // 2)
 
 
 def _first(size, pick, order, products):

@@ -7,13 +7,13 @@ and add up sums was tried: their linear algebra differs in the last bits with th
 twenty fits one of them takes a step that another does not. An iteration costs a broadcast and a reduction.
 """
 
-import builtins
 import io
 import pickle
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from functools import partial, wraps
+from typing import Any
 from weakref import finalize
 
 import numpy as np
@@ -21,6 +21,16 @@ import torch
 import torch.distributed as dist
 
 from torchlogreg._runtime.out_of_memory import with_room
+from torchlogreg._runtime.rank_errors import (
+    BrokenGroup,
+    Interrupts,
+    answered,
+    made,
+    raise_first,
+    remote_error,
+    told_of,
+)
+from torchlogreg._runtime.threads import fit_arithmetic
 
 MESSAGE_BYTES = 2**14  # what a first broadcast holds of a message; more of it takes a second one
 LENGTH_BYTES = 8
@@ -35,12 +45,19 @@ class Alone:
 
     rank, size = 0, 1
 
-    def exchanged(self, work: Callable[[], Any]) -> list[Any]:
-        """What `work()` returns in each rank, for all of them to know; what one raises, all do."""
+    def meeting(self) -> AbstractContextManager:
+        """While all ranks set up a fit: an error here between two exchanges is what the others hear in the next one."""
+        return nullcontext()
+
+    def exchanged(self, work: Callable[[], Any], *, is_last: bool = False) -> list[Any]:  # noqa: ARG002
+        """What `work()` returns in each rank, for all of them to know; what one raises, all do.
+
+        After the last exchange of a fit an error is that of its rank alone.
+        """
         return [work()]
 
     def led(self, work: Callable[[Any], dict], shared: Callable[[], dict]) -> dict:  # noqa: ARG002 - with nobody
-        """The attributes that `work(lead)` returns where rank 0 leads and the others have what `shared()` returns."""
+        """The attributes that `work(lead)` returns where rank 0 leads; the others have what `shared()` returns."""
         return work(None)
 
 
@@ -51,6 +68,17 @@ _current: ContextVar[Alone] = ContextVar("ranks", default=ALONE)
 def current_ranks() -> Any:
     """The processes that fit with this one."""
     return _current.get()
+
+
+def collective(method: Callable) -> Callable:
+    """A method that all ranks run at once; see `Alone.meeting`."""
+
+    @wraps(method)
+    def wrapper(*args, **kwargs):
+        with current_ranks().meeting():
+            return method(*args, **kwargs)
+
+    return wrapper
 
 
 @contextmanager
@@ -69,39 +97,75 @@ class Ranks(Alone):
     def __init__(self, group: Any = None):
         self.group = group
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+        if self.rank < 0:
+            raise ValueError("This process does not belong to the group.")
         self.n_calls = self.n_bytes = 0
+        self.interrupts = Interrupts()
+        self._is_meeting = False
+        self._meets_again = False  # whether the others wait for this rank until it has told of an error
         on_device = dist.get_backend(group) == "nccl"
         self.device = torch.device("cuda", torch.cuda.current_device()) if on_device else torch.device("cpu")
 
-    def exchanged(self, work):
+    @contextmanager
+    def meeting(self):
         """See `Alone`."""
+        if self._is_meeting:  # a search that fits its best model
+            yield
+            return
+        with self.interrupts.held_back():
+            self._is_meeting = self._meets_again = True
+            try:
+                yield
+            except BaseException as error:
+                if self._meets_again and not isinstance(error, BrokenGroup):
+                    self.exchanged(partial(_raised, error))
+                raise
+            finally:
+                self._is_meeting = self._meets_again = False
+
+    def exchanged(self, work, *, is_last=False):
+        """See `Alone`."""
+        value, error = None, None
         try:
-            value, error = work(), None
-        except Exception as raised:
-            value, error = None, raised
+            with self.interrupts.heard():
+                value = work()
+        except BaseException as raised:
+            error = raised
         found: list[Any] = [None] * self.size
-        _answered(dist.all_gather_object, found, (value, told_of(error)), group=self.group)
+        answered(dist.all_gather_object, found, (value, told_of(error)), group=self.group)
+        if is_last or any(told is not None for _, told in found):
+            self._meets_again = False
         raise_first([told for _, told in found], error, self.rank)
         return [value for value, _ in found]
 
     def led(self, work, shared):
         """See `Alone`."""
+        self._meets_again = False
+        if self.size == 1:
+            return work(None)
+        own, error = {}, None
         try:
-            own, error = shared(), None
-        except Exception as raised:
-            own, error = {}, raised
+            with self.interrupts.heard():
+                own = shared()
+        except BaseException as raised:
+            error = raised
         desk = Desk(self, own, error)
         if self.rank:
-            return desk.serve()
+            with torch.inference_mode(False), torch.no_grad(), fit_arithmetic(desk.X):
+                attributes = desk.serve()
+            self._meets_again = True
+            return attributes
         lead = Lead(desk)
         try:
-            attributes = work(lead)
+            with self.interrupts.heard():
+                attributes = work(lead)
         except BrokenGroup:
             raise
         except BaseException as raised:
             desk.send([[], ("end", None, told_of(raised))])
             raise
         desk.send([[], ("end", attributes, None)])
+        self._meets_again = True
         return attributes
 
     def first_of(self, rank: int) -> int:
@@ -112,81 +176,33 @@ class Ranks(Alone):
         """What rank 0 has in a tensor, there."""
         self._count(tensor)
         moved = tensor.to(self.device)
-        _answered(dist.broadcast, moved, src=self.first_of(0), group=self.group)
+        answered(dist.broadcast, moved, src=self.first_of(0), group=self.group)
         return moved.to(tensor.device)
 
     def summed(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum over the ranks, in rank 0."""
         self._count(tensor)
         moved = tensor.to(self.device)
-        _answered(dist.reduce, moved, dst=self.first_of(0), group=self.group)
+        answered(dist.reduce, moved, dst=self.first_of(0), group=self.group)
         return moved.to(tensor.device)
 
     def sent(self, tensor: torch.Tensor) -> None:
         """Send a tensor to rank 0."""
-        _answered(dist.send, tensor.to(self.device), dst=self.first_of(0), group=self.group)
+        answered(dist.send, tensor.to(self.device), dst=self.first_of(0), group=self.group)
 
     def received(self, n_bytes: int, rank: int) -> torch.Tensor:
         """The bytes that a rank sends."""
         out = torch.empty(n_bytes, dtype=torch.uint8, device=self.device)
         self._count(out)
-        _answered(dist.recv, out, src=self.first_of(rank), group=self.group)
+        answered(dist.recv, out, src=self.first_of(rank), group=self.group)
         return out.cpu()
 
     def _count(self, tensor):
         self.n_calls, self.n_bytes = self.n_calls + 1, self.n_bytes + tensor.numel() * tensor.element_size()
 
 
-class BrokenGroup(RuntimeError):
-    """The processes of the group no longer hear each other."""
-
-
-def _answered(function, *args, **kwargs):
-    """function(*args), an operation of the group."""
-    try:
-        return function(*args, **kwargs)
-    except RuntimeError as error:
-        raise BrokenGroup(
-            "Another process of the group has ended, or did not answer within the group's timeout. No model was "
-            "fitted. Look at the output of the other processes, and start all of them again."
-        ) from error
-
-
-class Told(NamedTuple):
-    """An error, as other processes are told of it."""
-
-    kind: type[Exception]
-    text: str
-
-    def error(self, prefix: str = "") -> Exception:
-        """The error, made again."""
-        try:
-            return self.kind(prefix + self.text)
-        except TypeError:  # a UnicodeDecodeError, for example
-            return RuntimeError(prefix + self.text)
-
-
-def told_of(error: BaseException | None) -> Any:
-    """What others are told of an error: its nearest built-in type, which they know how to make."""
-    if error is None:
-        return None
-    kind: Any = next(kind for kind in type(error).__mro__ if kind.__module__ == builtins.__name__)
-    return Told(kind if issubclass(kind, Exception) else RuntimeError, f"{error}" or type(error).__name__)
-
-
-def raise_first(told: list[Told | None], own: Exception | None, rank: int) -> None:
-    """Raise the own error, or the first one that others have told of, if there is any."""
-    if own is not None:
-        own.add_note(f"This happened in rank {rank}.")
-        raise own
-    for number, error in enumerate(told):
-        if error is not None:
-            raise remote_error(error, number)
-
-
-def remote_error(told: Told, rank: int) -> Exception:
-    """The error that another rank has told of, of its own or of a third one."""
-    return told.error("" if told.text.startswith("In rank ") else f"In rank {rank}: ")
+def _raised(error):
+    raise error
 
 
 class Remote:
@@ -225,10 +241,18 @@ class _Unpickler(pickle.Unpickler):
         return torch.from_numpy(value if value.flags.writeable else value.copy()).to(self.desk.device)
 
 
+def _itself(thing):
+    return thing
+
+
 def _dumped(thing) -> bytes:
     file = io.BytesIO()
     _Pickler(file, protocol=5).dump(thing)
     return file.getvalue()
+
+
+def _as_tensor(data: bytes) -> torch.Tensor:
+    return torch.from_numpy(np.frombuffer(data, dtype=np.uint8).copy())
 
 
 class Desk:
@@ -238,11 +262,12 @@ class Desk:
     rows has no design, it contributes nothing.
     """
 
-    def __init__(self, ranks: Ranks, shared: dict, error: Exception | None = None):
+    def __init__(self, ranks: Ranks, shared: dict, error: BaseException | None = None):
         self.ranks, self.error = ranks, error
-        self.reported: Exception | None = None
-        self.shared: dict[Any, Any] = {name: value for name, value in shared.items() if name != "device"}
-        self.device = shared.get("device", torch.device("cpu"))
+        self.reported: BaseException | None = None
+        self.shared: dict[Any, Any] = shared
+        self.X = shared.get("X", torch.empty(0, device="cpu"))  # whose device decides how this rank computes, and where
+        self.device = torch.device("cpu") if self.X.device.type == "mps" else self.X.device
 
     # --- In all ranks.
 
@@ -259,35 +284,39 @@ class Desk:
     def loaded(self, message: bytes) -> Any:
         return _Unpickler(io.BytesIO(message), self).load()
 
-    def _result(self, function, arguments):
-        """What a function returns; None if it is about something that this rank has not, or raises an error."""
+    def _result(self, function, arguments, then):
+        """What `then` makes of a function's result; None if this rank has not what it is about, or raises an error."""
         if self.error is not None:
             return None
         try:
-            function, arguments = self.loaded(function), self.loaded(arguments)
-            if any(argument is NOTHING for argument in arguments):
-                return None
-            if self.ranks.rank == 0:  # where who asks begins again with smaller blocks
-                return function(*arguments)
-            return with_room(lambda: function(*arguments))
-        except Exception as raised:
+            with self.ranks.interrupts.heard():
+                function, arguments = self.loaded(function), self.loaded(arguments)
+                if any(argument is NOTHING for argument in arguments):
+                    return None
+                if self.ranks.rank == 0:  # where who asks begins again with smaller blocks
+                    return then(function(*arguments))
+                return with_room(lambda: then(function(*arguments)))
+        except BaseException as raised:  # KeyboardInterrupt, too: the others wait for an answer
             self.error = raised
             return None
 
     def _keep(self, number, function, arguments):
-        result = self._result(function, arguments)
+        result = self._result(function, arguments, _itself)
         self.shared[number] = NOTHING if result is None else result
 
     def _total(self, numbers, function, arguments, shapes):
         """Sums of all ranks, of these shapes; what belongs to single rows is kept under the numbers."""
-        result = self._result(function, arguments)
         sizes = [int(np.prod(shape)) for shape in shapes]
         flat = torch.zeros(sum(sizes) + 1, dtype=torch.float64, device="cpu")
-        if result is not None:
+
+        def sum_up(result):
             for part, own in zip(flat.split([*sizes, 1]), result[: len(shapes)], strict=False):
                 part[:] = own.reshape(-1)
+            return result[len(shapes) :]
+
+        kept = self._result(function, arguments, sum_up)
         for i, number in enumerate(numbers):
-            self.shared[number] = NOTHING if result is None else result[len(shapes) + i]
+            self.shared[number] = NOTHING if kept is None else kept[i]
         flat[-1] = self.error is not None
         flat = self.ranks.summed(flat)
         if self.ranks.rank:
@@ -297,24 +326,25 @@ class Desk:
 
     def _each(self, function, arguments):
         """What each rank's function returns, in a list."""
-        result, ranks = self._result(function, arguments), self.ranks
-        data = b"" if result is None or not ranks.rank else _dumped(result)
+        ranks = self.ranks
+        result = self._result(function, arguments, _dumped if ranks.rank else _itself)
+        data = result if result is not None and ranks.rank else b""
         sizes = torch.zeros(ranks.size + 1, dtype=torch.int64, device="cpu")
         sizes[ranks.rank], sizes[-1] = len(data), self.error is not None
         sizes = ranks.summed(sizes).tolist()
         if ranks.rank:
             if data:
-                ranks.sent(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+                ranks.sent(_as_tensor(data))
             return None
-        out = [result]
-        for rank, n_bytes in enumerate(sizes[1:-1], start=1):
-            out.append(self.loaded(ranks.received(n_bytes, rank).numpy().tobytes()) if n_bytes else None)
-        return bool(sizes[-1]), out
+        received = [ranks.received(n, rank) if n else None for rank, n in enumerate(sizes[1:-1], start=1)]
+        if sizes[-1]:
+            return True, []
+        return False, [result, *(None if data is None else self.loaded(data.numpy().tobytes()) for data in received)]
 
     def _errors(self):
         """What each rank tells of its error, which it has told of then; and the own one."""
         told: list[Any] = [None] * self.ranks.size
-        _answered(dist.all_gather_object, told, told_of(self.error), group=self.ranks.group)
+        answered(dist.all_gather_object, told, told_of(self.error), group=self.ranks.group)
         self.reported, self.error = self.error or self.reported, None
         return told, self.reported
 
@@ -325,10 +355,10 @@ class Desk:
         data = _dumped(message)
         sent = len(data).to_bytes(LENGTH_BYTES, "little") + data
         first = torch.zeros(MESSAGE_BYTES, dtype=torch.uint8, device="cpu")
-        first[: len(sent)] = torch.frombuffer(bytearray(sent[:MESSAGE_BYTES]), dtype=torch.uint8)
+        first[: len(sent)] = _as_tensor(sent[:MESSAGE_BYTES])
         self.ranks.broadcast(first)
         if len(sent) > MESSAGE_BYTES:
-            self.ranks.broadcast(torch.frombuffer(bytearray(sent[MESSAGE_BYTES:]), dtype=torch.uint8))
+            self.ranks.broadcast(_as_tensor(sent[MESSAGE_BYTES:]))
 
     # --- In the others.
 
@@ -341,13 +371,13 @@ class Desk:
                 self.do(message)
                 continue
             attributes, told = rest
-            own = self.error or self.reported
             if told is None:
                 return attributes
-            if own is not None:
+            own = self.error or self.reported
+            if own is not None and told.text.startswith(f"In rank {self.ranks.rank}: "):
                 own.add_note(f"This happened in rank {self.ranks.rank}.")
                 raise own
-            raise remote_error(told, 0)
+            raise made(told.kind, told.text) if told.text.startswith("In rank ") else remote_error(told, 0)
 
     def _message(self):
         first = self.ranks.broadcast(torch.empty(MESSAGE_BYTES, dtype=torch.uint8, device="cpu")).numpy().tobytes()
@@ -398,11 +428,13 @@ class Lead:
         forgotten, self.forgotten[:] = list(self.forgotten), []
         message = [forgotten, *self._waiting, command]
         self._waiting = []
-        self.desk.send(message)
-        has_failed, answer = self.desk.do(message)
-        if has_failed:
-            message = [[], ("errors",)]
+        with self.ranks.interrupts.heard(False):
             self.desk.send(message)
-            told, own = self.desk.do(message)
+            has_failed, answer = self.desk.do(message)
+            if has_failed:
+                message = [[], ("errors",)]
+                self.desk.send(message)
+                told, own = self.desk.do(message)
+        if has_failed:
             raise_first(told, own if told[0] is not None else None, 0)
         return answer

@@ -228,5 +228,6 @@ class LBFGS(CentredSolver):
 
     def _affordable_pairs(self, objective, W):
         """As many pairs as fit in an eighth of the bytes of X, but ten, and what is small anyway."""
-        budget = max(tuning.SMALL_MEMORY_BYTES, objective.design.n_bytes // 8)
+        design = objective.design
+        budget = max(tuning.SMALL_MEMORY_BYTES, design.n_bytes // (8 * design.n_processes))
         return max(10, min(self.memory, budget // (2 * W.element_size() * W.numel())))
