@@ -27,8 +27,8 @@ def for_workers(estimator: Any, *, num_workers: int = 1, timeout: float, use_gpu
     """An unfitted copy for the workers, which leave GPUs alone that they were not given."""
     if not isinstance(estimator, LinearPredictor):
         raise TypeError(
-            f"Rows on many machines are for the estimators of torchlogreg, and this is a {type(estimator).__name__}. "
-            "Transform the columns with the engine, before the fit."
+            "The launchers fit TorchLogisticRegression, TorchSoftmaxClassifier and those of them that choose C, and "
+            f"this is a {type(estimator).__name__}. Fit others in processes of your own, within shared_rows()."
         )
     check_scalar(num_workers, "num_workers", int, min_val=1)
     check_scalar(timeout, "timeout", (int, float), min_val=0, include_boundaries="neither")

@@ -74,10 +74,9 @@ def fit_in_rank(
             warnings.simplefilter("always")
             with joined_group(place, store) as ranks, shared_by(ranks):
                 rows = _rows(load, ranks, "dataset")
-                validation = () if load_validation is None else _rows(load_validation, ranks, "validation")
-                named = dict(zip(("X_val", "y_val", "sample_weight_val"), validation, strict=False))
+                named = {} if load_validation is None else _validation(_rows(load_validation, ranks, "validation"))
                 model: Any = clone(estimator)
-                model.fit(*rows, **(named if len(validation) else {}))
+                model.fit(rows.X, rows.y, sample_weight=rows.weight, **named)
     except Exception as error:
         return Outcome(place.rank, error=told_of(error), is_broken=isinstance(error, BrokenGroup))
     if place.rank:
@@ -98,3 +97,8 @@ def _rows(load: Callable[[], Share | None], ranks: Ranks, what: str) -> Share:
     if not kinds:
         raise ValueError(f"There are no rows: the {what} is empty.")
     return kinds[0] if share is None else share
+
+
+def _validation(rows: Share) -> dict[str, Any]:
+    """Validation rows as `fit` takes them, which need not be in all processes."""
+    return {"X_val": rows.X, "y_val": rows.y, "sample_weight_val": rows.weight} if rows.X.shape[0] else {}
