@@ -115,8 +115,9 @@ def _delayed(value, X) -> list:
     """The partitions of an array or a frame, those of an array cut as X is where both are known."""
     if hasattr(value, "chunks") and hasattr(X, "chunks") and value.shape[0] == X.shape[0]:
         value = value.rechunk({0: X.chunks[0]})
-    delayed = value.to_delayed()
-    return delayed.ravel().tolist() if hasattr(delayed, "ravel") else list(delayed)
+    if hasattr(value, "chunks"):
+        return value.to_delayed().ravel().tolist()
+    return value.to_delayed(optimize_graph=False)  # which may join partitions, in y others than in X
 
 
 def _shares(client, parts: Sequence) -> dict[str, list]:

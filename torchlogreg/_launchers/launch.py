@@ -1,6 +1,7 @@
 """What the launchers share where the user calls them: engines, and one answer out of those of all processes."""
 
 import importlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,7 +64,7 @@ def concluded(estimator: Any, outcomes: Sequence[Outcome], lost: dict[int, Excep
 
 def lost_stage(error: Exception) -> RuntimeError:
     """What is said where an engine ends all processes because of one of them, or of what computes the rows."""
-    return RuntimeError(f"The engine ended the processes, and no model was fitted: {_first_line(error)}")
+    return RuntimeError(f"The engine ended the processes, and no model was fitted: {_named_last(error)}")
 
 
 def _first_hand(told: list[tuple[Told, int]]) -> Exception:
@@ -78,3 +79,9 @@ def _first_hand(told: list[tuple[Told, int]]) -> Exception:
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in f"{error}".splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
+
+
+def _named_last(error: Exception) -> str:
+    """The last line of an error and its causes that names a type and says something: what began it all."""
+    named = re.findall(r"^(?:Caused by: )?((?:\w+\.)*\w+(?:Error|Exception): .+)$", f"{error}", re.MULTILINE)
+    return named[-1] if named else _first_line(error)
