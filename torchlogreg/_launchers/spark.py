@@ -25,9 +25,10 @@ def fit_on_spark(
     """Fit a model to the rows of a Spark frame, on several executors of the cluster.
 
     The workers are the tasks of one barrier stage, so that the cluster needs `num_workers` free cores at once. The rows
-    are shared out in their order, and the model is the one that a single process fits to all of them. A share has to
-    fit in the memory of its worker, which is what ``spark.executor.memoryOverhead`` reserves. The frame is computed
-    twice, once to find even shares: cache it where that takes long.
+    are shared out in the order in which Spark has them, which is not always that of the files, and the model is the one
+    that a single process fits to all of them. A share has to fit in the memory of its worker, which is what
+    ``spark.executor.memoryOverhead`` reserves. The frame is computed twice, once to find even shares: cache it where
+    that takes long.
 
     Parameters
     ----------
