@@ -13,7 +13,7 @@ LAYERS = [
     {"__init__", "_conversion", "_cv", "_search"},
     {"callbacks", "distributed"},
     {"_displays", "datasets"},
-    {"_model_selection"},
+    {"_model_selection", "_launchers"},
     {"_estimators"},
     {"_export", "_monitoring"},
     {"_solvers"},

@@ -5,9 +5,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from torchlogreg._estimators.shards import scaler_over_shards
+from torchlogreg._launchers.dask import fit_on_dask
+from torchlogreg._launchers.ray import fit_on_ray
+from torchlogreg._launchers.spark import fit_on_spark
 from torchlogreg._runtime.ranks import Ranks, shared_by
 
-__all__ = ["scaler_over_shards", "shared_rows"]
+for _function in (fit_on_dask, fit_on_ray, fit_on_spark):
+    _function.__module__ = "torchlogreg.distributed"  # where users find it
+__all__ = ["fit_on_dask", "fit_on_ray", "fit_on_spark", "scaler_over_shards", "shared_rows"]
 
 
 @contextmanager
