@@ -164,7 +164,7 @@ class ShardedDesign(Design):
 
     def dense(self, columns: torch.Tensor) -> InMemoryDesign:
         """Dense rows of the columns of X at an index, gathered here."""
-        return joined(self.each(_called, "dense", columns), self.order)
+        return joined(self.each(_called, "dense", columns))
 
     def fingerprint(self) -> int:
         """A checksum that does not depend on which process has which rows."""
@@ -310,9 +310,10 @@ class ShardedDesign(Design):
         if isinstance(factor, torch.Tensor):
             factors = PerRank([factor.cpu()[place] for place in places])
         numbers = len(index) * self.n_numbers / max(1, self.shape[0])
-        order = torch.cat(places).argsort()  # from the order of the ranks to that of the index
         if not spread or numbers <= tuning.GATHERED_SAMPLE_NUMBERS:
-            return joined(self.each(_taken, own, factors), order)
+            present = [place for place, fact in zip(places, self.facts, strict=True) if fact is not None]
+            return joined(self.each(_taken, own, factors), present)
+        order = torch.cat(places).argsort()  # from the order of the index to that of the ranks
         remote = Remote(self.lead, self.lead.kept(_taken, self.remote, own, factors))
         facts = [
             fact

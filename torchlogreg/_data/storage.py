@@ -43,21 +43,31 @@ def design_of_stored(
     return design(X, y, sample_weights, intercept=intercept, compute=compute)
 
 
-def joined(designs: Sequence[InMemoryDesign], order: torch.Tensor | None = None) -> InMemoryDesign:
-    """The rows of several designs of the same kind, in this order of all of them."""
+def joined(designs: Sequence[InMemoryDesign], places: Sequence[torch.Tensor] | None = None) -> InMemoryDesign:
+    """The rows of several designs of the same kind, one after the other, or each at its places among all rows."""
     first = designs[0]
-    y = torch.cat([design.y.to(first.device) for design in designs])
-    weights = torch.cat([design.sample_weights.to(first.device) for design in designs])
+    device = first.device
+    places = None if places is None else [place.to(device) for place in places]
+    y = _together([design.y.to(device) for design in designs], places)
+    weights = _together([design.sample_weights.to(device) for design in designs], places)
     if isinstance(first, SparseDesign):
-        X: StoredX = CSRTensor(csr_array(vstack([design.X.csr for design in designs], format="csr")))
+        csr = csr_array(vstack([design.X.csr for design in designs], format="csr"))
+        X: StoredX = CSRTensor(csr if places is None else csr[torch.cat(places).argsort().numpy()])
     else:
-        X = torch.cat([design.X.to(first.device) for design in designs])
-    if order is not None:
-        at = order.to(first.device)
-        X, y, weights = X[at], y[at], weights[at]
-    compute = Placement(X.device, first.compute.dtype)
-    index = None if first.weight_index is None else first.weight_index.to(X.device)
+        X = _together([design.X.to(device) for design in designs], places)
+    compute = Placement(device, first.compute.dtype)
+    index = None if first.weight_index is None else first.weight_index.to(device)
     return type(first)(X, y, weights, intercept=first.intercept, compute=compute, weight_index=index)
+
+
+def _together(parts, places):
+    """Tensors as one, each at its places."""
+    if places is None:
+        return torch.cat(parts)
+    out = parts[0].new_empty(sum(map(len, parts)), *parts[0].shape[1:])
+    for part, place in zip(parts, places, strict=True):
+        out[place] = part
+    return out
 
 
 def stays_on_host(X: StoredX) -> bool:
