@@ -273,8 +273,9 @@ class InMemoryDesign(LocalDesign):
 
 def _gathered(X, index: Models):
     """The rows of X at an index; of a tensor on the host in threads, which all wait for memory at random."""
-    on_host = isinstance(X, torch.Tensor) and isinstance(index, torch.Tensor) and X.device.type == "cpu"
-    if not on_host or index.dtype == torch.bool or len(index) * X.shape[1] < tuning.CPU_BLOCK_NUMBERS:
+    if not isinstance(X, torch.Tensor) or not isinstance(index, torch.Tensor):
+        return X[index]
+    if X.device.type != "cpu" or index.dtype == torch.bool or len(index) * X.shape[1] < tuning.CPU_BLOCK_NUMBERS:
         return X[index]
     out = X.new_empty(len(index), X.shape[1])
     parts = even_slices(len(index), n_workers())
