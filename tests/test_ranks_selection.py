@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 from rank_processes import on_ranks
+from scipy.sparse import csr_array
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 from sklearn.multiclass import OneVsRestClassifier
@@ -15,9 +17,10 @@ from torchlogreg import (
     TorchLogisticRegressionCV,
     TorchSoftmaxClassifier,
     TorchSoftmaxClassifierCV,
+    smallest_useful_C,
 )
 from torchlogreg._data import tuning
-from torchlogreg.callbacks import Checkpoint
+from torchlogreg.callbacks import Checkpoint, EarlyStopping
 from torchlogreg.distributed import scaler_over_shards, shared_rows
 
 SIZES = [600, 60_000]  # rows that are gathered, and rows that are not
@@ -230,3 +233,112 @@ def test_a_fit_is_resumed_by_another_number_of_processes(tmp_path, n, options):
         assert n_iter == expected.n_iter_
         np.testing.assert_allclose(history, expected.history_["objective"], rtol=1e-10)
     assert not path.exists()
+
+
+# What a search and a callback must not do
+
+
+def searched_twice(rank, size):
+    """Two batches, whose folds are drawn at random, are scored on the same folds."""
+    X, y, _ = table(600, 3)
+    own = part(len(X), rank, size)
+    grid = {"tol": [1e-6, 1e-7], "C": [1.0]}
+    with shared_rows():
+        cv = KFold(3, shuffle=True)
+        search = TorchGridSearchCV(TorchSoftmaxClassifier(), grid, cv=cv, scoring="neg_log_loss").fit(X[own], y[own])
+        iterated = TorchGridSearchCV(TorchSoftmaxClassifier(), {"C": [1.0]}, cv=KFold(3).split(X)).fit(X[own], y[own])
+    return [search.cv_results_[f"split{f}_test_score"] for f in range(3)], iterated.best_score_
+
+
+def test_all_batches_of_a_search_have_the_same_folds():
+    X, y, _ = table(600, 3)
+    expected = TorchGridSearchCV(TorchSoftmaxClassifier(), {"C": [1.0]}, cv=KFold(3)).fit(X, y).best_score_
+    for splits, score in on_ranks(2, searched_twice):
+        for first, second in splits:
+            assert first == pytest.approx(second, abs=1e-5)
+        assert score == pytest.approx(expected, rel=1e-12)
+
+
+def smallest(rank, size, n):
+    X, y, weight = table(n, 3)
+    own = part(n, rank, size)
+    with shared_rows():
+        return smallest_useful_C(X[own], y[own], sample_weight=weight[own])
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_the_smallest_useful_C_is_that_of_all_rows(n):
+    X, y, weight = table(n, 3)
+    expected = smallest_useful_C(X, y, sample_weight=weight)
+    assert on_ranks(2, smallest, n) == [pytest.approx(expected, rel=1e-10)] * 2
+
+
+def disagreed(rank, size, kind):
+    X, y, _ = table(600, 2)
+    own = part(len(X), rank, size)
+    X, y = X[own], y[own]
+    with shared_rows():
+        if kind == "Cs":
+            return TorchLogisticRegressionCV(Cs=[1.0, 2.0 + rank]).fit(X, y)
+        if kind == "param_grid":
+            return TorchGridSearchCV(TorchLogisticRegression(), {"C": [1.0] * (1 + rank)}).fit(X, y)
+        return TorchLogisticRegressionCV(Cs=2, device="cuda" if rank else "cpu").fit(X, y)
+
+
+@pytest.mark.parametrize("kind", ["Cs", "param_grid", "device"])
+def test_searches_that_differ_are_refused_everywhere(kind):
+    for failure in on_ranks(2, disagreed, kind):
+        assert failure.kind == "ValueError", failure
+        assert kind in failure.text
+    assert on_ranks(2, smallest, 600)[0] > 0.0  # they still hear each other
+
+
+class Fits(EarlyStopping):
+    """Fits another model in each iteration, of rows that are its own."""
+
+    def on_fit_task_end(self, estimator, context, **kwargs):
+        TorchLogisticRegression().fit(*table(100, 2)[:2])
+        return super().on_fit_task_end(estimator, context, **kwargs)
+
+
+def fitted_in_a_callback(rank, size):
+    X, y, _ = table(60_000, 3)
+    own = part(len(X), rank, size)
+    callback = Fits("objective", threshold=-1.0)
+    with shared_rows():
+        return TorchSoftmaxClassifier().set_callbacks(callback).fit(X[own], y[own]).n_iter_
+
+
+def test_a_callback_may_fit_a_model_of_its_own():
+    X, y, _ = table(60_000, 3)
+    assert on_ranks(2, fitted_in_a_callback) == [TorchSoftmaxClassifier().fit(X, y).n_iter_] * 2
+
+
+def fitted_halves(rank, size, n):
+    X, y, _ = table(n, 2)
+    own = part(n, rank, size)
+    X = torch.from_numpy(X).bfloat16()
+    with shared_rows():
+        scaler = scaler_over_shards([(csr_array(np.eye(4)[: 2 + rank]), None)], with_mean=False)
+        return TorchLogisticRegression().fit(X[own], y[own]).coef_, scaler.n_samples_seen_
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_bfloat16_and_sparse_blocks_travel(n):
+    X, y, _ = table(n, 2)
+    expected = TorchLogisticRegression().fit(torch.from_numpy(X).bfloat16(), y).coef_
+    for coef, count in on_ranks(2, fitted_halves, n):
+        np.testing.assert_allclose(coef, expected, rtol=1e-3, atol=1e-5)
+        assert count == 5
+
+
+class NeedsRows(KFold):
+    """A splitter that says how many folds it makes only of rows."""
+
+    def get_n_splits(self, X=None, y=None, groups=None):
+        return 0 * X.shape[0] + 3
+
+
+def test_a_splitter_may_need_the_rows():
+    X, y, _ = table(600, 2)
+    TorchLogisticRegressionCV(Cs=2, cv=NeedsRows(3)).fit(X, y)

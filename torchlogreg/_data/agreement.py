@@ -44,7 +44,7 @@ class Told(NamedTuple):
         if is_alone:
             return cls({}, n, p, X.numel(), (0, 0), X.dtype, names, classes, mass, peak, is_weighted)
         kind = {CSRTensor: "a sparse matrix", ScannedStream: "a stream"}.get(type(X), "a table")
-        terms = _parameters(estimator)
+        terms = parameters_as_text(estimator)
         if p:  # but no stream without blocks
             terms["the number of features"] = str(p)
         if n:
@@ -140,7 +140,7 @@ def _added(a, b):
     return tuple(map(add, a, b))
 
 
-def _parameters(estimator) -> dict[str, str]:
+def parameters_as_text(estimator) -> dict[str, str]:
     """The parameters of an estimator as plain text."""
     given = {name: v for name, v in estimator.get_params(deep=False).items() if name not in OWN_PARAMETERS}
     return {
@@ -157,6 +157,8 @@ def _described(value: Any) -> str:
         return "{" + ", ".join(sorted(f"{_described(key)}: {_described(v)}" for key, v in value.items())) + "}"
     if isinstance(value, (tuple, list)):
         return "[" + ", ".join(map(_described, value)) + "]"
+    if hasattr(value, "get_params"):
+        return _described({"": type(value).__name__, **value.get_params(deep=False)})
     if hasattr(value, "shape") and value.shape != ():
         array = np.asarray(numpy_of(value))
         if array.dtype.kind in "biuf" and array.size > FEW_NUMBERS:
@@ -164,7 +166,10 @@ def _described(value: Any) -> str:
             return f"an array of shape {array.shape} with the checksum {checksum([array])}"
         return _described(array.tolist())
     value = value.item() if hasattr(value, "item") else value
-    return repr(float(value)) if isinstance(value, Real) and not isinstance(value, bool) else repr(value)
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return repr(float(value))
+    text = repr(value)
+    return type(value).__name__ if " at 0x" in text else text  # where it is in memory says nothing
 
 
 def _all_classes(everyone: list[Told], present: list[int]) -> np.ndarray:

@@ -179,7 +179,14 @@ class ShardedDesign(Design):
         return self._asked("in_float64", compute=self.accumulation)
 
     def as_sample(self, *, spread: bool) -> Design:
-        return self.take(slice(None), spread=spread) if self.in_memory else self
+        if not self.in_memory:
+            return self
+        if not spread and self.n_numbers > tuning.MOST_GATHERED_NUMBERS:
+            raise ValueError(
+                "A sample of the rows weighs nothing in one of the models, and all rows are too many for one process. "
+                "Leave out the rows that weigh nothing, or weigh more of them."
+            )
+        return self.take(slice(None), spread=spread)
 
     def select(self, models: Models) -> "ShardedDesign":
         like = torch.empty(0, self.n_columns, device=self.accumulation.device)
@@ -315,9 +322,9 @@ class ShardedDesign(Design):
             return joined(self.each(_taken, own, factors), present)
         order = torch.cat(places).argsort()  # from the order of the index to that of the ranks
         remote = Remote(self.lead, self.lead.kept(_taken, self.remote, own, factors))
+        known = {"n_present": None, "is_stream": False, "sample_keys": None, "is_all_sampled": False}
         facts = [
-            fact
-            and fact._replace(n=len(place), n_numbers=int(numbers * len(place) / max(1, len(index))), n_present=None)
+            fact and fact._replace(n=len(place), n_numbers=int(numbers * len(place) / max(1, len(index))), **known)
             for fact, place in zip(self.facts, places, strict=True)
         ]
         return self._with(remote, facts=facts, order=order, compute=None)

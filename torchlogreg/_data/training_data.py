@@ -67,7 +67,7 @@ class TrainingData(NamedTuple):
     schema: dict  # classes_ where y is, n_features_in_ and, for frames, feature_names_in_
     dtype: np.dtype  # of the coefficients
     space: Space  # of the other fitted arrays
-    mass: np.ndarray | None = None  # (n_classes,) total weight of each class; None for a block of `partial_fit`
+    mass: np.ndarray | None = None  # (n_classes,) of each class, up to a factor; None for a block of `partial_fit`
     sample_weight: np.ndarray | None = None  # (n,) without class weights; None if it was not given
     factor: np.ndarray | None = None  # (n_classes,) class weights, where they were given
     device_reason: str = ""  # why X is where it is

@@ -100,6 +100,8 @@ MAX_NON_EMPTY_SHARE = 0.8
 GATHERED_NUMBERS = 2**19
 # The same of a sample of the rows: 128 MB in float64, which take a tenth of a second to gather.
 GATHERED_SAMPLE_NUMBERS = 2**24
+# The most that is gathered where a sample will not do: 2 GB in float64.
+MOST_GATHERED_NUMBERS = 2**28
 
 # --- Checks.
 

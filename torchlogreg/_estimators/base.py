@@ -250,10 +250,6 @@ class LinearClassifier(LinearPredictor):
         vars(self).update(attributes)
         return self
 
-    def __sklearn_clone__(self):
-        refuse_local_callers()  # before it goes to other threads and processes, which know nothing of shared rows
-        return super().__sklearn_clone__()
-
     @classmethod
     def from_sklearn(cls, model: LogisticRegression) -> Self:
         """Convert scikit-learn's estimator.

@@ -18,6 +18,7 @@ from torchlogreg._data.prediction import prediction_parts
 from torchlogreg._data.targets import known
 from torchlogreg._data.validation import dense_coefficients
 from torchlogreg._estimators.keywords import Suggesting
+from torchlogreg._estimators.shards import refuse_local_callers
 from torchlogreg._export.mixin import Portable
 from torchlogreg._objective.losses import Loss, loss_of
 from torchlogreg._runtime.out_of_memory import with_room
@@ -134,6 +135,10 @@ class LinearPredictor(Portable, Suggesting, LogitClassifier, CallbackSupportMixi
     coef_: Any
     intercept_: Any
     classes_: Any
+
+    def __sklearn_clone__(self):
+        refuse_local_callers()  # before it goes to other threads and processes, which know nothing of shared rows
+        return super().__sklearn_clone__()
 
     def _respond(self, X, response: Response) -> Any:
         check_is_fitted(self)

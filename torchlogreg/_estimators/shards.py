@@ -152,9 +152,13 @@ def _scale(n, mean, var) -> np.ndarray:
 def _blocks(X, sample_weight) -> Iterator[tuple[Any, Any]]:
     """Tables with their weights."""
     if not is_no_table(X):
-        X = X if hasattr(X, "columns") or hasattr(X, "tocsr") else np.asarray(numpy_of(X))
-        yield X, None if sample_weight is None else np.asarray(numpy_of(sample_weight))
+        yield _table(X), None if sample_weight is None else np.asarray(numpy_of(sample_weight))
         return
     for block in X:
         rows, _, *weight = block
-        yield np.asarray(numpy_of(rows)), np.asarray(numpy_of(weight[0])) if weight else None
+        yield _table(rows), np.asarray(numpy_of(weight[0])) if weight else None
+
+
+def _table(X):
+    """A frame or a sparse matrix as it is, anything else as NumPy's array."""
+    return X if hasattr(X, "columns") or hasattr(X, "tocsr") else np.asarray(numpy_of(X))

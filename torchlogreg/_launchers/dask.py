@@ -144,13 +144,29 @@ def _shares(client, parts: Sequence) -> dict[str, list]:
 def _fitted(client, distributed, estimator, shares: dict[str, list], timeout: float) -> tuple[list[Outcome], dict]:
     """What the ranks have answered, and the errors of those that were lost."""
     workers = list(shares)
+    if any(address.startswith("inproc://") for address in workers):
+        raise RuntimeError(
+            "The workers of this cluster are threads of one process, and ranks have to be processes of their own: use "
+            "LocalCluster(processes=True) or Client(processes=True)."
+        )
     here = partial(client.submit, allow_other_workers=False, pure=False, retries=0)
     address = here(_opened, timeout, workers=workers[:1]).result(timeout=timeout)
     waiting = {
         rank: here(_fit, estimator, shares[worker], Place(rank, len(workers), address, timeout), workers=[worker])
         for rank, worker in enumerate(workers)
     }
-    outcomes, lost, failed_at = [], {}, None
+    outcomes: list[Outcome] = []
+    lost: dict = {}
+    try:
+        _collect(client, distributed, workers, waiting, outcomes, lost)
+    finally:  # an interrupt, too
+        client.cancel(list(waiting.values()))
+    return outcomes, lost
+
+
+def _collect(client, distributed, workers: list[str], waiting: dict, outcomes: list, lost: dict) -> None:
+    """Wait for the ranks, and not for long once one has failed."""
+    failed_at = None
     while waiting and (failed_at is None or time.monotonic() - failed_at < PATIENCE_S):
         with suppress(TimeoutError):
             distributed.wait(list(waiting.values()), timeout=POLL_S, return_when="FIRST_COMPLETED")
@@ -165,14 +181,12 @@ def _fitted(client, distributed, estimator, shares: dict[str, list], timeout: fl
                 waiting.pop(rank).cancel()
         if failed_at is None and (lost or any(outcome.error is not None for outcome in outcomes)):
             failed_at = time.monotonic()
-    client.cancel(list(waiting.values()))
-    return outcomes, lost
 
 
 def _opened(timeout: float) -> tuple[str, int]:
     """Where the others meet this worker."""
     address = engine("distributed", "dask").get_worker().address
-    host = address.split("://")[-1].rsplit(":", 1)[0]
+    host = address.split("://")[-1].rsplit(":", 1)[0].strip("[]")  # of IPv6
     store = opened_store(host, timeout)
     _stores[store.port] = store
     return host, store.port

@@ -153,8 +153,10 @@ def _room(ray, n: int, use_gpu: bool, timeout: float) -> Any:
     room = ray.util.placement_group([bundle] * n, strategy="PACK")
     try:
         ray.get(room.ready(), timeout=timeout)
-    except ray.exceptions.GetTimeoutError as error:
+    except BaseException as error:  # an interrupt, too: the room would be taken as soon as it is there
         ray.util.remove_placement_group(room)
+        if not isinstance(error, ray.exceptions.GetTimeoutError):
+            raise
         wanted = "one CPU and one GPU" if use_gpu else "one CPU"
         raise TimeoutError(
             f"Ray had no room for {n} workers, each with {wanted}, within {timeout:g} seconds. Ask for fewer workers."

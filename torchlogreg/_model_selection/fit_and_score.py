@@ -183,7 +183,7 @@ def n_folds(cv: Any) -> int:
         return cv
     try:
         return cv.get_n_splits() if hasattr(cv, "get_n_splits") else len(cv)
-    except (TypeError, ValueError):
+    except Exception:  # splitters may want the data
         return 5  # scikit-learn's own number
 
 

@@ -112,8 +112,7 @@ class TorchGridSearchCV(GridSearchCV):
             if not get_config()["array_api_dispatch"]:  # without it scikit-learn knows arrays of the host alone
                 y, params = numpy_of(y), numpy_values(params)
         if current_ranks().size > 1:
-            shared = SharedSearch(self, X, y, params)
-            return self._finished(shared, shared.evaluate())
+            return self._fit_with_others(X, y, params)
         search, evaluations, cv = None, None, self.cv
         with suppress(NotBatched, ValueError, TypeError):  # scikit-learn reports what is invalid
             search = _Search(self, X, y, params)
@@ -126,6 +125,19 @@ class TorchGridSearchCV(GridSearchCV):
             finally:
                 self.cv = cv
         return self._finished(search, evaluations)
+
+    def _fit_with_others(self, X, y, params: dict[str, Any]) -> Self:
+        """See `fit`, where other processes have rows, too; callbacks are told in the one that leads alone."""
+        ranks, shared = current_ranks(), SharedSearch(self, X, y, params)
+        evaluations = shared.evaluate()
+        callbacks = vars(self).pop("_skl_callbacks", None) if ranks.rank else None
+        try:
+            self._finished(shared, evaluations)
+        finally:
+            if callbacks is not None:
+                self._skl_callbacks = callbacks
+        ranks.exchanged(lambda: None, is_last=True)
+        return self
 
     def _finished(self, search: _Search | SharedSearch, evaluations: list[dict[str, Any]]) -> Self:
         """What follows the evaluation of the candidates: results, callbacks, the best candidate and its refit."""

@@ -18,6 +18,7 @@ from sklearn.model_selection import check_cv
 from sklearn.utils import _safe_indexing, indexable
 from sklearn.utils.metadata_routing import UNUSED, MetadataRouter, MethodMapping, process_routing
 
+from torchlogreg._data.agreement import check_same, parameters_as_text
 from torchlogreg._data.array_api import numpy_of, numpy_values
 from torchlogreg._data.targets import known
 from torchlogreg._data.training_data import TrainingData
@@ -158,7 +159,14 @@ class _LinearClassifierCV(LinearPredictor):
         data, ranks = unweighted_data(plain, X, y, sample_weight), current_ranks()
         n_Cs = int(self.Cs) if isinstance(self.Cs, Integral) else len(checked_Cs(self.Cs))
         n_candidates = n_Cs * len(checked_ratios(self.l1_ratios))
-        data = placed_for(plain, data, n_candidates * (1 + n_folds(self.cv)) + self.refit)
+        n_models = n_candidates * (1 + n_folds(self.cv)) + self.refit
+
+        def place():
+            nonlocal data
+            data = placed_for(plain, data, n_models)
+            return parameters_as_text(self) if ranks.size > 1 else {}
+
+        check_same(ranks.exchanged(place))
         arguments = X, numpy_of(y), numpy_of(sample_weight), params
         calls: list[FitCall] = []
 

@@ -1,5 +1,6 @@
 """The values of C and l1_ratio that a cross-validation tries, and where those of C begin to matter."""
 
+from functools import partial
 from numbers import Integral
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +18,7 @@ from torchlogreg._objective.losses import loss_of
 from torchlogreg._objective.objective import Objective
 from torchlogreg._objective.penalties import ElasticNet, strengths
 from torchlogreg._runtime.out_of_memory import with_room
+from torchlogreg._runtime.ranks import collective, current_ranks
 from torchlogreg._runtime.threads import fit_arithmetic
 
 
@@ -75,6 +77,7 @@ def checked_Cs(Cs: Any) -> np.ndarray:
     return values
 
 
+@collective
 def smallest_useful_C(
     X: Any,
     y: ArrayLike,
@@ -140,7 +143,12 @@ def smallest_useful_C(
     if l1_ratio == 0:
         raise ValueError("l1_ratio=0 has no such C: without an L1 norm no coefficient is exactly zero.")
     data = unweighted_data(estimator, X, y, sample_weight)
-    return _smallest(Rows(data), l1_ratio, intercept=fit_intercept, class_weight=class_weight)
+
+    def found(lead):
+        rows = Rows.of(data, lead)
+        return {"C": _smallest(rows, l1_ratio, intercept=fit_intercept, class_weight=class_weight)}
+
+    return current_ranks().led(found, partial(Rows.shared, data))["C"]
 
 
 def _smallest(rows: Rows, l1_ratio: float, *, intercept: bool, class_weight: Any) -> float:

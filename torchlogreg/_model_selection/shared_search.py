@@ -11,6 +11,7 @@ import numpy as np
 from sklearn.model_selection import ParameterGrid, check_cv
 from sklearn.pipeline import Pipeline
 
+from torchlogreg._data.agreement import check_same, parameters_as_text
 from torchlogreg._data.array_api import numpy_of
 from torchlogreg._data.training_data import TrainingData
 from torchlogreg._estimators.shards import refuse_local_steps
@@ -19,6 +20,7 @@ from torchlogreg._model_selection.fit_and_score import as_splits, fit_all, n_fol
 from torchlogreg._model_selection.rows import Rows
 from torchlogreg._model_selection.scoring import refuse_local_scores
 from torchlogreg._runtime.ranks import Lead, current_ranks
+from torchlogreg._runtime.sklearn_private import routing_enabled
 
 if TYPE_CHECKING:
     from torchlogreg._model_selection.grid_search import TorchGridSearchCV
@@ -41,6 +43,7 @@ class SharedSearch:
         weight = self.routed.estimator.fit.get("sample_weight")
         self.weight = None if weight is None else numpy_of(weight)
         self.cv: Any = search.cv
+        self._splits: list | None = None  # in rank 0, the same for all batches
         self.scoring: Any = "accuracy" if search.scoring is None else search.scoring
         refuse_local_scores(self.scoring, {name: None for name in params if name != "sample_weight"})
         if isinstance(search.estimator, Pipeline):
@@ -63,8 +66,7 @@ class SharedSearch:
         if isinstance(self.search.estimator, Pipeline):
             X = self.search.estimator[:-1].transform(X)
         for batch in self.batches:
-            data = unweighted_data(batch.estimator, X, self.y, self.weight)
-            data = placed_for(batch.estimator, data, len(batch.members) * (1 + n_folds(self.search.cv)))
+            data = self._placed(batch, unweighted_data(batch.estimator, X, self.y, self.weight))
             told = current_ranks().led(partial(self._evaluated, batch, data), partial(Rows.shared, data))
             self.n_splits, self.n_unconverged = told["n_splits"], self.n_unconverged + told["n_unconverged"]
             self.n_fitted += told["n_fitted"]
@@ -72,13 +74,28 @@ class SharedSearch:
             found |= dict(zip([i for i, _ in batch.members], told["evaluations"], strict=True))
         return [evaluation for i in range(len(self.candidates)) for evaluation in found[i]]
 
+    def _placed(self, batch: Batch, data: TrainingData) -> TrainingData:
+        """The data where the batch is fitted; raises where the processes search for different things."""
+        placed = data
+
+        def place():
+            nonlocal placed
+            placed = placed_for(batch.estimator, data, len(batch.members) * (1 + n_folds(self.search.cv)))
+            return parameters_as_text(self.search)
+
+        check_same(current_ranks().exchanged(place))
+        return placed
+
     def _evaluated(self, batch: Batch, data: TrainingData, lead: Lead | None) -> dict[str, Any]:
         """What all processes are told of a batch; its evaluations are lists over the folds, one for each candidate."""
         rows = Rows.of(data, lead)
-        cv: Any = check_cv(deepcopy(self.cv), rows.labels, classifier=True)
-        splits = as_splits(cv.split(rows.for_splitters, rows.labels), len(rows))
+        if self._splits is None:
+            cv: Any = deepcopy(check_cv(self.cv, rows.labels, classifier=True))
+            self._splits = as_splits(cv.split(rows.for_splitters, rows.labels), len(rows))
+        splits = self._splits
         fitted = fit_all(batch.estimator, rows, [own for _, own in batch.members], [train for train, _ in splits])
-        weight, evaluations = rows.data.sample_weight if "sample_weight" in self.params else None, []
+        is_weighed = self.routed.scorer.score or not routing_enabled()
+        weight, evaluations = rows.data.sample_weight if is_weighed else None, []
         for f, (train, test) in enumerate(splits):
             start = time.perf_counter()
             of_test = self._scores(fitted, f, test, weight)
@@ -102,5 +119,5 @@ class SharedSearch:
         }
 
     def _scores(self, fitted, f: int, index: np.ndarray, weight: Any) -> list[float]:
-        weight = weight[index] if weight is not None and self.routed.scorer.score else None
+        weight = None if weight is None else weight[index]
         return fitted.mean_scores(self.scoring, index, f, weight).tolist()

@@ -7,6 +7,7 @@ from time import perf_counter
 from typing import Any, NamedTuple, Self
 
 from torchlogreg._monitoring.history import MONITORS, Monitor
+from torchlogreg._runtime.ranks import ALONE, shared_by
 from torchlogreg._runtime.threads import caller_settings, package_settings
 from torchlogreg._solvers.base import Solver
 
@@ -53,16 +54,18 @@ class FitCall(NamedTuple):
         if not is_told:
             return cls(None, {"estimator": estimator}, began)
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}
-        context = estimator._init_callback_context(max_subtasks=max_subtasks)
-        call = cls(context, {"estimator": estimator, "X": X, "y": y, "metadata": metadata}, began)
-        context.call_on_fit_task_begin(**call.arguments)
+        with shared_by(ALONE):  # what callbacks fit themselves is nobody else's
+            context = estimator._init_callback_context(max_subtasks=max_subtasks)
+            call = cls(context, {"estimator": estimator, "X": X, "y": y, "metadata": metadata}, began)
+            context.call_on_fit_task_begin(**call.arguments)
         return call
 
     def end(self) -> None:
         """Tell the callbacks that the fit has ended."""
         if self.context is None:
             return
-        self.context.call_on_fit_task_end(**self.arguments, reconstruction_attributes={})
+        with shared_by(ALONE):
+            self.context.call_on_fit_task_end(**self.arguments, reconstruction_attributes={})
         forget(self.estimator)
 
     @property

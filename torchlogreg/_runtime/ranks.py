@@ -157,7 +157,7 @@ class Ranks(Alone):
             return attributes
         lead = Lead(desk)
         try:
-            with self.interrupts.heard():
+            with self.interrupts.heard(), shared_by(ALONE):  # what callbacks fit meanwhile is nobody else's
                 attributes = work(lead)
         except BrokenGroup:
             raise
@@ -223,6 +223,8 @@ class _Pickler(pickle.Pickler):
         if isinstance(obj, PerRank):
             return "per rank", list(obj)
         if isinstance(obj, torch.Tensor):
+            if obj.dtype == torch.bfloat16:  # which NumPy does not have
+                return "bfloat16", obj.view(torch.int16).numpy(force=True)
             return "tensor", obj.numpy(force=True)
         return None
 
@@ -238,7 +240,8 @@ class _Unpickler(pickle.Unpickler):
             return self.desk.shared[value]
         if kind == "per rank":
             return value[self.desk.ranks.rank]
-        return torch.from_numpy(value if value.flags.writeable else value.copy()).to(self.desk.device)
+        tensor = torch.from_numpy(value if value.flags.writeable else value.copy()).to(self.desk.device)
+        return tensor.view(torch.bfloat16) if kind == "bfloat16" else tensor
 
 
 def _itself(thing):
@@ -346,8 +349,10 @@ class Desk:
         """What each rank tells of its error, which it has told of then; and the own one."""
         told: list[Any] = [None] * self.ranks.size
         answered(dist.all_gather_object, told, told_of(self.error), group=self.ranks.group)
-        self.reported, self.error = self.error or self.reported, None
-        return told, self.reported
+        own, self.error = self.error, None
+        if self.ranks.rank:  # rank 0 raises it at once, and keeps nothing of what a failed attempt had in memory
+            self.reported = own or self.reported
+        return told, own
 
     # --- In rank 0.
 

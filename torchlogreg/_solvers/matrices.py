@@ -258,6 +258,7 @@ class _DiagonalBlock:
     def __init__(self, diagonal: np.ndarray, N: np.ndarray, theta: float):
         self.diagonal, self.N = theta * diagonal, N
         self.inverse, self.product = np.zeros_like(diagonal), np.zeros((len(N), len(N)))
+        self.summed = np.zeros(len(N))
 
     def eliminated(self, index: np.ndarray, r: np.ndarray, shift: np.ndarray | None) -> _Eliminated:
         """See `_DenseBlock`."""
@@ -274,11 +275,13 @@ class _DiagonalBlock:
             N = self.N[:, changed]
             product = self.product + (N * (inverse - self.inverse)[changed]) @ N.T
             # Where nearly all of it is taken away, rounding is what would be left.
-            if (product.diagonal() >= tuning.LEAST_LEFT_SHARE * self.product.diagonal()).all():
+            if (product.diagonal() >= tuning.LEAST_LEFT_SHARE * self.summed).all():
                 self.inverse, self.product = inverse, product
+                self.summed = np.maximum(self.summed, product.diagonal())
                 return
         N = self.N * np.sqrt(inverse)
         self.inverse, self.product = inverse, N @ N.T
+        self.summed = self.product.diagonal().copy()  # the largest since it was summed afresh
 
 
 class BlockMatrix(Matrix):

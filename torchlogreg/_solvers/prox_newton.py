@@ -275,7 +275,7 @@ class ProxNewton(CentredSolver):
             promises.append(promise)
             gap = model.gap(values[b], damping[b], promise)
             gaps.append(gap)
-            if not self.rough and gap <= tuning.SURE_GAP and (small[b] or model.hides_curvature(u[order])):
+            if not self.rough and gap <= 1.0 and (small[b] or model.hides_curvature(u[order])):
                 in_doubt.append(b)
             u = u if flat_rows is None else at_medians(u, flat_rows)
             found.append(u)

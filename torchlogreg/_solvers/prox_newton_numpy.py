@@ -71,7 +71,7 @@ class SmallProblem:
         proposal[index] = minimise_quadratic(matrix, slope[index], kinks, w[index])
         change = self.kinks.change(proposal, w, slope)
         iterate = Iterate(at, value, self.kinks.violation(w, slope), proposal, change, curvature, in_doubt=False)
-        if self.is_part or iterate.gap > tuning.SURE_GAP:
+        if self.is_part or iterate.gap > 1.0:  # the largest that may end a fit, with tol=1
             return iterate
         small = value < tuning.DOUBTFUL_VALUE_SHARE * self.smooth.loss.at_zero
         hides = small or hides_curvature(matrix, slope[index], kinks, w[index], proposal[index])
