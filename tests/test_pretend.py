@@ -187,7 +187,7 @@ MUTATIONS = [
         "cross_validation_with Cs",
         "xpu tensors",
     ),
-    (scoring.score_sums, ".to(values)", "", "grid_with routed device", "cuda tensors"),
+    (scoring._summed, ".to(values)", "", "grid_with routed device", "cuda tensors"),
     (ProxNewton.select, "index.cpu()", "index", L1_RATIOS, "cuda arrays"),
 ]
 

@@ -78,7 +78,7 @@ def test_memory_that_runs_out_on_the_host_is_a_memory_error(fit, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1000 bytes.")
 
-    for module in ("_estimators.problem", "_estimators.partial_fit", "_model_selection.fit_and_score"):
+    for module in ("_estimators.problem", "_estimators.partial_fit", "_model_selection.rows"):
         monkeypatch.setattr(f"torchlogreg.{module}.design_of", fail)
     with pytest.raises(MemoryError, match="1000 bytes"):
         fit()

@@ -61,7 +61,11 @@ FROM_LOGITS: dict[str, RowScore] = {"neg_log_loss": neg_log_loss, "accuracy": ac
 @package_settings()
 def score_sums(name: str, loss: Loss, eta: torch.Tensor, codes: np.ndarray, weight: Any) -> list[torch.Tensor]:
     """The sums (Q,) over the rows of a score in FROM_LOGITS, and those of the weights, which the means are made of."""
-    values = FROM_LOGITS[name](loss, eta, torch.from_numpy(codes).to(eta.device))
+    return _summed(FROM_LOGITS[name](loss, eta, torch.from_numpy(codes).to(eta.device)), weight)
+
+
+def _summed(values: torch.Tensor, weight: Any) -> list[torch.Tensor]:
+    """The weighted sums of (m, Q) over the rows, and that of the weights, in float64."""
     values = Placement.beside(values.device).take(values)
     if weight is None:
         return [values.sum(dim=0), values.new_tensor(float(len(values)))]
