@@ -17,10 +17,12 @@ from sklearn.linear_model._cd_fast import enet_coordinate_descent_gram
 
 from torchlogreg import TorchLogisticRegression, TorchSoftmaxClassifier
 from torchlogreg._objective.penalties import ElasticNet
+from torchlogreg._solvers import tuning
 from torchlogreg._solvers.block_pivoting import minimise_quadratic
 from torchlogreg._solvers.curvature import BlockCurvature
 from torchlogreg._solvers.kinks import Kinks, flat, kinks_of
 from torchlogreg._solvers.matrices import BlockMatrix, DenseMatrix
+from torchlogreg.callbacks import Checkpoint
 
 SPARSE = {"l1_ratio": 1.0, "tol": 1e-9, "max_iter": 300}
 
@@ -597,3 +599,25 @@ def test_separable_classes_and_a_weak_norm(n_classes, tol):
     model = TorchSoftmaxClassifier(l1_ratio=1.0, C=1e4, tol=tol, max_iter=300).fit(X, y)
     assert model.converged_
     assert model.objective_ - lower_bound(model, X, y) <= tol * model.objective_
+
+
+@pytest.mark.parametrize("C", [0.1, 10.0])
+def test_sets_that_are_too_large_give_way_to_all_columns(C, monkeypatch, tmp_path):
+    """Where an L2 penalty leaves few coefficients at zero; blocks are of some of them alone."""
+    X, y = rows(60, 400, n_classes=3)
+    model = TorchSoftmaxClassifier(C=C, l1_ratio=0.02, tol=1e-6, max_iter=300)
+    expected = clone(model).fit(X, y)
+    assert np.count_nonzero(expected.coef_) > 600
+    monkeypatch.setattr(tuning, "MOST_SET_COEFFICIENTS", 500)
+    monkeypatch.setattr(tuning, "BLOCKS_NUMBERS", 3 * 150**2)
+    model.fit(X, y)
+    assert model.converged_
+    assert model.n_iter_ != expected.n_iter_
+    assert model.objective_ == pytest.approx(expected.objective_, rel=1e-5)
+    assert model.objective_ - lower_bound(model, X, y) <= 1e-5 * model.objective_
+    path = tmp_path / "fit.checkpoint"
+    stopped = clone(model).set_params(max_iter=6).set_callbacks(Checkpoint(path, every=2))
+    with pytest.warns(ConvergenceWarning):
+        stopped.fit(X, y)
+    state = stopped.history_["objective"]
+    np.testing.assert_allclose(model.history_["objective"][: len(state)], state)

@@ -6,6 +6,7 @@ that are not zero, or nearly leave zero. All of it is on the host, class-major.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -98,8 +99,9 @@ class BlockCurvature(Curvature):
         place = np.full(d, -1)
         place[self.columns.numpy()] = np.arange(len(self.columns))
         parts = [index[a:b] - k * d for k, (a, b) in enumerate(pairwise(ends))]
-        inside = [part[place[part] >= 0] for part in parts]
-        outside = [part[place[part] < 0] for part in parts]
+        most = math.isqrt(tuning.BLOCKS_NUMBERS // len(parts))
+        inside = [self._largest(part[place[part] >= 0], model, k, most) for k, part in enumerate(parts)]
+        outside = [np.setdiff1d(part, own, assume_unique=True) for part, own in zip(parts, inside, strict=True)]
         missing = [k for k, part in enumerate(inside) if not self._is_cached(model, k, part)]
 
         def compute(classes):
@@ -119,6 +121,12 @@ class BlockCurvature(Curvature):
                 out.append(self.of_all[model, k].numpy()[others])
             order += [own + k * d, others + k * d]
         return np.concatenate(order), out
+
+    def _largest(self, part, model, k, most):
+        """Those coefficients of a class that have the most curvature, if there are more than may have a block."""
+        if len(part) <= most:
+            return part
+        return np.sort(part[np.argpartition(self.of_all[model, k].numpy()[part], -most)[-most:]])
 
     def diagonal(self):
         """See `Curvature`."""

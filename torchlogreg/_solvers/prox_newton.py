@@ -200,7 +200,7 @@ class ProxNewton(CentredSolver):
         if objective.penalty.is_smooth:
             return LBFGS(seed=self.seed).specialised(objective, W)
         if are_wanted(objective):
-            return WorkingSets()
+            return WorkingSets(self)
         return ProxNewtonNumPy(objective) if is_small(objective, W) else self
 
     def is_faster_alone(self, objective, W):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,8 +47,12 @@ class WorkingSets(Solver):
     As in celer (Massias, Gramfort and Salmon 2018, arXiv:1802.07481), but for the solver on a working set, which is
     proximal Newton with the exact Hessian, and one set for all models. Models in the order of their strengths start
     from one another. What is written out beside X are n rows of the columns of the set: of those whose coefficients
-    are not zero, as many again, and `tuning.LEAST_WORKING_SET`.
+    are not zero, as many again, and `tuning.LEAST_WORKING_SET`. Where that would make too large a Hessian, as where an
+    L2 penalty leaves few coefficients at zero, the `whole` solver goes on with all columns.
     """
+
+    def __init__(self, whole: Solver):
+        self.whole = whole
 
     name = "prox-newton"
     takes_kinks = True
@@ -66,7 +71,12 @@ class WorkingSets(Solver):
 
     def step(self, objective, state):
         """See `Solver`."""
+        if not isinstance(state, WorkingSetState):
+            return _certified(objective, self.whole.step(objective, state))
         columns, p = self._columns(objective, state.point, state.columns), objective.design.n_features
+        n_logits = state.point.W.shape[2]
+        if n_logits > 1 and len(columns) * n_logits > tuning.MOST_SET_COEFFICIENTS:
+            return _certified(objective, self.whole.init(objective, state.point.W))
         index, inside = _of_columns(objective, columns)
         W, before = state.point.W.clone(), None
         first = not bool(W[:, :p].any())
@@ -80,15 +90,21 @@ class WorkingSets(Solver):
 
     def select(self, state, index):
         """See `Solver`."""
+        if not isinstance(state, WorkingSetState):
+            return self.whole.select(state, index)
         return state._replace(point=select(index, state.point), reading=state.reading.select(index.tolist()))
 
     def pack(self, state):
-        """The iterates and the working set."""
+        """The iterates and the working set, or the state of the whole solver."""
+        if not isinstance(state, WorkingSetState):
+            return None, self.whole.pack(state)
         return state.point.W, state.columns
 
     def unpack(self, objective, packed):
         """See `Solver`; one pass."""
         W, columns = packed
+        if W is None:
+            return _certified(objective, self.whole.unpack(objective, columns))
         return self._state(objective, objective.value_and_gradient(W), columns)
 
     def stopping(self, tol):
@@ -130,6 +146,16 @@ class WorkingSets(Solver):
             stuck = [new >= old and value >= was for new, old, value, was in pairs]
             reading = reading._replace(stuck=stuck)
         return WorkingSetState(point, reading, columns)
+
+
+def _certified(objective: Objective, state: Any) -> Any:
+    """The state of the whole solver with gaps that are bounds, as those of working sets are, where there are bounds."""
+    point, reading = state.point, state.reading
+    if point.eta is None:
+        return state
+    bounds = (estimated_gap(objective, point) / point.value.clamp(min=torch.finfo(point.value.dtype).tiny)).tolist()
+    gap = [max(own, bound) if math.isfinite(bound) else own for own, bound in zip(reading.gap, bounds, strict=True)]
+    return state._replace(reading=reading._replace(gap=gap))
 
 
 def _of_columns(objective: Objective, columns: torch.Tensor) -> tuple[torch.Tensor, Objective]:
