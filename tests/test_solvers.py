@@ -253,8 +253,8 @@ def test_leverages_are_shares_of_the_second_moments(kind, intercept, n_weights):
     total = added.sum(axis=0)
     before = problem.passes.total
     np.testing.assert_allclose(second_moments(problem), total, rtol=1e-12)
-    np.testing.assert_allclose(leverages(problem)[0], (added / np.where(total, total, 1.0)).sum(axis=1), rtol=1e-12)
-    np.testing.assert_allclose(leverages(problem)[1], np.count_nonzero(total), rtol=1e-12)
+    np.testing.assert_allclose(leverages(problem).own, (added / np.where(total, total, 1.0)).sum(axis=1), rtol=1e-12)
+    np.testing.assert_allclose(leverages(problem).total, np.count_nonzero(total), rtol=1e-12)
     assert problem.passes.total == before + 2
 
 
@@ -308,7 +308,7 @@ def test_leverages_at_a_point_are_what_rows_add_to_the_curvature(loss):
     each = [[curvature_of(i, b) for b in range(2)] for i in range(len(eta))]
     curvature = torch.tensor(each, dtype=F64)
     expected = (problem.design.weight * curvature).sum(dim=1) * (X.square() / second_moments(problem)).sum(dim=1)
-    np.testing.assert_allclose(leverages(problem, W)[0], expected, rtol=1e-10)
+    np.testing.assert_allclose(leverages(problem, W).own, expected, rtol=1e-10)
     before = problem.passes.total
     leverages(problem, W)
     assert problem.passes.total == before + 1
@@ -372,7 +372,7 @@ def test_squares_that_overflow_or_vanish_leave_an_even_sample(scale):
         torch.from_numpy(X * scale), torch.from_numpy(2.0 * y - 1), torch.ones(len(X), 1, dtype=F64), intercept=False
     )
     problem = objective_of(rows, Binomial(), 0.0)
-    assert (_importance_sample(problem, *leverages(problem), 500, generator()) is None) == (scale != 1.0)
+    assert (_importance_sample(problem, leverages(problem), 500, generator()) is None) == (scale != 1.0)
     assert torch.isfinite(sample_rows(problem, 500, generator()).design.sample_weights).all()
 
 

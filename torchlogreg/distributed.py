@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torchlogreg._estimators.shards import scaler_over_shards
+from torchlogreg._estimators.shared_scaler import scaler_over_shards
 from torchlogreg._launchers.dask import fit_on_dask
 from torchlogreg._launchers.ray import fit_on_ray
 from torchlogreg._launchers.spark import fit_on_spark

@@ -15,7 +15,7 @@ from torchlogreg._data.sample_weights import Models, index_of_selected
 from torchlogreg._data.sparse import SparseDesign, n_frequent_columns
 from torchlogreg._data.storage import joined
 from torchlogreg._data.streamed import StreamedDesign
-from torchlogreg._runtime.ranks import PerRank, Remote
+from torchlogreg._runtime.ranks import PerRank, Remote, itself
 
 
 class Facts(NamedTuple):
@@ -100,13 +100,17 @@ class ShardedDesign(Design):
     ):
         self.n_columns, self.weight_index = n_columns, weight_index
         self.remote, self.lead, self.facts, self.order = remote, remote.lead, facts, order
-        self.known = [fact for fact in facts if fact is not None]
         self.n_processes = len(self.known)
         first = self.known[0]
         self.intercept, self.accumulation = first.intercept, accumulation
         self.compute = compute or Placement(accumulation.device, first.compute.dtype)
         self.in_memory, self.n_passes_before = not first.is_stream, int(first.is_stream)
         self.cache: dict[str, Any] = {}
+
+    @property
+    def known(self) -> list[Facts]:
+        """Of the ranks that have rows."""
+        return [fact for fact in self.facts if fact is not None]
 
     @classmethod
     def of(cls, remote: Remote) -> Design:
@@ -116,7 +120,7 @@ class ShardedDesign(Design):
         n, d = out.shape
         is_small = n * d <= tuning.GATHERED_NUMBERS
         if out.in_memory and (is_small or is_wide_table(*out.shape)):
-            return joined(out.each(_itself))
+            return joined(out.each(itself))
         largest = [fact.largest_weight for fact in out.known]
         out.cache["largest"] = torch.tensor([max(largest)], dtype=torch.float64, device=out.device)
         return out
@@ -158,9 +162,9 @@ class ShardedDesign(Design):
         return counts.numpy(force=True) > 0
 
     def of_filled_columns(self, is_filled: np.ndarray) -> "ShardedDesign":
-        remote = Remote(self.lead, self.lead.kept(_of_filled, self.remote, is_filled))
         n_filled = int(is_filled.sum())
-        return self._with(remote, facts=[fact and fact._replace(n_features=n_filled) for fact in self.facts])
+        facts = [fact and fact._replace(n_features=n_filled) for fact in self.facts]
+        return self._asked("of_filled_columns", is_filled, facts=facts)
 
     def dense(self, columns: torch.Tensor) -> InMemoryDesign:
         """Dense rows of the columns of X at an index, gathered here."""
@@ -168,7 +172,7 @@ class ShardedDesign(Design):
 
     def fingerprint(self) -> int:
         """A checksum that does not depend on which process has which rows."""
-        return sum(self.each(_row_fingerprint)) % 2**64
+        return sum(self.each(_called, "row_fingerprint")) % 2**64
 
     # --- The same rows in another way.
 
@@ -284,7 +288,6 @@ class ShardedDesign(Design):
         if any(fact.n_present is None for fact in self.known):
             counted = self._each(_n_present)
             self.facts = [fact and fact._replace(n_present=n) for fact, n in zip(self.facts, counted, strict=True)]
-            self.known = [fact for fact in self.facts if fact is not None]
         counts = [0 if fact is None else fact.n_present or 0 for fact in self.facts]
         numbers = torch.randint(sum(counts), (size,), generator=generator, device="cpu")
         if sum(counts) == self.shape[0]:
@@ -347,10 +350,6 @@ class ShardedDesign(Design):
 # --- What the ranks are asked for.
 
 
-def _itself(design):
-    return design
-
-
 def _called(design, method, *arguments):
     return getattr(design, method)(*arguments)
 
@@ -359,16 +358,8 @@ def _total_weight(design):
     return [design.total_weight()]
 
 
-def _row_fingerprint(design):
-    return design.row_fingerprint()
-
-
 def _filled(design):
     return [torch.from_numpy(design.filled_columns().astype(np.float64))]
-
-
-def _of_filled(design, is_filled):
-    return design.of_filled_columns(is_filled)
 
 
 def _n_present(design: InMemoryDesign):

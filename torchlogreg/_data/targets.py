@@ -131,7 +131,8 @@ def distinct(labels: list[np.ndarray]) -> np.ndarray:
 def class_mass(codes: np.ndarray, weight: np.ndarray, n_classes: int) -> tuple[np.ndarray, float]:
     """The weight of each class (n_classes,) in units of the largest one of a row, and that."""
     peak = float(weight.max(initial=0.0))
-    return np.bincount(codes, weights=weight / peak if peak else weight, minlength=n_classes), peak
+    units = weight if peak in (0.0, 1.0) else weight / peak
+    return np.bincount(codes, weights=units, minlength=n_classes), peak
 
 
 def class_weights(class_weight, classes: np.ndarray, mass: np.ndarray) -> np.ndarray:

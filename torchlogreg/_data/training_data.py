@@ -282,7 +282,9 @@ def training_data(estimator, X, y, sample_weight) -> TrainingData:
 
     of_all = Agreed.of(ranks.exchanged(look), ranks.rank)
     stored, codes, weight = rows
-    classes, mass, codes = of_all.classes, of_all.mass, of_all.places[codes]
+    classes, mass = of_all.classes, of_all.mass
+    if len(of_all.places) < len(classes):  # other processes have more of them
+        codes = of_all.places[codes]
     if not mass.any():
         raise ValueError(WEIGHTLESS)
     schema = {**of_all.schema, "classes_": Space.of(y).array(classes)}

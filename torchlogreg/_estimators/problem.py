@@ -107,7 +107,9 @@ def fit_inputs(estimator: Any, X, y, sample_weight, *, start: tuple, validation:
             loss, own = loss_of(len(data.classes)), per_feature(estimator, data)
             W = start_coefficients(estimator, data, loss, *start, continued=estimator.warm_start)
             inputs = FitInputs(data, loss, own.clipped(W), monitor, own, monitor is not None)
-            start_of_all = {"the coefficients to start from": f"the checksum {checksum([W])}"}
+            start_of_all = {}
+            if current_ranks().size > 1:
+                start_of_all["the coefficients to start from"] = f"the checksum {checksum([W])}"
             return start_of_all, None if monitor is None else float(monitor.weight.sum())
 
         terms, weights = zip(*current_ranks().exchanged(look), strict=True)

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import torch
+
 from torchlogreg._launchers.launch import concluded, engine, for_workers, lost_stage
 from torchlogreg._launchers.shares import Columns, Share
 from torchlogreg._launchers.worker import Outcome, Place, fit_in_rank, opened_store
@@ -115,7 +117,7 @@ def _outcomes(estimator, columns: Columns, use_gpu: bool, timeout: float, batche
     context = engine("pyspark", "spark").BarrierTaskContext.get()
     rank, store, address = context.partitionId(), None, ""
     if use_gpu:
-        engine("torch", "spark").cuda.set_device(int(context.resources()["gpu"].addresses[0]))
+        torch.cuda.set_device(int(context.resources()["gpu"].addresses[0]))
     tasks = context.getTaskInfos()  # fewer than workers, where there are fewer rows
     host = tasks[0].address.rsplit(":", 1)[0]
     if rank == 0:

@@ -58,7 +58,7 @@ class Rows(NamedTuple):
         if self.lead is None:
             return design_of(self.data, loss, intercept=intercept)
         shared = Remote(self.lead, "data")
-        return ShardedDesign.of(Remote(self.lead, self.lead.kept(_design, shared, loss, None, intercept)))
+        return ShardedDesign.of(Remote(self.lead, self.lead.kept(_design, shared, loss, intercept)))
 
     def logits(self, W: torch.Tensor, loss: Loss, index: np.ndarray, *, intercept: bool) -> torch.Tensor:
         """Logits (m, B, K) of the rows at an index, which are here, by coefficients (B, d, K)."""
@@ -86,8 +86,8 @@ def _labels_and_weights(data):
     return data.codes, data.weight
 
 
-def _design(data, loss, index, intercept):
-    return design_of(data, loss, index, intercept=intercept)
+def _design(data, loss, intercept):
+    return design_of(data, loss, intercept=intercept)
 
 
 def _score_sums(data, loss, W, name, index, weight, intercept):

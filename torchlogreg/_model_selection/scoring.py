@@ -69,7 +69,7 @@ def _summed(values: torch.Tensor, weight: Any) -> list[torch.Tensor]:
     values = Placement.beside(values.device).take(values)
     if weight is None:
         return [values.sum(dim=0), values.new_tensor(float(len(values)))]
-    weight = torch.from_numpy(np.array(numpy_of(weight), dtype=np.float64)).to(values)
+    weight = torch.from_numpy(weight).to(values)
     return [weight @ values, weight.sum()]
 
 

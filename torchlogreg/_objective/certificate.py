@@ -46,6 +46,11 @@ def estimated_gap(objective, point):
     return _duality_gap(objective, point, point.eta)
 
 
+def estimated_relative_gap(objective, point):
+    """The same as a share of the value, (B,)."""
+    return estimated_gap(objective, point) / point.value.clamp(min=torch.finfo(point.value.dtype).tiny)
+
+
 def _duality_gap(objective, point, eta, shift=None):
     """The sums of `optimality_bound`, where the intercepts are best; logits eta + shift, which L2 alone needs not."""
     p, penalty = objective.design.n_features, objective.penalty

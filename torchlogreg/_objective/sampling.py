@@ -1,5 +1,7 @@
 """Statistics of the rows that samples are drawn by, and the objective on a sample."""
 
+from typing import Any, NamedTuple
+
 import torch
 
 from torchlogreg._data import moments
@@ -34,19 +36,25 @@ def _second_moments(design):
     return [moments.second_moments(design)]
 
 
-def weight_sums(objective):
-    """The sum of the rows' weights, of each row the largest among the models', and how many are not zero."""
-    total, count = objective.design.total(_weight_sums, shapes=[(), ()])
-    return float(total), float(count)
+def weight_sum(objective):
+    """The sum of the rows' weights, of each row the largest among the models'."""
+    return float(objective.design.total(_weight_sum, shapes=[()])[0])
 
 
-def _weight_sums(design):
-    largest = design.to_accumulation(design.sample_weights.amax(dim=1))
-    return [largest.sum(), (largest > 0).sum().to(largest)]
+def _weight_sum(design):
+    return [design.to_accumulation(design.sample_weights.amax(dim=1).sum())]
+
+
+class Leverages(NamedTuple):
+    """What each row adds to the curvature, or to the second moments."""
+
+    own: Any  # (n,) with the rows
+    total: float
+    n_present: float  # rows that have a weight
 
 
 def leverages(objective, W=None):
-    """What each row adds, as shares, to the second moments, or how much it adds to the curvature at W; and their sum.
+    """What each row adds, as shares, to the second moments, or how much it adds to the curvature at W.
 
     The former (n,) takes two passes once, the latter one more.
     """
@@ -54,8 +62,8 @@ def leverages(objective, W=None):
     norms = _cached(objective, "norms", lambda: objective.design.total(_row_norms, squares, shapes=[], n_kept=1)[0])
     if W is not None:
         objective.passes.n_visited += objective.design.shape[0]
-    total, own = objective.design.total(_leverages, norms, objective.loss, W, shapes=[()], n_kept=1)
-    return own, float(total)
+    total, count, own = objective.design.total(_leverages, norms, objective.loss, W, shapes=[(), ()], n_kept=1)
+    return Leverages(own, float(total), float(count))
 
 
 def _row_norms(design, squares):
@@ -63,8 +71,9 @@ def _row_norms(design, squares):
 
 
 def _leverages(design, norms, loss, W):
-    own = norms * (design.sample_weights.amax(dim=1) if W is None else _row_curvatures(design, loss, W))
-    return [design.to_accumulation(own.sum()), own]
+    largest = design.sample_weights.amax(dim=1)
+    own = norms * (largest if W is None else _row_curvatures(design, loss, W))
+    return [design.to_accumulation(own.sum()), design.to_accumulation((largest > 0).sum()), own]
 
 
 def _row_curvatures(design, loss, W):
@@ -81,10 +90,9 @@ def _row_curvatures(design, loss, W):
     return torch.cat(in_threads(curvatures, parts)).to(design.sample_weights)
 
 
-def importance_shares(objective, leverages, total):
-    """Shares (n,) of the rows, half of them even and half by leverages of that sum."""
-    n_present = weight_sums(objective)[1]
-    return objective.design.total(_importance_shares, leverages, total, n_present, shapes=[], n_kept=1)[0]
+def importance_shares(objective, leverages):
+    """Shares (n,) of the rows, half of them even and half by leverages."""
+    return objective.design.total(_importance_shares, *leverages, shapes=[], n_kept=1)[0]
 
 
 def _importance_shares(design, leverages, total, n_present):

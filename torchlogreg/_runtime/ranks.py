@@ -244,7 +244,8 @@ class _Unpickler(pickle.Unpickler):
         return tensor.view(torch.bfloat16) if kind == "bfloat16" else tensor
 
 
-def _itself(thing):
+def itself(thing):
+    """What is asked for where a rank is to send the thing as it is."""
     return thing
 
 
@@ -305,7 +306,7 @@ class Desk:
             return None
 
     def _keep(self, number, function, arguments):
-        result = self._result(function, arguments, _itself)
+        result = self._result(function, arguments, itself)
         self.shared[number] = NOTHING if result is None else result
 
     def _total(self, numbers, function, arguments, shapes):
@@ -331,7 +332,7 @@ class Desk:
     def _each(self, function, arguments):
         """What each rank's function returns, in a list."""
         ranks = self.ranks
-        result = self._result(function, arguments, _dumped if ranks.rank else _itself)
+        result = self._result(function, arguments, _dumped if ranks.rank else itself)
         data = result if result is not None and ranks.rank else b""
         sizes = torch.zeros(ranks.size + 1, dtype=torch.int64, device="cpu")
         sizes[ranks.rank], sizes[-1] = len(data), self.error is not None

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from torchlogreg._objective.certificate import estimated_gap
+from torchlogreg._objective.certificate import estimated_relative_gap
 from torchlogreg._objective.objective import Point
 from torchlogreg._solvers import tuning
 from torchlogreg._solvers.base import Reading
@@ -288,7 +288,7 @@ class ProxNewton(CentredSolver):
         if in_doubt and point.eta is not None:  # then the gap is as small as it seems only if a bound says so
             # Values that differ by no more are the same to rounding; see `line_search_step`.
             noise = tuning.EQUAL_VALUE_ROUNDINGS * torch.finfo(point.value.dtype).eps
-            bounds = (estimated_gap(objective, point) / point.value.clamp(min=SMALLEST_FLOAT) - noise).tolist()
+            bounds = (estimated_relative_gap(objective, point) - noise).tolist()
             for b in in_doubt:
                 gaps[b] = max(gaps[b], bounds[b]) if math.isfinite(bounds[b]) else gaps[b]
         reading = Reading.of(point, None, stuck)._replace(gap=gaps)

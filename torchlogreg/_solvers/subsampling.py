@@ -14,7 +14,7 @@ from torchlogreg._objective.sampling import (
     scatter,
     second_moments,
     shrunk,
-    weight_sums,
+    weight_sum,
 )
 from torchlogreg._solvers import tuning
 from torchlogreg._solvers.base import Solver
@@ -33,7 +33,7 @@ def sample_rows(objective, size, generator, *, evenly=False, spread=False):
     sample = sampled(objective, rows.sample_rows(size, generator), spread=spread)
     if evenly or not rows.in_memory or not _is_unrepresentative(sample, objective):
         return sample
-    return _importance_sample(objective, *leverages(objective), size, generator, spread=spread) or sample
+    return _importance_sample(objective, leverages(objective), size, generator, spread=spread) or sample
 
 
 def sample_where_curved(objective, W, size, generator):
@@ -42,7 +42,7 @@ def sample_where_curved(objective, W, size, generator):
     Where most rows are classified beyond doubt, few have nearly all of the curvature. At zero all are alike.
     """
     if objective.design.in_memory and size < objective.design.shape[0] and W.any():
-        sample = _importance_sample(objective, *leverages(objective, W), size, generator)
+        sample = _importance_sample(objective, leverages(objective, W), size, generator)
         if sample is not None:
             return sample
     return sample_rows(objective, size, generator)
@@ -75,18 +75,18 @@ def _tells_every_column(sample):
 
 
 def _mean_squares(objective, moments):
-    return moments / weight_sums(objective)[0]
+    return moments / weight_sum(objective)
 
 
-def _importance_sample(objective, leverages, total, size, generator, *, spread=False):
+def _importance_sample(objective, leverages, size, generator, *, spread=False):
     """The objective on `size` rows, drawn half evenly and half by leverage (n,), with weights that make up for it.
 
     Leverage scores (Drineas et al. 2012, jmlr.org/papers/v13/drineas12a.html) as if no two columns were correlated.
     None if the squares of the numbers overflow, or vanish.
     """
-    if not 0.0 < total < math.inf:
+    if not 0.0 < leverages.total < math.inf:
         return None
-    shares = importance_shares(objective, leverages, total)
+    shares = importance_shares(objective, leverages)
     uniform = 1.0 - torch.rand(size, generator=generator, dtype=torch.float64, device="cpu")  # above zero
     index, share = objective.design.draw(shares, uniform)
     return sampled(objective, index, 1.0 / (objective.design.shape[0] * share[:, None]), spread=spread)

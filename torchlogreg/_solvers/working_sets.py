@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from torchlogreg._objective.certificate import estimated_gap
+from torchlogreg._objective.certificate import estimated_relative_gap
 from torchlogreg._objective.objective import Objective, PassCounter, Point
 from torchlogreg._solvers import tuning
 from torchlogreg._solvers.base import Reading, Solver
@@ -137,7 +137,7 @@ class WorkingSets(Solver):
         return point.value.new_tensor([iterate.gap for iterate in iterates])
 
     def _state(self, objective, point, columns, before=None):
-        gap = estimated_gap(objective, point) / point.value.clamp(min=torch.finfo(point.value.dtype).tiny)
+        gap = estimated_relative_gap(objective, point)
         if gap.isinf().any():
             gap = torch.where(gap.isinf(), self._promised_gap(objective, point, columns), gap)
         reading = Reading.of(point, gap)
@@ -153,7 +153,7 @@ def _certified(objective: Objective, state: Any) -> Any:
     point, reading = state.point, state.reading
     if point.eta is None:
         return state
-    bounds = (estimated_gap(objective, point) / point.value.clamp(min=torch.finfo(point.value.dtype).tiny)).tolist()
+    bounds = estimated_relative_gap(objective, point).tolist()
     gap = [max(own, bound) if math.isfinite(bound) else own for own, bound in zip(reading.gap, bounds, strict=True)]
     return state._replace(reading=reading._replace(gap=gap))
 
