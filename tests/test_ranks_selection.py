@@ -342,3 +342,52 @@ class NeedsRows(KFold):
 def test_a_splitter_may_need_the_rows():
     X, y, _ = table(600, 2)
     TorchLogisticRegressionCV(Cs=2, cv=NeedsRows(3)).fit(X, y)
+
+
+class Raises:
+    """Raises when a task of that name ends, or the whole search."""
+
+    def __init__(self, task_name):
+        self.task_name = task_name
+
+    def setup(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator=None, context=None, **kwargs):
+        pass
+
+    def on_fit_task_end(self, estimator=None, context=None, **kwargs):
+        if context.task_name == self.task_name or (self.task_name == "search" and context.parent is None):
+            raise RuntimeError("from the callback")
+
+    def teardown(self, estimator, context):
+        pass
+
+
+def searched_with_callback(rank, size, task_name):
+    X, y, _ = table(600, 2)
+    own = part(len(X), rank, size)
+    search = TorchGridSearchCV(TorchLogisticRegression(verbose=0), {"C": [1.0]}).set_callbacks(Raises(task_name))
+    with shared_rows():
+        search.fit(X[own], y[own])
+
+
+@pytest.mark.parametrize("task_name", ["search", "refit-with-best-params", "candidate-split-evaluation"])
+def test_an_error_at_the_end_of_a_search_is_told(task_name):
+    for failure in on_ranks(2, searched_with_callback, task_name):
+        assert failure.kind == "RuntimeError", failure
+        assert "from the callback" in failure.text
+    assert on_ranks(2, smallest, 600)[0] > 0.0  # they still hear each other
+
+
+def searched_verbosely(rank, size):
+    X, y, _ = table(600, 2)
+    own = part(len(X), rank, size)
+    estimator = TorchLogisticRegression(device="cpu" if rank else "auto")
+    with shared_rows():
+        return TorchGridSearchCV(estimator, {"C": [1.0]}).fit(X[own], y[own]).best_score_
+
+
+def test_the_device_within_a_search_is_each_processs_own():
+    first, second = on_ranks(2, searched_verbosely)
+    assert first == second

@@ -621,3 +621,18 @@ def test_sets_that_are_too_large_give_way_to_all_columns(C, monkeypatch, tmp_pat
         stopped.fit(X, y)
     state = stopped.history_["objective"]
     np.testing.assert_allclose(model.history_["objective"][: len(state)], state)
+
+
+def test_rare_columns_without_a_place_in_a_block_do_not_stall(monkeypatch):
+    """A sample has no number of most of them, so that their curvature there is zero."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(12_000, 300))
+    X[:, 100:] *= 5.0 * (rng.random((12_000, 200)) < 2e-4)
+    y = np.where(X[:, 0] + rng.normal(size=12_000) > 0, 0, rng.integers(0, 3, 12_000))
+    for j in np.arange(100, 300)[rng.random(200) < 0.3]:
+        y[X[:, j] != 0] = j % 3
+    model = TorchSoftmaxClassifier(l1_ratio=1.0, max_iter=60)
+    expected = clone(model).fit(X, y)
+    monkeypatch.setattr(tuning, "BLOCKS_NUMBERS", 30_000)
+    assert model.fit(X, y).converged_
+    assert model.objective_ == pytest.approx(expected.objective_, rel=1e-4)

@@ -158,7 +158,7 @@ def _described(value: Any) -> str:
     if isinstance(value, (tuple, list)):
         return "[" + ", ".join(map(_described, value)) + "]"
     if hasattr(value, "get_params"):
-        return _described({"": type(value).__name__, **value.get_params(deep=False)})
+        return _described(parameters_as_text(value))
     if hasattr(value, "shape") and value.shape != ():
         array = np.asarray(numpy_of(value))
         if array.dtype.kind in "biuf" and array.size > FEW_NUMBERS:

@@ -344,7 +344,7 @@ class ShardedDesign(Design):
         for place, index, start in zip(places, own, self._ends, strict=False):
             if index is not None:
                 out[place] = index.cpu() + start
-        return out
+        return out if self.order is None else self.order.argsort()[out]
 
 
 # --- What the ranks are asked for.

@@ -101,7 +101,7 @@ class Ranks(Alone):
             raise ValueError("This process does not belong to the group.")
         self.n_calls = self.n_bytes = 0
         self.interrupts = Interrupts()
-        self._is_meeting = False
+        self._is_meeting = self._is_within = False  # within another meeting
         self._meets_again = False  # whether the others wait for this rank until it has told of an error
         on_device = dist.get_backend(group) == "nccl"
         self.device = torch.device("cuda", torch.cuda.current_device()) if on_device else torch.device("cpu")
@@ -109,8 +109,12 @@ class Ranks(Alone):
     @contextmanager
     def meeting(self):
         """See `Alone`."""
-        if self._is_meeting:  # a search that fits its best model
-            yield
+        if self._is_meeting:  # a search that fits its best model, and has more to tell after that
+            self._is_within = True
+            try:
+                yield
+            finally:
+                self._is_within = False
             return
         with self.interrupts.held_back():
             self._is_meeting = self._meets_again = True
@@ -133,7 +137,7 @@ class Ranks(Alone):
             error = raised
         found: list[Any] = [None] * self.size
         answered(dist.all_gather_object, found, (value, told_of(error)), group=self.group)
-        if is_last or any(told is not None for _, told in found):
+        if (is_last and not self._is_within) or any(told is not None for _, told in found):
             self._meets_again = False
         raise_first([told for _, told in found], error, self.rank)
         return [value for value, _ in found]

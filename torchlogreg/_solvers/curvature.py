@@ -118,7 +118,10 @@ class BlockCurvature(Curvature):
                 at = np.searchsorted(known, own)
                 out.append(H if len(at) == len(H) else H[np.ix_(at, at)])
             if len(others):
-                out.append(self.of_all[model, k].numpy()[others])
+                diagonal = self.of_all[model, k].numpy()
+                # A sample may not have a number of a rare column; alone, its coefficient would move without limit.
+                least = tuning.LEAST_DIAGONAL_SHARE * diagonal.max() * (place[others] >= 0)
+                out.append(np.maximum(diagonal[others], least))
             order += [own + k * d, others + k * d]
         return np.concatenate(order), out
 

@@ -145,4 +145,6 @@ WORKING_SET_COLUMNS_PER_ROW, MOST_WORKING_SET_ROWS = 4, 5000
 MOST_SET_COEFFICIENTS = 2**12
 # Numbers in the blocks of all classes of a model: 256 MB. Coefficients beyond have a diagonal.
 BLOCKS_NUMBERS = 2**25
+# The least diagonal of coefficients that have no place in a block, as a share of the largest of their class.
+LEAST_DIAGONAL_SHARE = 1e-4
 LEAST_WORKING_SET, MOST_SET_STEPS, SET_VIOLATION_SHARE = 400, 50, 1e-2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from torchlogreg._objective.certificate import estimated_relative_gap
 from torchlogreg._objective.objective import Objective, PassCounter, Point
 from torchlogreg._solvers import tuning
-from torchlogreg._solvers.base import Reading, Solver
+from torchlogreg._solvers.base import Reading, Solver, State
 from torchlogreg._solvers.line_search import is_stalled, select
 from torchlogreg._solvers.prox_newton_numpy import SmallProblem
 from torchlogreg._solvers.small_objective import EPSILON
@@ -39,6 +38,22 @@ class WorkingSetState(NamedTuple):
     reading: Reading
     columns: torch.Tensor  # (u,) features that were looked at so far, sorted
     settled: bool = False
+
+
+class SetOptimality(NamedTuple):
+    """The rule of working sets, whose gaps are bounds, and that of the whole solver after them."""
+
+    sets: Optimality
+    whole: Any  # Rule
+
+    @property
+    def gap(self) -> float:
+        """The larger of both."""
+        return max(self.sets.gap, self.whole.gap)
+
+    def met(self, state: State) -> list[bool]:
+        """Which of the models may stop."""
+        return (self.sets if isinstance(state, WorkingSetState) else self.whole).met(state)
 
 
 class WorkingSets(Solver):
@@ -72,11 +87,11 @@ class WorkingSets(Solver):
     def step(self, objective, state):
         """See `Solver`."""
         if not isinstance(state, WorkingSetState):
-            return _certified(objective, self.whole.step(objective, state))
+            return self.whole.step(objective, state)
         columns, p = self._columns(objective, state.point, state.columns), objective.design.n_features
         n_logits = state.point.W.shape[2]
         if n_logits > 1 and len(columns) * n_logits > tuning.MOST_SET_COEFFICIENTS:
-            return _certified(objective, self.whole.init(objective, state.point.W))
+            return self.whole.init(objective, state.point.W)
         index, inside = _of_columns(objective, columns)
         W, before = state.point.W.clone(), None
         first = not bool(W[:, :p].any())
@@ -104,12 +119,12 @@ class WorkingSets(Solver):
         """See `Solver`; one pass."""
         W, columns = packed
         if W is None:
-            return _certified(objective, self.whole.unpack(objective, columns))
+            return self.whole.unpack(objective, columns)
         return self._state(objective, objective.value_and_gradient(W), columns)
 
     def stopping(self, tol):
         """See `Solver`."""
-        return Optimality(tol, gap=tol / 2)
+        return SetOptimality(Optimality(tol, gap=tol / 2), self.whole.stopping(tol))
 
     def _columns(self, objective, point, last):
         """The next working set: columns with a coefficient, those that violate most, and those of the last one."""
@@ -146,16 +161,6 @@ class WorkingSets(Solver):
             stuck = [new >= old and value >= was for new, old, value, was in pairs]
             reading = reading._replace(stuck=stuck)
         return WorkingSetState(point, reading, columns)
-
-
-def _certified(objective: Objective, state: Any) -> Any:
-    """The state of the whole solver with gaps that are bounds, as those of working sets are, where there are bounds."""
-    point, reading = state.point, state.reading
-    if point.eta is None:
-        return state
-    bounds = estimated_relative_gap(objective, point).tolist()
-    gap = [max(own, bound) if math.isfinite(bound) else own for own, bound in zip(reading.gap, bounds, strict=True)]
-    return state._replace(reading=reading._replace(gap=gap))
 
 
 def _of_columns(objective: Objective, columns: torch.Tensor) -> tuple[torch.Tensor, Objective]:
