@@ -28,8 +28,8 @@ from torchlogreg._data.tuning import GATHERED_NUMBERS
 from torchlogreg._launchers.launch import concluded
 from torchlogreg._launchers.shares import Columns, Share, joined
 from torchlogreg._launchers.worker import Outcome, Place, fit_in_rank, joined_group, opened_store
+from torchlogreg._runtime.desk import Desk
 from torchlogreg._runtime.rank_errors import Told
-from torchlogreg._runtime.ranks import Desk
 from torchlogreg.distributed import fit_on_dask, fit_on_ray, fit_on_spark
 
 # Large enough not to be gathered in one process, where a sample of the rows, drawn by their numbers, is the start.

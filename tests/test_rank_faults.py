@@ -24,8 +24,8 @@ from sklearn.preprocessing import Normalizer
 
 from torchlogreg import TorchGridSearchCV, TorchLogisticRegression, TorchSoftmaxClassifier, TorchSoftmaxClassifierCV
 from torchlogreg._data.in_memory import InMemoryDesign
+from torchlogreg._runtime.desk import Desk
 from torchlogreg._runtime.out_of_memory import divisor
-from torchlogreg._runtime.ranks import Desk
 from torchlogreg.distributed import shared_rows
 
 P = 20

@@ -16,6 +16,7 @@ from torchlogreg._data.device import available_devices
 from torchlogreg._data.scanned_stream import ScannedStream
 from torchlogreg._data.storage import StoredX, n_probed_nonzeros
 from torchlogreg._data.targets import distinct
+from torchlogreg._runtime.ranks import current_ranks
 
 OWN_PARAMETERS = "verbose", "device"  # may differ from rank to rank
 SHOWN_CHARACTERS = 200  # of a value in a message
@@ -38,10 +39,10 @@ class Told(NamedTuple):
     is_weighted: bool
 
     @classmethod
-    def of(cls, estimator, X: StoredX | ScannedStream, classes, mass, peak, *, names, is_weighted, is_alone) -> "Told":
+    def of(cls, estimator, X: StoredX | ScannedStream, classes, mass, peak, *, names, is_weighted) -> "Told":
         """Of the rows X with these classes."""
         n, p = X.shape
-        if is_alone:
+        if current_ranks().size == 1:
             return cls({}, n, p, X.numel(), (0, 0), X.dtype, names, classes, mass, peak, is_weighted)
         kind = {CSRTensor: "a sparse matrix", ScannedStream: "a stream"}.get(type(X), "a table")
         terms = parameters_as_text(estimator)
@@ -52,8 +53,9 @@ class Told(NamedTuple):
             terms["the dtype of X"] = str(X.dtype).removeprefix("torch.")
             terms["the feature names"] = "none" if names is None else str(names.tolist())
         # Where X may move to an accelerator, it stays dense, and so it has to in all ranks.
-        is_probed = isinstance(X, torch.Tensor) and n and _stays_here(estimator.device)
-        probed = n_probed_nonzeros(X) if isinstance(X, torch.Tensor) and is_probed else (0, 0)
+        probed = (0, 0)
+        if isinstance(X, torch.Tensor) and n and _stays_here(estimator.device):
+            probed = n_probed_nonzeros(X)
         stored = X.numel() if n else 0
         return cls(terms, n, p, stored, probed, X.dtype, names, classes, mass, peak, is_weighted)
 

@@ -24,7 +24,7 @@ def prediction_design(estimator, X, dtype: torch.dtype) -> InMemoryDesign:
     if is_no_table(X):
         raise ValueError("Predict the blocks of a stream one by one: for X, *_ in stream: model.predict(X).")
     X = checked_X(estimator, X, reset=False)
-    X = dense_if_pays(X, len(X), X.numel())
+    X = dense_if_pays(X)
     device = X.device
     is_available = estimator.device != "auto" and str(estimator.device) in available_devices()
     if device.type == "cpu" and is_available and not stays_on_host(X):

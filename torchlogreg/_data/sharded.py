@@ -15,7 +15,7 @@ from torchlogreg._data.sample_weights import Models, index_of_selected
 from torchlogreg._data.sparse import SparseDesign, n_frequent_columns
 from torchlogreg._data.storage import joined
 from torchlogreg._data.streamed import StreamedDesign
-from torchlogreg._runtime.ranks import PerRank, Remote, itself
+from torchlogreg._runtime.desk import PerRank, Remote, itself
 
 
 class Facts(NamedTuple):

@@ -23,10 +23,11 @@ def stored(X) -> StoredX:
     return CSRTensor.of(X) if issparse(X) else as_tensor(X)
 
 
-def dense_if_pays(X: StoredX, n_rows: int, n_stored: int) -> StoredX:
-    """X, dense where that is the better way to store so many rows with so many numbers, of which X may be a part."""
+def dense_if_pays(X: StoredX, n_rows: int | None = None, n_stored: int | None = None) -> StoredX:
+    """X, dense where that is the better way to store it, or so many rows and numbers of which it is a part."""
     if not isinstance(X, CSRTensor):
         return X
+    n_rows, n_stored = len(X) if n_rows is None else n_rows, X.numel() if n_stored is None else n_stored
     return X.dense() if pays_dense(n_rows * X.shape[1], n_stored) else X
 
 
@@ -123,10 +124,11 @@ def sparsify_if_mostly_zero(X: StoredX, of_all: tuple[int, tuple[int, int]] | No
 
     Of a part of the rows, it is decided by how many numbers there are `of_all`, and what was probed of them.
     """
-    if isinstance(X, CSRTensor) or (X.numel() <= tuning.MAX_SMALL_NUMBERS and of_all is None):
+    n_numbers = X.numel() if of_all is None else of_all[0]
+    if isinstance(X, CSRTensor) or n_numbers <= tuning.MAX_SMALL_NUMBERS:
         return X
-    n_numbers, (n_seen, n_nonzero) = of_all or (X.numel(), n_probed_nonzeros(X))
-    if n_numbers <= tuning.MAX_SMALL_NUMBERS or not n_seen or n_nonzero > tuning.MAX_SPARSE_COPY_DENSITY * n_seen:
+    n_seen, n_nonzero = n_probed_nonzeros(X) if of_all is None else of_all[1]
+    if not n_seen or n_nonzero > tuning.MAX_SPARSE_COPY_DENSITY * n_seen:
         return X
     copy = _sparse_copy(X, X.numel() if of_all else int(tuning.MAX_SPARSE_COPY_DENSITY * n_numbers))
     return X if copy is None else copy

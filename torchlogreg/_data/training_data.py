@@ -4,7 +4,7 @@ import copy
 import math
 import numbers
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -74,6 +74,16 @@ class TrainingData(NamedTuple):
     of_all: Agreed | None = None  # what is known of the rows of all processes; None for a block of `partial_fit`
 
     @property
+    def n_rows(self) -> int:
+        """Rows of all processes."""
+        return self.X.shape[0] if self.of_all is None else self.of_all.n
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes may have some of them."""
+        return self.of_all is not None and self.of_all.n_ranks > 1
+
+    @property
     def torch_dtype(self) -> torch.dtype:
         """The dtype of the coefficients, as torch has it."""
         return torch.float32 if self.dtype == np.float32 else torch.float64
@@ -109,7 +119,7 @@ def fit_data(
     warn("X does not fit in the memory of the device: reading it block by block.", RuntimeWarning)
     stand_in = copy.copy(estimator)
     checked = checked_X(stand_in, X, reset=True)
-    checked = dense_if_pays(checked, len(checked), checked.numel())
+    checked = dense_if_pays(checked)
     data = _streamed(estimator, ArrayBlocks(checked, *_sliceable(checked, y, sample_weight)), access)
     reason = f"{data.device_reason}; X does not fit in its memory, and its blocks are copied in each pass"
     return data._replace(schema={**data.schema, **_schema(stand_in)}, device_reason=reason)
@@ -135,14 +145,12 @@ def _sliceable(X, y, sample_weight):
 def _streamed(estimator, source, access: Access, validated: bool = False) -> TrainingData:
     """The data of a stream of blocks after its opening scan."""
     stand_in, given, ranks = copy.copy(estimator), estimator.class_weight, current_ranks()
-    stream: Any = None
 
     def scan():
-        nonlocal stream
         _check_repeatable(estimator, source, access, validated)
         stream = _scanned(estimator, source, access, stand_in)
         peak = max(stream.peak.tolist(), default=0.0)
-        return Told.of(
+        told = Told.of(
             estimator,
             stream,
             stream.classes,
@@ -150,10 +158,11 @@ def _streamed(estimator, source, access: Access, validated: bool = False) -> Tra
             peak,
             names=_schema(stand_in).get("feature_names_in_"),
             is_weighted=stream.is_weighted,
-            is_alone=ranks.size == 1,
         )
+        return stream, told
 
-    of_all = Agreed.of(ranks.exchanged(scan), ranks.rank)
+    stream, everyone = ranks.introduced(scan)
+    of_all = Agreed.of(everyone, ranks.rank)
     if not of_all.mass.any():
         raise ValueError(WEIGHTLESS)
     stream = stream.with_classes(of_all.classes, of_all.places)
@@ -260,16 +269,13 @@ def training_data(estimator, X, y, sample_weight) -> TrainingData:
     if is_no_table(X) or (y is None and is_stream(X)):
         raise ValueError(STREAMED)
     ranks, own_space = current_ranks(), Space.of(X)
-    rows: Any = None
 
     def look():
-        nonlocal rows
         checked, labels, found = _checked_pair(estimator, X, y, reset=True, may_be_empty=ranks.size > 1)
         own_classes, codes = encoded(labels)
         weight = checked_weights(sample_weight, len(codes), all_zero=ranks.size > 1)
         mass, peak = class_mass(codes, weight, len(own_classes))
-        rows = checked, codes, weight
-        return Told.of(
+        told = Told.of(
             estimator,
             checked,
             own_classes,
@@ -277,11 +283,11 @@ def training_data(estimator, X, y, sample_weight) -> TrainingData:
             peak,
             names=found.get("feature_names_in_"),
             is_weighted=sample_weight is not None,
-            is_alone=ranks.size == 1,
         )
+        return (checked, codes, weight), told
 
-    of_all = Agreed.of(ranks.exchanged(look), ranks.rank)
-    stored, codes, weight = rows
+    (stored, codes, weight), everyone = ranks.introduced(look)
+    of_all = Agreed.of(everyone, ranks.rank)
     classes, mass = of_all.classes, of_all.mass
     if len(of_all.places) < len(classes):  # other processes have more of them
         codes = of_all.places[codes]
@@ -319,7 +325,7 @@ def block_data(estimator, X, y, classes, sample_weight) -> TrainingData:
     if len(given) < 2:
         raise ValueError(f"A classifier needs at least two classes; classes holds {given.tolist()}.")
     X, labels, schema = _checked_pair(estimator, X, y, reset=known is None)
-    X = dense_if_pays(X, len(X), X.numel())
+    X = dense_if_pays(X)
     schema["classes_"] = Space.of(classes).array(given) if known is None else estimator.classes_
     present, index = encoded(labels)
     remedy = " Name all classes that the stream will hold in the first call to partial_fit."
@@ -374,7 +380,7 @@ def placed(estimator, data: TrainingData, access: Access, *, or_streamed: bool =
             raise
         choice = Choice.of("cpu", f"X does not fit in the memory of {choice.device}")
     if access.by_products:
-        shared = (of_all.n * X.shape[1], of_all.n_probed) if of_all is not None and of_all.n_ranks > 1 else None
+        shared = (of_all.n * X.shape[1], of_all.n_probed) if of_all is not None and data.is_shared else None
         X = sparsify_if_mostly_zero(X, shared)
     return data._replace(X=X, device_reason=choice.reason)
 
@@ -407,7 +413,7 @@ def bytes_of_rows(X: StoredX, index: np.ndarray) -> bytes:
 def total_weight(data: TrainingData) -> float:
     """The sum of the rows' weights, class weights included; infinite where it overflows."""
     of_all = data.of_all
-    if of_all is not None and (of_all.n_ranks > 1 or data.codes is None):
+    if of_all is not None and (data.is_shared or data.codes is None):
         weight = of_all.peak * of_all.mass * (1.0 if data.factor is None else data.factor)
     else:
         weight = data.weight

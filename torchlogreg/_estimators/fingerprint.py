@@ -11,7 +11,6 @@ from torchlogreg._estimators.problem import FitProblem
 
 def fit_fingerprint(estimator: Any, problem: FitProblem, *, watches_training: bool) -> dict[str, Any]:
     """Plain values that tell a fit from others, by the names that messages use for them."""
-    assert problem.inputs.data.of_all is not None  # as in every fit
     data, solver, validation = problem.inputs.data, problem.solver, problem.validation
     if problem.held_out is not None and estimator.random_state is None:
         raise ValueError("Other rows would be held out when the fit is resumed: set random_state, or pass X_val.")
@@ -27,7 +26,7 @@ def fit_fingerprint(estimator: Any, problem: FitProblem, *, watches_training: bo
         "penalty_weights or coef_bounds": checksum(part for part in problem.inputs.own if part is not None),
         "solver_": solver.name,
         "device_": str(data.X.device),
-        "shape of X": (problem.inputs.data.of_all.n, data.X.shape[1]),
+        "shape of X": (data.n_rows, data.X.shape[1]),
         "dtype of coef_": str(data.dtype),
         "classes": repr(data.classes.tolist()),
         # The weights before S divides them, for the penalty depends on S.

@@ -12,8 +12,8 @@ from torchlogreg._monitoring.callback_context import CallbackRunner, FitCall, re
 from torchlogreg._monitoring.history import FitHistory, iteration_name
 from torchlogreg._monitoring.monitors import SharedMonitor, training_monitor
 from torchlogreg._objective.certificate import optimality_bound
+from torchlogreg._runtime.desk import Lead
 from torchlogreg._runtime.out_of_memory import attempts
-from torchlogreg._runtime.ranks import Lead
 from torchlogreg._runtime.threads import fit_arithmetic
 from torchlogreg._solvers.driver import Result, Settings, minimise
 

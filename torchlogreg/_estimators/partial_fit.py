@@ -59,10 +59,9 @@ class PartialFitState(NamedTuple):
     @classmethod
     def after(cls, data: TrainingData, before: PartialFitState | None = None) -> PartialFitState:
         """The stream with one more block. A fit is a first block; that of a stream never comes again."""
-        n, weight = data.X.shape[0] if data.of_all is None else data.of_all.n, total_weight(data)
+        n, weight = data.n_rows, total_weight(data)
         # Blocks of a few rows may be equal by chance, and those of several processes are nobody's.
-        is_alone = data.of_all is None or data.of_all.n_ranks == 1
-        is_recognised = is_alone and data.codes is not None and n >= tuning.RECOGNISED_ROWS
+        is_recognised = not data.is_shared and data.codes is not None and n >= tuning.RECOGNISED_ROWS
         fingerprint = _fingerprint(data) if is_recognised else None
         if before is None:
             return cls(fingerprint, n, weight)

@@ -25,8 +25,9 @@ from torchlogreg._objective.losses import Loss, loss_of
 from torchlogreg._objective.objective import Objective
 from torchlogreg._objective.penalties import ElasticNet, PerFeature, strengths
 from torchlogreg._objective.reparametrisation import NonEmptyColumns
+from torchlogreg._runtime.desk import NOTHING, Lead, Remote
 from torchlogreg._runtime.out_of_memory import translated
-from torchlogreg._runtime.ranks import NOTHING, Lead, Remote, current_ranks
+from torchlogreg._runtime.ranks import current_ranks
 from torchlogreg._solvers import access_of, is_stochastic, solver_class, takes_kinks, tuning
 from torchlogreg._solvers.base import Solver
 
@@ -73,7 +74,7 @@ class FitInputs(NamedTuple):
     W: torch.Tensor  # (1, d, K) in float64, where to start
     validation: Validation | None  # of the user's validation data
     own: PerFeature  # weights and bounds of the features
-    is_validated: bool  # whether any process has validation data
+    is_validated: bool = False  # whether any process has validation data
     lead: Lead | None = None  # how the other processes are asked, in the one that leads them
 
     def shared(self, intercept: bool) -> dict[str, Any]:
@@ -96,23 +97,22 @@ class FitInputs(NamedTuple):
 
 def fit_inputs(estimator: Any, X, y, sample_weight, *, start: tuple, validation: tuple) -> FitInputs:
     """Check the arguments of `fit`, among them a `start` (coef, intercept) and `validation` (X, y, sample_weight)."""
-    inputs: Any = None
     with translated():
         access = fit_access(estimator)
         data = fit_data(estimator, X, y, sample_weight, access, validated=validation[0] is not None)
 
         def look():
-            nonlocal inputs
             monitor = validation_data(estimator, data, *validation)
             loss, own = loss_of(len(data.classes)), per_feature(estimator, data)
             W = start_coefficients(estimator, data, loss, *start, continued=estimator.warm_start)
-            inputs = FitInputs(data, loss, own.clipped(W), monitor, own, monitor is not None)
+            inputs = FitInputs(data, loss, own.clipped(W), monitor, own)
             start_of_all = {}
             if current_ranks().size > 1:
                 start_of_all["the coefficients to start from"] = f"the checksum {checksum([W])}"
-            return start_of_all, None if monitor is None else float(monitor.weight.sum())
+            return inputs, (start_of_all, None if monitor is None else float(monitor.weight.sum()))
 
-        terms, weights = zip(*current_ranks().exchanged(look), strict=True)
+        inputs, told = current_ranks().introduced(look)
+        terms, weights = zip(*told, strict=True)
         check_same(terms)
     is_validated = any(weight is not None for weight in weights)
     if is_validated and not any(weights):

@@ -86,14 +86,13 @@ def fit_in_rank(
 
 def _rows(load: Callable[[], Share | None], ranks: Ranks, what: str) -> Share:
     """The rows of this process; without rows, of the kind that others have."""
-    share: Share | None = None
 
     def look():
-        nonlocal share
         share = load()
-        return None if share is None else share.without_rows()
+        return share, None if share is None else share.without_rows()
 
-    kinds = [kind for kind in ranks.exchanged(look) if kind is not None]
+    share, everyone = ranks.introduced(look)
+    kinds = [kind for kind in everyone if kind is not None]
     if not kinds:
         raise ValueError(f"There are no rows: the {what} is empty.")
     return kinds[0] if share is None else share

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
+from torchlogreg._data.agreement import check_same, parameters_as_text
 from torchlogreg._data.array_api import Space, numpy_of
 from torchlogreg._data.finite import explained
 from torchlogreg._data.prediction import prediction_design
@@ -23,6 +24,7 @@ from torchlogreg._monitoring.callback_context import FitCall
 from torchlogreg._objective.losses import Loss, loss_of
 from torchlogreg._objective.penalties import strengths
 from torchlogreg._runtime.out_of_memory import attempts, translated, with_room
+from torchlogreg._runtime.ranks import current_ranks
 from torchlogreg._runtime.threads import caller_settings, fit_arithmetic, package_settings
 from torchlogreg._runtime.warn import warn
 
@@ -177,6 +179,16 @@ def placed_for(estimator: Any, data: TrainingData, n_models: int) -> TrainingDat
         return placed(estimator, data, fit_access(estimator, n_models))
 
 
+def placed_alike(owner: Any, estimator: Any, data: TrainingData, n_models: int) -> TrainingData:
+    """The same for `owner`, of which all processes have to have the same parameters."""
+    ranks = current_ranks()
+    data, everyone = ranks.introduced(
+        lambda: (placed_for(estimator, data, n_models), parameters_as_text(owner) if ranks.size > 1 else {})
+    )
+    check_same(everyone)
+    return data
+
+
 def n_folds(cv: Any) -> int:
     """How many folds a splitter makes, as far as it says so without data."""
     if isinstance(cv, int):
@@ -321,6 +333,20 @@ def _distinct(values: list) -> tuple[list, list[int]]:
         if value not in distinct:
             distinct.append(value)
     return distinct, [distinct.index(value) for value in values]
+
+
+def evaluations_of(
+    scores: Callable, split: tuple, fit_seconds: float, start: float, *, with_train: bool
+) -> list[dict[str, Any]]:
+    """What scikit-learn's searches take of a fold, for each candidate; `scores(index)` began at `start`."""
+    train, test = split
+    of_test = scores(test)
+    seconds = (time.perf_counter() - start) / len(of_test)
+    common = {"fit_time": fit_seconds, "score_time": seconds, "fit_error": None, "n_test_samples": len(test)}
+    if not with_train:
+        return [{"test_scores": score, **common} for score in of_test]
+    both = zip(of_test, scores(train), strict=True)
+    return [{"test_scores": one, "train_scores": other, **common} for one, other in both]
 
 
 class Progress:

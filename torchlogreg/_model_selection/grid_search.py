@@ -26,6 +26,7 @@ from torchlogreg._model_selection.batches import Batch, NotBatched, batches_of, 
 from torchlogreg._model_selection.fit_and_score import (
     Fitted,
     as_splits,
+    evaluations_of,
     fit_all,
     placed_for,
     unweighted_data,
@@ -271,6 +272,7 @@ class _Search:
     def _folds_at_once(self, batch: Batch) -> Iterator[list[dict[str, Any]]]:
         """Evaluations on each fold: all folds and candidates are one batch over the same rows."""
         fitted = self._fitted(batch, self.X, self.labels, self.weight, [train for train, _ in self.splits])
+        with_train = self.search.return_train_score
         for f, split in enumerate(self.splits):
             start = time.perf_counter()
 
@@ -278,10 +280,11 @@ class _Search:
                 X = None if self.by_name else _safe_indexing(self.X, index)
                 return self._scores(fitted, f, index, X, fitted.held_out(index, f), lambda model: model)
 
-            yield self._evaluations(scores, split, fitted.seconds / fitted.n_models, start)
+            yield evaluations_of(scores, split, fitted.seconds / fitted.n_models, start, with_train=with_train)
 
     def _folds_in_turn(self, batch: Batch) -> Iterator[list[dict[str, Any]]]:
         """Evaluations on each fold, whose rows the transformers make."""
+        with_train = self.search.return_train_score
         for split in self.splits:
             start = time.perf_counter()
             full: Any = clone(batch.full)
@@ -299,7 +302,7 @@ class _Search:
                 X = head.transform(X)
                 return self._scores(fitted, None, index, X, fitted.logits(X), lambda model: model)
 
-            yield self._evaluations(scores, split, seconds, start)
+            yield evaluations_of(scores, split, seconds, start, with_train=with_train)
 
     def _fitted(self, batch: Batch, X, y, weight, trains: list[np.ndarray]) -> Fitted:
         """The models of a batch."""
@@ -310,18 +313,6 @@ class _Search:
         self.n_unconverged += fitted.n_unconverged()
         self.n_fitted += len(batch.members) * max(1, len(trains))
         return fitted
-
-    def _evaluations(self, scores: Callable, split: tuple, fit_seconds: float, start: float) -> list[dict[str, Any]]:
-        """What `_format_results` takes, for each candidate."""
-        train, test = split
-        of_test = scores(test)
-        seconds = (time.perf_counter() - start) / len(of_test)
-        of_train = scores(train) if self.search.return_train_score else None
-        common = {"fit_time": fit_seconds, "score_time": seconds, "fit_error": None, "n_test_samples": len(test)}
-        if of_train is None:
-            return [{"test_scores": score, **common} for score in of_test]
-        both = zip(of_test, of_train, strict=True)
-        return [{"test_scores": one, "train_scores": other, **common} for one, other in both]
 
     def _scores(self, fitted: Fitted, fold: int | None, index: np.ndarray, X, eta: Any, wrap: Callable) -> list:
         """Scores of a fold's models on the rows at `index`, which are X with logits eta; `wrap` completes a model."""

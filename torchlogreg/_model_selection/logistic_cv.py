@@ -18,7 +18,6 @@ from sklearn.model_selection import check_cv
 from sklearn.utils import _safe_indexing, indexable
 from sklearn.utils.metadata_routing import UNUSED, MetadataRouter, MethodMapping, process_routing
 
-from torchlogreg._data.agreement import check_same, parameters_as_text
 from torchlogreg._data.array_api import numpy_of, numpy_values
 from torchlogreg._data.targets import known
 from torchlogreg._data.training_data import TrainingData
@@ -36,7 +35,7 @@ from torchlogreg._model_selection.fit_and_score import (
     as_splits,
     fit_all,
     n_folds,
-    placed_for,
+    placed_alike,
     unweighted_data,
     warn_unless_converged,
 )
@@ -44,7 +43,8 @@ from torchlogreg._model_selection.penalty_grid import PenaltyGrid, checked_Cs, c
 from torchlogreg._model_selection.rows import Rows
 from torchlogreg._model_selection.scoring import CachedPredictor, refuse_local_scores, score_by_name
 from torchlogreg._monitoring.callback_context import FitCall
-from torchlogreg._runtime.ranks import Lead, collective, current_ranks
+from torchlogreg._runtime.desk import Lead
+from torchlogreg._runtime.ranks import collective, current_ranks
 from torchlogreg._runtime.sklearn_private import (
     Interval,
     StrOptions,
@@ -159,14 +159,7 @@ class _LinearClassifierCV(LinearPredictor):
         data, ranks = unweighted_data(plain, X, y, sample_weight), current_ranks()
         n_Cs = int(self.Cs) if isinstance(self.Cs, Integral) else len(checked_Cs(self.Cs))
         n_candidates = n_Cs * len(checked_ratios(self.l1_ratios))
-        n_models = n_candidates * (1 + n_folds(self.cv)) + self.refit
-
-        def place():
-            nonlocal data
-            data = placed_for(plain, data, n_models)
-            return parameters_as_text(self) if ranks.size > 1 else {}
-
-        check_same(ranks.exchanged(place))
+        data = placed_alike(self, plain, data, n_candidates * (1 + n_folds(self.cv)) + self.refit)
         arguments = X, numpy_of(y), numpy_of(sample_weight), params
         calls: list[FitCall] = []
 

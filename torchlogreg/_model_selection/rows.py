@@ -10,8 +10,8 @@ from torchlogreg._data.sharded import ShardedDesign
 from torchlogreg._data.training_data import TrainingData, design_of
 from torchlogreg._model_selection.scoring import balanced, score_sums
 from torchlogreg._objective.losses import Loss
+from torchlogreg._runtime.desk import NOTHING, Lead, PerRank, Remote
 from torchlogreg._runtime.out_of_memory import with_room
-from torchlogreg._runtime.ranks import NOTHING, Lead, PerRank, Remote
 from torchlogreg._runtime.threads import mapped, package_settings, plain_arithmetic
 
 

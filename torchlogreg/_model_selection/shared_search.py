@@ -11,15 +11,22 @@ import numpy as np
 from sklearn.model_selection import ParameterGrid, check_cv
 from sklearn.pipeline import Pipeline
 
-from torchlogreg._data.agreement import check_same, parameters_as_text
 from torchlogreg._data.array_api import numpy_of
 from torchlogreg._data.training_data import TrainingData
 from torchlogreg._estimators.shards import refuse_local_steps
 from torchlogreg._model_selection.batches import Batch, NotBatched, batches_of
-from torchlogreg._model_selection.fit_and_score import as_splits, fit_all, n_folds, placed_for, unweighted_data
+from torchlogreg._model_selection.fit_and_score import (
+    as_splits,
+    evaluations_of,
+    fit_all,
+    n_folds,
+    placed_alike,
+    unweighted_data,
+)
 from torchlogreg._model_selection.rows import Rows
 from torchlogreg._model_selection.scoring import refuse_local_scores
-from torchlogreg._runtime.ranks import Lead, current_ranks
+from torchlogreg._runtime.desk import Lead
+from torchlogreg._runtime.ranks import current_ranks
 from torchlogreg._runtime.sklearn_private import routing_enabled
 
 if TYPE_CHECKING:
@@ -66,25 +73,15 @@ class SharedSearch:
         if isinstance(self.search.estimator, Pipeline):
             X = self.search.estimator[:-1].transform(X)
         for batch in self.batches:
-            data = self._placed(batch, unweighted_data(batch.estimator, X, self.y, self.weight))
+            data = unweighted_data(batch.estimator, X, self.y, self.weight)
+            n_models = len(batch.members) * (1 + n_folds(self.search.cv))
+            data = placed_alike(self.search, batch.estimator, data, n_models)
             told = current_ranks().led(partial(self._evaluated, batch, data), partial(Rows.shared, data))
             self.n_splits, self.n_unconverged = told["n_splits"], self.n_unconverged + told["n_unconverged"]
             self.n_fitted += told["n_fitted"]
             self.device_reasons.setdefault(*told["device"])
             found |= dict(zip([i for i, _ in batch.members], told["evaluations"], strict=True))
         return [evaluation for i in range(len(self.candidates)) for evaluation in found[i]]
-
-    def _placed(self, batch: Batch, data: TrainingData) -> TrainingData:
-        """The data where the batch is fitted; raises where the processes search for different things."""
-        placed = data
-
-        def place():
-            nonlocal placed
-            placed = placed_for(batch.estimator, data, len(batch.members) * (1 + n_folds(self.search.cv)))
-            return parameters_as_text(self.search)
-
-        check_same(current_ranks().exchanged(place))
-        return placed
 
     def _evaluated(self, batch: Batch, data: TrainingData, lead: Lead | None) -> dict[str, Any]:
         """What all processes are told of a batch; its evaluations are lists over the folds, one for each candidate."""
@@ -96,20 +93,10 @@ class SharedSearch:
         fitted = fit_all(batch.estimator, rows, [own for _, own in batch.members], [train for train, _ in splits])
         is_weighed = self.routed.scorer.score or not routing_enabled()
         weight, evaluations = rows.data.sample_weight if is_weighed else None, []
-        for f, (train, test) in enumerate(splits):
-            start = time.perf_counter()
-            of_test = self._scores(fitted, f, test, weight)
-            common = {
-                "fit_time": fitted.seconds / fitted.n_models,
-                "score_time": (time.perf_counter() - start) / len(of_test),
-                "fit_error": None,
-                "n_test_samples": len(test),
-            }
-            entries: list[dict[str, Any]] = [{"test_scores": score, **common} for score in of_test]
-            if self.search.return_train_score:
-                for entry, score in zip(entries, self._scores(fitted, f, train, weight), strict=True):
-                    entry["train_scores"] = score
-            evaluations.append(entries)
+        for f, split in enumerate(splits):
+            scores = partial(self._scores, fitted, f, weight)
+            seconds, start = fitted.seconds / fitted.n_models, time.perf_counter()
+            evaluations.append(evaluations_of(scores, split, seconds, start, with_train=self.search.return_train_score))
         return {
             "evaluations": [list(of_candidate) for of_candidate in zip(*evaluations, strict=True)],
             "n_splits": len(splits),
@@ -118,6 +105,6 @@ class SharedSearch:
             "device": (str(data.X.device), data.device_reason),
         }
 
-    def _scores(self, fitted, f: int, index: np.ndarray, weight: Any) -> list[float]:
+    def _scores(self, fitted, f: int, weight: Any, index: np.ndarray) -> list[float]:
         weight = None if weight is None else weight[index]
         return fitted.mean_scores(self.scoring, index, f, weight).tolist()

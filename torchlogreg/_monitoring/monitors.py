@@ -28,7 +28,7 @@ from torchlogreg._data.validation import is_no_table
 from torchlogreg._monitoring import tuning
 from torchlogreg._monitoring.history import Iterate
 from torchlogreg._objective.losses import Loss, loss_of
-from torchlogreg._runtime.ranks import Lead, Remote
+from torchlogreg._runtime.desk import Lead, Remote
 from torchlogreg._runtime.sklearn_private import feature_names
 from torchlogreg._runtime.threads import mapped
 from torchlogreg._runtime.warn import warn
@@ -47,7 +47,7 @@ def validation_data(estimator, data: TrainingData, X, y, sample_weight) -> Valid
         raise ValueError(f"Validation data needs both X_val and y_val: {' and '.join(missing)} must be given.")
     if is_no_table(X):
         raise ValueError("X_val must be a table, an array or a tensor; a stream cannot be validation data.")
-    is_part = data.of_all is not None and data.of_all.n_ranks > 1  # other processes may have more of them
+    is_part = data.is_shared
     if is_part and 0 in (X.shape[:1] if hasattr(X, "shape") else (len(X),)):
         return None
     stand_in = copy.copy(estimator)
