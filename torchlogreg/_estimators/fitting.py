@@ -10,7 +10,7 @@ from torchlogreg._estimators.fingerprint import fit_fingerprint
 from torchlogreg._estimators.problem import FitInputs, FitProblem, fit_problem
 from torchlogreg._monitoring.callback_context import CallbackRunner, FitCall, required_monitors
 from torchlogreg._monitoring.history import FitHistory, iteration_name
-from torchlogreg._monitoring.monitors import SharedMonitor, training_monitor
+from torchlogreg._monitoring.monitors import SharedTraining, training_monitor
 from torchlogreg._objective.certificate import optimality_bound
 from torchlogreg._runtime.desk import Lead
 from torchlogreg._runtime.out_of_memory import attempts
@@ -34,7 +34,7 @@ def fit_history(estimator: Any, problem: FitProblem, call: FitCall) -> FitHistor
     """The history of a fit that begins, with its callbacks."""
     data, solver = problem.inputs.data, problem.solver
     lead = problem.inputs.lead
-    training = training_monitor(data, problem.train) if lead is None else SharedMonitor(lead, "training")
+    training = training_monitor(data, problem.train) if lead is None else SharedTraining(lead)
     monitors = required_monitors(estimator, solver, training, problem.validation)
     attributes = partial(model_attributes, data=data, intercept=estimator.fit_intercept)
     fingerprint = partial(fit_fingerprint, estimator, problem, watches_training="train" in monitors)

@@ -16,6 +16,7 @@ from torchlogreg._estimators.start import start_coefficients
 from torchlogreg._monitoring.monitors import (
     WEIGHTLESS_VALIDATION,
     SharedMonitor,
+    SharedValidation,
     Validation,
     held_out_data,
     training_monitor,
@@ -143,7 +144,7 @@ def fit_problem(estimator: Any, inputs: FitInputs) -> FitProblem:
     data, loss, W, validation, own, is_validated, lead = inputs
     intercept, train, held_out = estimator.fit_intercept, None, None
     if lead is not None and is_validated:
-        validation = SharedMonitor(lead, "validation")
+        validation = SharedValidation(lead)
     if validation is None and estimator.early_stopping and is_stochastic(estimator.solver):
         train, held_out = _split(estimator, data)
         validation = held_out_data(data, loss, held_out, intercept=intercept)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
@@ -241,30 +242,49 @@ def _means(sums: np.ndarray) -> tuple[float, float]:
     return total / mass, right / counted
 
 
-class SharedMonitor:
-    """In the process that leads others, the monitor of the rows that all of them have."""
+class SharedMonitor(ABC):
+    """In the process that leads others, the monitor of rows that all of them have."""
 
     def __init__(self, lead: Lead, name: str):
         self.lead, self.monitor = lead, Remote(lead, name)
 
+    @abstractmethod
     def __call__(self, iterate: Iterate) -> tuple[float, float]:
-        design = iterate.objective.design
-        if self.monitor.number == "validation":
-            (sums,) = self.lead.total(_validation_sums, self.monitor, iterate.of_features, shapes=[(4,)])
-        elif isinstance(design, ShardedDesign):
-            W, eta, loss = iterate.point.W, iterate.point.eta, iterate.objective.loss
-            if eta is None:
-                iterate.objective.passes.n_visited += design.shape[0]
-            (sums,) = design.total(_training_sums, self.monitor, loss, W, eta, shapes=[(4,)])
-        else:  # the rows were gathered, but not the weights
-            W, loss = iterate.of_features, iterate.objective.loss
-            shared = Remote(self.lead, "design")
-            (sums,) = self.lead.total(_training_sums, shared, self.monitor, loss, W, None, shapes=[(4,)])
-        return _means(sums.numpy(force=True))
+        """The mean loss and the accuracy after an iteration."""
 
     def fingerprint(self) -> int:
         """A checksum of the rows, their labels and their weights, whichever process has which."""
         return sum(own or 0 for own in self.lead.each(_monitor_fingerprint, self.monitor)) % 2**64
+
+
+class SharedValidation(SharedMonitor):
+    """That of the validation data."""
+
+    def __init__(self, lead: Lead):
+        super().__init__(lead, "validation")
+
+    def __call__(self, iterate: Iterate) -> tuple[float, float]:
+        (sums,) = self.lead.total(_validation_sums, self.monitor, iterate.of_features, shapes=[(4,)])
+        return _means(sums.numpy(force=True))
+
+
+class SharedTraining(SharedMonitor):
+    """That of the training rows, which may have been gathered, but not their weights."""
+
+    def __init__(self, lead: Lead):
+        super().__init__(lead, "training")
+
+    def __call__(self, iterate: Iterate) -> tuple[float, float]:
+        design, loss = iterate.objective.design, iterate.objective.loss
+        if isinstance(design, ShardedDesign):
+            W, eta = iterate.point.W, iterate.point.eta
+            if eta is None:
+                iterate.objective.passes.n_visited += design.shape[0]
+            (sums,) = design.total(_training_sums, self.monitor, loss, W, eta, shapes=[(4,)])
+        else:
+            shared, W = Remote(self.lead, "design"), iterate.of_features
+            (sums,) = self.lead.total(_training_sums, shared, self.monitor, loss, W, None, shapes=[(4,)])
+        return _means(sums.numpy(force=True))
 
 
 def _validation_sums(monitor, W):
