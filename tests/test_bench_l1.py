@@ -57,7 +57,7 @@ def test_the_dual_bound_meets_the_objective(benchmarks, n_classes):
     X[:, 0] += y
     C = 0.5
     objective = l1_objective.L1Objective(X, y, np.array([C]), True)
-    model = LogisticRegression(C=C, l1_ratio=1.0, solver="saga", tol=1e-10, max_iter=20_000).fit(X, y)
+    model = LogisticRegression(C=C, l1_ratio=1.0, solver="saga", random_state=0, tol=1e-10, max_iter=20_000).fit(X, y)
     coef, intercept = objective.shaped(model.coef_, model.intercept_)
     value, bound = objective.values(coef, intercept), objective.bounds(coef, intercept)
     P = model.predict_proba(X)[np.arange(90), y]
@@ -74,6 +74,13 @@ def test_below_the_least_useful_C_all_coefficients_are_zero(benchmarks):
     X, y = rng.standard_normal((80, 6)), np.arange(80) % 2
     for intercept in (False, True):
         C = least_useful_C(X, y, intercept)
-        settings = {"l1_ratio": 1.0, "solver": "saga", "tol": 1e-10, "max_iter": 20_000, "fit_intercept": intercept}
+        settings = {
+            "l1_ratio": 1.0,
+            "solver": "saga",
+            "random_state": 0,
+            "tol": 1e-10,
+            "max_iter": 20_000,
+            "fit_intercept": intercept,
+        }
         assert not LogisticRegression(C=0.99 * C, **settings).fit(X, y).coef_.any()
         assert np.count_nonzero(LogisticRegression(C=1.05 * C, **settings).fit(X, y).coef_) == 1

@@ -157,7 +157,9 @@ def test_weights_of_an_l1_penalty_are_a_scale_of_the_columns(K):
     weights = np.geomspace(0.1, 10, 8)
     model = TorchSoftmaxClassifier(C=0.3, l1_ratio=1.0, penalty_weights=weights, **TIGHT).fit(X, y)
     same = TorchSoftmaxClassifier(C=0.3, l1_ratio=1.0, **TIGHT).fit(X / weights, y)
-    theirs = LogisticRegression(C=0.3, l1_ratio=1.0, solver="saga", tol=1e-10, max_iter=100_000).fit(X / weights, y)
+    theirs = LogisticRegression(C=0.3, l1_ratio=1.0, solver="saga", random_state=0, tol=1e-10, max_iter=100_000).fit(
+        X / weights, y
+    )
     for other in (same, theirs):
         np.testing.assert_allclose(model.coef_, other.coef_ / weights, atol=1e-5)
 

@@ -146,8 +146,8 @@ THEIRS = {
     "lbfgs": LogisticRegression(C=0.5),
     "newton-cholesky": LogisticRegression(solver="newton-cholesky", fit_intercept=False),
     "newton-cg": LogisticRegression(solver="newton-cg", class_weight="balanced"),
-    "saga": LogisticRegression(solver="saga", l1_ratio=1, max_iter=5000),
-    "sag": LogisticRegression(solver="sag", C=np.inf, max_iter=5000, tol=1e-2),
+    "saga": LogisticRegression(solver="saga", random_state=0, l1_ratio=1, max_iter=5000),
+    "sag": LogisticRegression(solver="sag", random_state=0, C=np.inf, max_iter=5000, tol=1e-2),
     "cv": LogisticRegressionCV(Cs=3, l1_ratios=(0,), use_legacy_attributes=False, scoring="accuracy"),
     "cv, legacy": LogisticRegressionCV(Cs=3, l1_ratios=(0,), use_legacy_attributes=True, scoring="accuracy"),
 }

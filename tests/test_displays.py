@@ -173,7 +173,14 @@ def test_scikit_learns_cv_estimator():
     legacy = LogisticRegressionCV(**settings, use_legacy_attributes=True).fit(X, y)
     with pytest.raises(ValueError, match="use_legacy_attributes=False"):
         ScorePathDisplay.from_estimator(legacy)
-    settings |= {"Cs": CS[:2], "l1_ratios": (0.0, 0.5), "solver": "saga", "tol": 1e-2, "max_iter": 1000}
+    settings |= {
+        "Cs": CS[:2],
+        "l1_ratios": (0.0, 0.5),
+        "solver": "saga",
+        "random_state": 0,
+        "tol": 1e-2,
+        "max_iter": 1000,
+    }
     both = LogisticRegressionCV(**settings, use_legacy_attributes=False).fit(X, y)
     chosen = int(both.l1_ratio_ == 0.5)
     check(ScorePathDisplay.from_estimator(both), CS[:2], both.scores_[:, chosen], both.C_)

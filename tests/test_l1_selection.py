@@ -28,7 +28,7 @@ from torchlogreg import (
 CS = [0.1, 0.5, 3.0]
 RATIOS = np.array([0.0, 0.4, 1.0])
 TIGHT = {"tol": 1e-9, "max_iter": 1000}
-SAGA = {"solver": "saga", "tol": 1e-8, "max_iter": 20_000}
+SAGA = {"solver": "saga", "random_state": 0, "tol": 1e-8, "max_iter": 20_000}
 SINGLE = {2: TorchLogisticRegression, 3: TorchSoftmaxClassifier}
 CV = {2: TorchLogisticRegressionCV, 3: TorchSoftmaxClassifierCV}
 

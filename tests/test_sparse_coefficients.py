@@ -52,7 +52,7 @@ def test_elastic_net_has_the_minimiser_of_saga(l1_ratio, n_classes, intercept):
     X, y = rows(n_classes=n_classes)
     for C in (1e-3, 1e-2, 0.1, 1.0, 1e2):
         options = {"C": C, "l1_ratio": l1_ratio, "fit_intercept": intercept}
-        theirs = LogisticRegression(solver="saga", tol=1e-10, max_iter=50_000, **options).fit(X, y)
+        theirs = LogisticRegression(solver="saga", random_state=0, tol=1e-10, max_iter=50_000, **options).fit(X, y)
         model = TorchSoftmaxClassifier(tol=1e-9, **options).fit(X, y)
         assert model.converged_
         assert model.solver_ == "prox-newton"
@@ -73,7 +73,7 @@ def test_weights_are_those_of_saga(class_weight, n_classes):
     X, y = rows(n_classes=n_classes)
     s = weights(len(y))
     options = {"C": 0.1, "l1_ratio": 0.7, "class_weight": class_weight}
-    theirs = LogisticRegression(solver="saga", tol=1e-10, max_iter=20_000, **options).fit(X, y, s)
+    theirs = LogisticRegression(solver="saga", random_state=0, tol=1e-10, max_iter=20_000, **options).fit(X, y, s)
     model = TorchSoftmaxClassifier(tol=1e-9, **options).fit(X, y, s)
     assert model.converged_
     np.testing.assert_allclose(model.coef_, theirs.coef_, rtol=1e-6, atol=1e-6)
@@ -85,7 +85,9 @@ def test_the_lasso_has_the_minimiser_of_liblinear(name):
     # Its intercept is a coefficient like the others, of a column of ones.
     ones = np.column_stack([X, np.ones(len(y))])
     for C in (1e-3, 1e-2, 0.1, 1.0):
-        theirs = LogisticRegression(solver="liblinear", l1_ratio=1, C=C, tol=1e-12, max_iter=100_000).fit(X, y)
+        theirs = LogisticRegression(
+            solver="liblinear", random_state=0, l1_ratio=1, C=C, tol=1e-12, max_iter=100_000
+        ).fit(X, y)
         model = TorchLogisticRegression(C=C, fit_intercept=False, **SPARSE).fit(ones, y)
         assert model.converged_
         joined = np.append(theirs.coef_, theirs.intercept_)
