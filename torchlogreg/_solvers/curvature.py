@@ -120,7 +120,7 @@ class BlockCurvature(Curvature):
             if len(others):
                 diagonal = self.of_all[model, k].numpy()
                 # A sample may not have a number of a rare column; alone, its coefficient would move without limit.
-                least = tuning.LEAST_DIAGONAL_SHARE * diagonal.max() * (place[others] >= 0)
+                least = tuning.LEAST_UNBLOCKED_SHARE * diagonal.max() * (place[others] >= 0)
                 out.append(np.maximum(diagonal[others], least))
             order += [own + k * d, others + k * d]
         return np.concatenate(order), out

@@ -102,8 +102,8 @@ PIVOT_GROWTH = 0.2
 MOST_PIVOTS, PIVOT_PATIENCE = 25, 4  # solutions of one guessing, and those in a row that contradict no fewer
 MOST_EXPLAINING = 100  # coefficients without a kink, as intercepts are, that proximal terms leave alone
 MOST_MODEL_SOLUTIONS = 120  # of one model, beyond which the best proximal point is enough
-LEAST_VIOLATION_SHARE = 1e-8  # the same where that lowers nothing
 MODEL_VIOLATION_SHARE = 1e-3  # violation that a model's minimiser may keep, of that at the start
+LEAST_VIOLATION_SHARE = 1e-8  # the same where more than this lowers nothing
 # Share of a right-hand side that a solution may leave before the matrix counts as another one: a raise that is a ten
 # thousandth of the curvature it is added to.
 MOST_MISSING = 1e-4
@@ -121,10 +121,7 @@ COUPLED_NUMBERS = 2**22  # in the rows whose outer products such a Hessian is th
 # Damping of a model: how often it is raised at once, the shares of the slope's promise from which on a step lowers it a
 # little and by much, and the share of the curvature along a step that does not matter.
 MOST_DAMPINGS, GOOD_STEPS, NEGLIGIBLE_DAMPING = 6, (0.25, 0.4), 0.01
-CLASS_BLOCK_ROWS, SAMPLE_NUMBERS = (
-    6000,
-    2**25,
-)  # rows of the sample for blocks of several classes; numbers of any sample
+CLASS_BLOCK_ROWS, SAMPLE_NUMBERS = 6000, 2**25  # rows of the sample for blocks of classes; numbers of any sample
 SMALLEST_SHARE = 1e-12  # of the weight that a class counts as having at the start
 MOST_NEAR_KINKS = 150  # coefficients at zero in a model, or twice as many as are not
 # Coefficients up to which all are in the quadratic model, and the share of its L1 strength beyond which a derivative
@@ -145,6 +142,6 @@ WORKING_SET_COLUMNS_PER_ROW, MOST_WORKING_SET_ROWS = 4, 5000
 MOST_SET_COEFFICIENTS = 2**12
 # Numbers in the blocks of all classes of a model: 256 MB. Coefficients beyond have a diagonal.
 BLOCKS_NUMBERS = 2**25
-# The least diagonal of coefficients that have no place in a block, as a share of the largest of their class.
-LEAST_DIAGONAL_SHARE = 1e-4
+# The least curvature of coefficients that have no place in a block, as a share of the largest of their class.
+LEAST_UNBLOCKED_SHARE = 1e-4
 LEAST_WORKING_SET, MOST_SET_STEPS, SET_VIOLATION_SHARE = 400, 50, 1e-2
