@@ -756,12 +756,24 @@ def test_a_fold_with_one_class_beside_others(n, n_classes, solver):
         np.testing.assert_allclose(alone.scores_[0], model.scores_[f], atol=0.01)
 
 
+@pytest.mark.parametrize("n_folds", [1, 3])
+@pytest.mark.parametrize("refit", [True, False])
+def test_progress_ends_with_all_models(n_folds, refit, capsys):
+    X, y = data(2)
+    folds = list(StratifiedKFold(3).split(X, y))[:n_folds]
+    model = TorchLogisticRegressionCV(Cs=2, l1_ratios=(0.0, 0.5), cv=folds, refit=refit, verbose=1).fit(X, y)
+    n_models = 4 * n_folds + 4 * (n_folds > 1) + refit  # on all rows as well, where those of several folds start
+    assert capsys.readouterr().out.splitlines()[-1] == f"{n_models} of {n_models} models done"
+    assert model.converged_
+
+
 def test_the_refit_must_converge_too():
     X, y = data(2, n=150)
-    X[100:] = X[100:] * [1, 1e9, 1, 1e-9, 1, 1] + 1e9
-    cv = [(np.arange(50), np.arange(50, 100))]
+    X[100:] *= 10.0
+    settings = {"Cs": [1.0], "cv": [(np.arange(50), np.arange(50, 100))], "tol": 1e-8, "solver": "lbfgs"}
+    n_iter = int(TorchLogisticRegressionCV(**settings).fit(X, y).n_iter_.max())  # that the fold needs, and no more
     with pytest.warns(ConvergenceWarning, match="1 of 2 models"):
-        model = TorchLogisticRegressionCV(Cs=[1.0], cv=cv, tol=1e-8, solver="lbfgs").fit(X, y)
+        model = TorchLogisticRegressionCV(**settings, max_iter=n_iter).fit(X, y)
     assert not model.converged_
     with pytest.warns(ConvergenceWarning, match="4 of 4 models"):
         TorchLogisticRegressionCV(Cs=[np.inf], cv=3).fit(X[:100], (X[:100, 0] > 0).astype(int))

@@ -16,6 +16,7 @@ from sklearn.svm import l1_min_c
 
 import torchlogreg._model_selection.batched_fits as fits_module
 import torchlogreg._model_selection.grid_search as search_module
+import torchlogreg._model_selection.tuning as selection_tuning
 from torchlogreg import (
     TorchGridSearchCV,
     TorchLogisticRegression,
@@ -77,10 +78,11 @@ def test_everything_is_as_in_scikit_learn(n_classes, refit):
 
 @pytest.mark.parametrize("options", [{}, {"fit_intercept": False}, {"class_weight": "balanced"}], ids=str)
 @pytest.mark.parametrize("n_classes", [2, 3])
-@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("together", [1, 2, 20])
 def test_a_batch_is_a_loop(n_classes, options, together, monkeypatch):
-    if together:  # also models so small that they are solved one by one
+    if together > 1:  # also models so small that they are solved one by one
         monkeypatch.setattr(fits_module.BatchedFits, "_go_alone", lambda self: False)
+        monkeypatch.setattr(selection_tuning, "PATH_MODELS", together)
     X, y = data(n_classes, n=200)
     weight = np.random.default_rng(0).uniform(0.0, 2.0, len(y)).round(1)
     settings = {**options, **TIGHT}
@@ -91,13 +93,42 @@ def test_a_batch_is_a_loop(n_classes, options, together, monkeypatch):
     np.testing.assert_array_equal(model.coefs_paths_[..., :6] == 0, alone[..., :6] == 0)
 
 
+@pytest.mark.parametrize("n_folds", [1, 2])
 @pytest.mark.parametrize("n_classes", [2, 3])
-def test_more_rows_than_a_block(n_classes):
+def test_more_rows_than_a_block(n_classes, n_folds, monkeypatch):
+    monkeypatch.setattr(selection_tuning, "PATH_MODELS", 2)
     X, y = data(n_classes, n=20_000, p=30)
-    model = CV[n_classes](Cs=[1e-3, 1.0], l1_ratios=(0.5,), cv=2, **TIGHT).fit(X, y)
-    splits = list(StratifiedKFold(2).split(X, y))
+    splits = list(StratifiedKFold(2).split(X, y))[:n_folds]
+    model = CV[n_classes](Cs=[1e-3, 1e-2, 0.03, 1.0], l1_ratios=(0.5, 0.9), cv=splits, **TIGHT).fit(X, y)
     alone = single_fits(model, SINGLE[n_classes](**TIGHT), X, y, splits)
     np.testing.assert_allclose(centred(model.coefs_paths_), centred(alone), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["text", "wide"])
+def test_a_path_of_a_single_fold(kind, monkeypatch):
+    monkeypatch.setattr(selection_tuning, "PATH_MODELS", 3)
+    rng = np.random.default_rng(0)
+    if kind == "wide":
+        X = rng.standard_normal((80, 900))
+        logits = X[:, 0] - X[:, 1]
+    else:
+        X = sparse.random_array((4000, 2500), density=0.004, format="csr", random_state=0)
+        X = sparse.hstack([X, sparse.random_array((4000, 40), density=0.3, format="csr", random_state=1)], format="csr")
+        logits = 3 * (X[:, [-1]] - X[:, [-2]]).toarray()[:, 0]
+    y = (logits + rng.logistic(size=X.shape[0]) > 0).astype(int)
+    train, test = np.arange(len(y) // 4, len(y)), np.arange(len(y) // 4)
+    settings = {"tol": 1e-7, "max_iter": 1000}
+    search = TorchLogisticRegressionCV(Cs=8, l1_ratios=(0.8, 1.0), cv=[(train, test)], refit=False, **settings)
+    search.fit(X, y)
+    assert search.converged_
+    sizes = []
+    for r, l1_ratio in enumerate((0.8, 1.0)):
+        for c, C in enumerate(search.Cs_):
+            alone = TorchLogisticRegression(C=C, l1_ratio=l1_ratio, **settings).fit(X[train], y[train])
+            w = np.append(alone.coef_[0], alone.intercept_)
+            np.testing.assert_allclose(search.coefs_paths_[0, r, c, 0], w, atol=2e-4 * max(1.0, np.abs(w).max()))
+            sizes.append(np.count_nonzero(alone.coef_))
+    assert min(sizes) < 2 < 20 < max(sizes)
 
 
 @pytest.mark.parametrize("container", [np.float32, sparse.csr_array, torch.from_numpy])

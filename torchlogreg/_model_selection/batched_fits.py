@@ -78,27 +78,28 @@ class BatchedFits:
 
     def on_all(self, q: slice = slice(None), W: torch.Tensor | None = None, *, loosely: bool = False) -> Results:
         """The Results of the candidates q on all rows, from W."""
-        weighting, tol, floor = self.candidates.weighting[q], self.tol, None
-        if W is None:
-            start = self.penalty.l2.new_zeros(len(weighting), self.design.shape[1], self.loss.n_logits)
-        else:
-            start = self.columns.enter(W)
+        index = torch.arange(len(self.candidates.l2), device=self.candidates.l2.device)[q]
+        weighting, tol, floor = self.candidates.weighting[index], self.tol, None
+        if W is not None:
+            return self._solve(weighting, index, self.columns.enter(W), tol)
         if loosely:
             # The optimum of a fold is about d K / n above that of all rows, relative to the objective, so a smaller gap
             # (the tolerance to the power of 1.5, for L-BFGS) at the centre brings the folds no nearer to theirs.
             n, d = self.design.shape
             tol = max(tol, min(tuning.CENTRE_TOL, (d * self.loss.n_logits / n) ** (2 / 3)))
-            floor = self.paths.threshold[q]  # folds that follow a path do not start from here
-        if self.candidates.l1 is None:
-            return self._solve(weighting, q, start, tol, floor=floor)
-        index = torch.arange(len(self.candidates.l2), device=weighting.device)[q]
-        together = torch.arange(len(index), device=index.device).split(self._n_affordable())
-        parts = [self._solve(weighting[part], index[part], start[part], tol) for part in together]
-        return Results(*map(torch.cat, zip(*parts, strict=True)))
+            floor = self.paths.threshold  # folds that follow a path do not start from here
+        return self._from_zero(weighting, index, tol, floor)
 
-    def on_folds(self, centre: Results) -> Results:
-        """The Results of all candidates on the folds, fold by fold (F Q models), from those on all rows."""
+    def on_folds(self, centre: Results | None) -> Results:
+        """The Results of all candidates on the folds, fold by fold (F Q models), from those on all rows.
+
+        A single fold has models that start from nothing: those on all rows would take as long.
+        """
         F, Q, device = self.n_folds, len(self.candidates.l2), self.candidates.l2.device
+        if centre is None:
+            return self._from_zero(
+                self.n_weightings + self.candidates.weighting, torch.arange(Q, device=device), self.tol
+            )
         W = self.columns.enter(centre.W)
         around = self._objective(self.candidates.weighting, slice(None))
         found = Results(*(v.new_empty(F * Q, *v.shape[1:]) for v in centre))
@@ -117,13 +118,45 @@ class BatchedFits:
                     values[fold[part] * Q + q[part]] = new
         return found
 
+    def _from_zero(
+        self, column: torch.Tensor, q: torch.Tensor, tol: float, floor: torch.Tensor | None = None
+    ) -> Results:
+        """The Results of the candidates q with the weights `column`, to which no model is known to be near.
+
+        With an L1 norm those of the strongest come first, and the others start from one that is done.
+        """
+        W = self.penalty.l2.new_zeros(len(q), self.design.shape[1], self.loss.n_logits)
+        size, order, known, found = self._n_affordable(), torch.arange(len(q), device=q.device), q[:0], None
+        if self.candidates.l1 is not None:
+            size, order = min(size, tuning.PATH_MODELS), self.candidates.l1[q].argsort(descending=True, stable=True)
+        for part in order.split(size):
+            solver = self.solver
+            if len(known):
+                before, group = known[self.candidates.nearest(q[part], q[known])].unique(return_inverse=True)
+                W[part] = W[before[group]]
+                if (
+                    solver.takes_centre
+                    and not is_wide(self.design)
+                    and not self._is_certain(column[part], q[part]).any()
+                ):
+                    solver = solver.around(Centre(self._objective(column[before], q[before]), W[before], group))
+            some = None if floor is None else floor[q[part]]
+            results = self._solve(column[part], q[part], W[part], tol, solver=solver, floor=some)
+            found = found or Results(*(v.new_empty(len(q), *v.shape[1:]) for v in results))
+            for values, new in zip(found, results, strict=True):
+                values[part] = new
+            if self.candidates.l1 is not None:
+                W[part], known = self.columns.enter(results.W), torch.cat([known, part])
+        assert found is not None  # there is a candidate
+        return found
+
     def followed_paths(self, centre: Results) -> torch.Tensor:
         """Which candidates the folds start from the one before, and not from the centre, (Q,)."""
         return self.paths.ranks(centre.value) > 0
 
-    def near_optimum(self, q: int, centre: Results, on_folds: Results) -> torch.Tensor:
+    def near_optimum(self, q: int, centre: Results | None, on_folds: Results) -> torch.Tensor:
         """Where to start candidate q on all rows: the centre, or the mean of the folds where that was left early."""
-        if not self.followed_paths(centre)[q]:
+        if centre is not None and not self.followed_paths(centre)[q]:
             return centre.W[q : q + 1]
         return on_folds.W[q :: len(self.candidates.l2)].mean(dim=0, keepdim=True)
 

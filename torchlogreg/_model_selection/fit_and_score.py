@@ -36,7 +36,7 @@ class Group(NamedTuple):
 
     index: list[int]  # of these q candidates among all Q
     fits: BatchedFits
-    on_all: Results  # (q), approximate if there are folds
+    on_all: Results | None  # (q), approximate if there are folds, and not there if there is one
     on_folds: Results | None  # (F q), fold by fold
 
 
@@ -47,7 +47,7 @@ class Fitted(NamedTuple):
     rows: Rows
     candidates: list[dict[str, Any]]  # Q dicts of parameters in BATCHED
     groups: list[Group]
-    on_all: Results  # (Q), of all groups
+    on_all: Results | None  # (Q), of all groups
     on_folds: Results | None  # (F Q), fold by fold
     seconds: float
 
@@ -66,7 +66,7 @@ class Fitted(NamedTuple):
 
     @property
     def n_models(self) -> int:
-        return len(self.on_all.W) + (0 if self.on_folds is None else len(self.on_folds.W))
+        return sum(len(found.W) for found in (self.on_all, self.on_folds) if found is not None)
 
     @property
     def folds(self) -> Results:
@@ -74,10 +74,17 @@ class Fitted(NamedTuple):
         assert self.on_folds is not None
         return self.on_folds
 
+    @property
+    def judged(self) -> Results:
+        """The models that were asked for: those on the folds if there are any."""
+        found = self.on_all if self.on_folds is None else self.on_folds
+        assert found is not None
+        return found
+
     def found(self, fold: int | None = None) -> Results:
-        """The Results of the Q models on all rows, or on a fold."""
+        """The Results of the Q models on all rows, where there are no folds, or on a fold."""
         if fold is None:
-            return self.on_all
+            return self.judged
         Q = len(self.candidates)
         return Results(*(values[fold * Q : (fold + 1) * Q] for values in self.folds))
 
@@ -95,8 +102,10 @@ class Fitted(NamedTuple):
         out = np.empty((self.folds.n_iter.numel() // len(self.candidates), len(self.candidates)), dtype=np.int32)
         for group in self.groups:
             assert group.on_folds is not None
-            at_centre = group.on_all.n_iter * ~group.fits.followed_paths(group.on_all)  # others start on a path
-            out[:, group.index] = (group.on_folds.n_iter.view(len(out), -1) + at_centre).numpy(force=True)
+            n_iter = group.on_folds.n_iter.view(len(out), -1)
+            if group.on_all is not None:  # others start on a path
+                n_iter = n_iter + group.on_all.n_iter * ~group.fits.followed_paths(group.on_all)
+            out[:, group.index] = n_iter.numpy(force=True)
         return out
 
     def held_out(self, index: np.ndarray, fold: int | None = None) -> torch.Tensor:
@@ -110,7 +119,7 @@ class Fitted(NamedTuple):
 
     def logits(self, X) -> torch.Tensor:
         """Logits (m, Q, K) of any rows X, by the models on all rows."""
-        W = self.on_all.W
+        W = self.judged.W
         if not self.intercept:
             W = torch.cat([W, torch.zeros_like(W[:, :1])], dim=1)
         with package_settings():
@@ -151,7 +160,7 @@ class Fitted(NamedTuple):
 
     def n_unconverged(self) -> int:
         """How many models did not converge: those on the folds if there are any."""
-        return int((~(self.on_all if self.on_folds is None else self.on_folds).converged).sum())
+        return int((~self.judged.converged).sum())
 
 
 def warn_unless_converged(n_unconverged: int, n_models: int, estimator: Any) -> bool:
@@ -231,11 +240,16 @@ def fit_all(
                 method, groups = Method(common, storage_rounding(data), told), []
                 for index in _by_smoothness(settings):
                     fits = _batched_fits(rows, settings, index, trains, method)
-                    on_all = fits.on_all(loosely=bool(trains))
+                    on_all = None if len(trains) == 1 else fits.on_all(loosely=bool(trains))
                     groups.append(Group(index, fits, on_all, fits.on_folds(on_all) if trains else None))
-    on_all = _merged([(group.index, group.on_all) for group in groups])
+    on_all = None if len(trains) == 1 else _merged([(group.index, group.on_all) for group in groups])
     on_folds = _merged([(group.index, group.on_folds) for group in groups]) if trains else None
     return Fitted(estimator, rows, candidates, groups, on_all, on_folds, time.perf_counter() - start)
+
+
+def n_fits(n_candidates: int, n_folds: int) -> int:
+    """How many models `fit_all` fits: those on all rows, where those of several folds start, as well."""
+    return n_candidates * (n_folds + (n_folds != 1))
 
 
 def _by_smoothness(settings: list[dict[str, Any]]) -> list[list[int]]:

@@ -28,6 +28,7 @@ from torchlogreg._model_selection.fit_and_score import (
     as_splits,
     evaluations_of,
     fit_all,
+    n_fits,
     placed_for,
     unweighted_data,
     warn_unless_converged,
@@ -306,7 +307,7 @@ class _Search:
 
     def _fitted(self, batch: Batch, X, y, weight, trains: list[np.ndarray]) -> Fitted:
         """The models of a batch."""
-        n_models = len(batch.members) * (1 + len(trains))
+        n_models = n_fits(len(batch.members), len(trains))
         data = placed_for(batch.estimator, unweighted_data(batch.estimator, X, y, weight), n_models)
         self.device_reasons.setdefault(str(data.X.device), data.device_reason)
         fitted = fit_all(batch.estimator, Rows(data), [own for _, own in batch.members], trains)

@@ -34,6 +34,7 @@ from torchlogreg._model_selection.fit_and_score import (
     Progress,
     as_splits,
     fit_all,
+    n_fits,
     n_folds,
     placed_alike,
     unweighted_data,
@@ -159,7 +160,7 @@ class _LinearClassifierCV(LinearPredictor):
         data, ranks = unweighted_data(plain, X, y, sample_weight), current_ranks()
         n_Cs = int(self.Cs) if isinstance(self.Cs, Integral) else len(checked_Cs(self.Cs))
         n_candidates = n_Cs * len(checked_ratios(self.l1_ratios))
-        data = placed_alike(self, plain, data, n_candidates * (1 + n_folds(self.cv)) + self.refit)
+        data = placed_alike(self, plain, data, n_fits(n_candidates, n_folds(self.cv)) + self.refit)
         arguments = X, numpy_of(y), numpy_of(sample_weight), params
         calls: list[FitCall] = []
 
@@ -181,7 +182,7 @@ class _LinearClassifierCV(LinearPredictor):
         grid = penalty_grid(self.Cs, self.l1_ratios, plain, rows)
         splits, score_params = self._splits(X, labels, rows.data, sample_weight, params)
         candidates = grid.candidates
-        n_models = (len(splits) + 1) * len(candidates) + self.refit
+        n_models = n_fits(len(candidates), len(splits)) + self.refit
         call = FitCall.begin(self, X, labels, sample_weight, max_subtasks=n_models)
         calls.append(call)
         progress = Progress(call, n_models, self.verbose)

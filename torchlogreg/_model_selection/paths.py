@@ -20,6 +20,18 @@ class Candidates(NamedTuple):
     has_intercept: torch.Tensor  # (Q,)
     weighting: torch.Tensor  # (Q,) which of the V weightings of the rows
 
+    def nearest(self, q: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        """For each of the candidates q the place in `known`, the strongest first, of the one that is most like it.
+
+        That is the last one, thus the weakest, of those with the same rows and intercept and the nearest l1_ratio.
+        """
+        assert self.l1 is not None
+        ratio = self.l1 / (self.l1 + self.l2)
+        unlike = (ratio[q][:, None] - ratio[known]).abs()
+        for kind in (self.weighting, self.has_intercept):
+            unlike = unlike + (kind[q][:, None] != kind[known])
+        return len(known) - 1 - unlike.flip(1).argmin(dim=1)
+
     def by_strength(self) -> list[torch.Tensor]:
         """Indices of the candidates that differ by strength only, the strongest first."""
         kinds = torch.stack([self.weighting, self.has_intercept.to(self.weighting)], dim=1)

@@ -19,6 +19,7 @@ from torchlogreg._model_selection.fit_and_score import (
     as_splits,
     evaluations_of,
     fit_all,
+    n_fits,
     n_folds,
     placed_alike,
     unweighted_data,
@@ -74,7 +75,7 @@ class SharedSearch:
             X = self.search.estimator[:-1].transform(X)
         for batch in self.batches:
             data = unweighted_data(batch.estimator, X, self.y, self.weight)
-            n_models = len(batch.members) * (1 + n_folds(self.search.cv))
+            n_models = n_fits(len(batch.members), n_folds(self.search.cv))
             data = placed_alike(self.search, batch.estimator, data, n_models)
             told = current_ranks().led(partial(self._evaluated, batch, data), partial(Rows.shared, data))
             self.n_splits, self.n_unconverged = told["n_splits"], self.n_unconverged + told["n_unconverged"]

@@ -54,17 +54,20 @@ def estimated_relative_gap(objective, point):
 def _duality_gap(objective, point, eta, shift=None):
     """The sums of `optimality_bound`, where the intercepts are best; logits eta + shift, which L2 alone needs not."""
     p, penalty = objective.design.n_features, objective.penalty
-    features = penalty.of_columns(torch.arange(p, device=point.W.device))
-    W = point.W[:, :p]
-    V = features.gradient(W) - point.slope[:, :p]
-    gap = features.excess(W, V).sum(dim=(1, 2))
+    features = torch.arange(p, device=point.W.device)
+    if penalty.l1 is not None and p > tuning.MANY_FEATURES:  # those at their kink in all models have no excess
+        inside = point.slope[:, :p].abs() <= penalty.l1[:, :p]
+        features = torch.nonzero(((point.W[:, :p] != 0) | ~inside).any(dim=2).any(dim=0)).flatten()
+    penalty, W = penalty.of_columns(features), point.W[:, features]
+    V = penalty.gradient(W) - point.slope[:, features]
+    gap = penalty.excess(W, V).sum(dim=(1, 2))
     if objective.design.intercept:  # what is left of the slope matters where the best intercept is at infinity
         gap = gap + point.slope[:, p].abs().sum(dim=1)
     if penalty.is_smooth:
         return gap
-    inside = _within_the_box(features, V)
+    inside = _within_the_box(penalty, V)
     rhos = torch.stack([inside, 0.5 * (1.0 + inside)])
-    moved = torch.stack([features.excess(W, rho[:, None, None] * V).sum(dim=(1, 2)) for rho in rhos])
+    moved = torch.stack([penalty.excess(W, rho[:, None, None] * V).sum(dim=(1, 2)) for rho in rhos])
     useful = (moved < gap).any(dim=1)
     if not useful.any():
         return gap
@@ -77,7 +80,7 @@ def _duality_gap(objective, point, eta, shift=None):
 
 def _within_the_box(penalty, V):
     """The largest rho <= 1 with |rho v_j| <= l1_j for all coefficients that an L1 norm alone holds there, (B,)."""
-    if penalty.l1 is None:
+    if penalty.l1 is None or not V.shape[1]:
         return V.new_ones(len(V))
     size = V.abs()
     if penalty.lower is not None:  # a bound has a subgradient of any size

@@ -226,5 +226,6 @@ def _row_by_row(design, eta, shift, function) -> list:
 def class_mass(design, loss, n_models) -> list:
     """The weight of each class in each model, (n_classes, B)."""
     codes = loss.codes(design.y).cpu()
-    weight = design.to_accumulation(design.weight).cpu().expand(-1, n_models)
-    return [torch.zeros(max(2, loss.n_logits), n_models, dtype=weight.dtype, device="cpu").index_add_(0, codes, weight)]
+    weight = design.to_accumulation(design.weight).cpu()
+    mass = torch.zeros(max(2, loss.n_logits), weight.shape[1], dtype=weight.dtype, device="cpu")
+    return [mass.index_add_(0, codes, weight).expand(-1, n_models).contiguous()]

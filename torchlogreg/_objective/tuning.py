@@ -14,6 +14,7 @@ CERTAIN_LOGIT = 64.0  # logit of a class beside which the others have a probabil
 BEST_INTERCEPT_GRADIENT = 1e-10  # gradient at intercepts that count as best: within its square of the least value
 # Numbers of X up to which one more pass costs nothing to speak of, and passes of a fit of which it is a twentieth.
 CHEAP_PASS_NUMBERS, LONG_FIT_PASSES = 2**18, 20
+MANY_FEATURES = 2000  # from which on those whose coefficients are at their kinks are left out of sums
 LARGE_LOSS = 30.0  # of a row, whose probability is nothing beside one
 ROW_BY_ROW_LOGITS = 2**16  # that are worked on together, in fewer and longer steps than products with X are
 SMALLEST_CURVATURE = {torch.float32: 1e-32, torch.float64: 1e-300}  # that sums of products hold

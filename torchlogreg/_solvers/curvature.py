@@ -53,11 +53,11 @@ class BlockCurvature(Curvature):
     # column where there are several classes, for it is columns that are picked from it, class by class
     X: torch.Tensor
     columns: torch.Tensor  # (h,) index of these among the d of a class, sorted
-    weights: torch.Tensor  # (m, B, K) curvature by each logit, weighted
-    of_all: torch.Tensor  # (B, K, d) diagonal
+    weights: torch.Tensor  # (m, G, K) curvature by each logit, weighted
+    of_all: torch.Tensor  # (G, K, d) diagonal, without the penalty
     l2: torch.Tensor  # (B, d)
-    group: tuple[int, ...] | None = None  # which of those B models each model is near to, if it is not one of them
-    cache: dict[Any, Any] = field(default_factory=dict)
+    group: tuple[int, ...] | None = None  # which of the G models each of the B is near to; None if it is that one
+    cache: dict[Any, Any] = field(default_factory=dict)  # blocks by (g, k), without the penalty
 
     is_coupled = False
 
@@ -70,7 +70,10 @@ class BlockCurvature(Curvature):
         diagonal: Any = None,
         eta: torch.Tensor | None = None,
     ) -> Self:
-        """At W (B, d, K), whose logits eta (m, B, K) may be known; `columns` None are all, with the diagonal."""
+        """At W (B, d, K), whose logits eta (m, B, K) may be known; `columns` None are all, with their `diagonal`.
+
+        That is of all rows and of the losses alone.
+        """
         d, design = W.shape[1], sample.design
         if eta is None:
             eta = design.matvec(W)
@@ -89,39 +92,41 @@ class BlockCurvature(Curvature):
             out.cache[0, 0] = every, out._block(0, 0, every)
             return replace(out, of_all=torch.from_numpy(out.cache[0, 0][1].diagonal().copy())[None, None])
         squares = looked_at.gram_diagonal(weights.flatten(1).to(looked_at.device)).cpu()
-        return replace(out, of_all=in_range(squares).view(*weights.shape[1:], -1) + l2[:, None])
+        return replace(out, of_all=in_range(squares).view(*weights.shape[1:], -1))
 
     def blocks(self, model, index):
         """See `Curvature`."""
-        model = model if self.group is None else self.group[model]
+        near = model if self.group is None else self.group[model]
         d = self.of_all.shape[2]
         ends = np.searchsorted(index, d * np.arange(self.of_all.shape[1] + 1))
         place = np.full(d, -1)
         place[self.columns.numpy()] = np.arange(len(self.columns))
         parts = [index[a:b] - k * d for k, (a, b) in enumerate(pairwise(ends))]
         most = math.isqrt(tuning.BLOCKS_NUMBERS // len(parts))
-        inside = [self._largest(part[place[part] >= 0], model, k, most) for k, part in enumerate(parts)]
+        inside = [self._largest(part[place[part] >= 0], near, k, most) for k, part in enumerate(parts)]
         outside = [np.setdiff1d(part, own, assume_unique=True) for part, own in zip(parts, inside, strict=True)]
-        missing = [k for k, part in enumerate(inside) if not self._is_cached(model, k, part)]
+        missing = [k for k, part in enumerate(inside) if not self._is_cached(near, k, part)]
 
         def compute(classes):
             for k in classes:
-                self.cache[model, k] = self._with_block(model, k, inside[k], place)
+                self.cache[near, k] = self._with_block(near, k, inside[k], place)
 
         if missing:
             shares = [missing[i :: n_workers()] for i in range(n_workers())]
             in_threads(compute, [share for share in shares if share])
-        out, order = [], []
+        out, order, l2 = [], [], self.l2[model].numpy()
+        of_all = _positive(self.of_all[near] + self.l2[model]).numpy()
         for k, (own, others) in enumerate(zip(inside, outside, strict=True)):
             if len(own):
-                known, H = self.cache[model, k]
+                known, H = self.cache[near, k]
                 at = np.searchsorted(known, own)
-                out.append(H if len(at) == len(H) else H[np.ix_(at, at)])
+                H = H.copy() if len(at) == len(H) else H[np.ix_(at, at)]
+                H.ravel()[:: len(H) + 1] += l2[own]
+                out.append(H)
             if len(others):
-                diagonal = self.of_all[model, k].numpy()
                 # A sample may not have a number of a rare column; alone, its coefficient would move without limit.
-                least = tuning.LEAST_UNBLOCKED_SHARE * diagonal.max() * (place[others] >= 0)
-                out.append(np.maximum(diagonal[others], least))
+                least = tuning.LEAST_UNBLOCKED_SHARE * of_all[k].max() * (place[others] >= 0)
+                out.append(np.maximum(of_all[k, others], least))
             order += [own + k * d, others + k * d]
         return np.concatenate(order), out
 
@@ -133,25 +138,21 @@ class BlockCurvature(Curvature):
 
     def diagonal(self):
         """See `Curvature`."""
-        return self.of_all if self.group is None else self.of_all[list(self.group)]
+        return _positive((self.of_all if self.group is None else self.of_all[list(self.group)]) + self.l2[:, None])
 
     def of_groups(self, group: torch.Tensor) -> Self:
         """For models of which each uses the curvature `group` (B,)."""
         return replace(self, group=tuple(group.tolist()))
 
-    def with_l2(self, penalty: ElasticNet) -> Self:
-        """With another L2 penalty; blocks that are known stay so."""
-        l2 = penalty.l2[..., 0].cpu().expand(len(self.l2), -1)
-        added, cache = l2 - self.l2, {}
-        for (model, k), (own, H) in self.cache.items():
-            cache[model, k] = own, H + np.diag(added[model].numpy()[own])
-        return replace(self, l2=l2, of_all=self.of_all + added[:, None], cache=cache)
+    def with_l2(self, penalty: ElasticNet, n_models: int) -> Self:
+        """With the L2 penalties of so many models."""
+        return replace(self, l2=penalty.l2[..., 0].cpu().expand(n_models, -1))
 
     def select(self, index):
         """See `Curvature`."""
-        if self.group is not None:
-            return replace(self, group=tuple(self.group[b] for b in index.tolist()))
         index = index.cpu()
+        if self.group is not None:
+            return replace(self, group=tuple(self.group[b] for b in index.tolist()), l2=self.l2[index])
         return replace(self, weights=self.weights[:, index], of_all=self.of_all[index], l2=self.l2[index], cache={})
 
     def packed(self):
@@ -190,7 +191,6 @@ class BlockCurvature(Curvature):
         H = _in_range(sums[0].to(torch.float64).numpy())
         H += H.T.copy()  # products of blocks of rows are not symmetric to the last bit
         H *= 0.5
-        H.ravel()[:: len(H) + 1] += self._ridge(model, place)
         return H
 
     def _rows_of_block(self, model, k, place, index):
@@ -198,7 +198,6 @@ class BlockCurvature(Curvature):
         X, weight = self._picked(place), self.weights[:, model, k].numpy()
         rows = ((X[index] * weight.astype(X.dtype)) @ X.T).astype(np.float64)
         rows[:, index] = 0.5 * (rows[:, index] + rows[:, index].T)
-        rows[np.arange(len(index)), index] += self._ridge(model, place[index])
         in_range(torch.from_numpy(rows[np.arange(len(index)), index]))
         return rows
 
@@ -207,9 +206,6 @@ class BlockCurvature(Curvature):
         X, own = self.X.numpy(), place[place < len(self.X)]
         X = X if len(own) == len(X) else X[own]
         return X if len(own) == len(place) else np.concatenate([X, np.ones((1, X.shape[1]), X.dtype)])
-
-    def _ridge(self, model, place):
-        return self.l2[model].numpy()[self.columns.numpy()[place]]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -310,6 +306,11 @@ def _subtract_squares(out, waiting):
         V = waiting[0] if len(waiting) == 1 else np.concatenate(waiting)
         waiting.clear()
         out -= V.T @ V
+
+
+def _positive(diagonal):
+    """A diagonal with ones for zeros."""
+    return torch.where(diagonal > 0, diagonal, 1.0)
 
 
 def _in_range(H):

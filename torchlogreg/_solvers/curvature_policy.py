@@ -31,28 +31,28 @@ def start(objective: Objective, W: torch.Tensor, rough: Any, generator: torch.Ge
     if unrepresentative.any():
         point = objective.value_and_gradient(torch.where(unrepresentative[:, None, None], nothing, W))
         return point, None
-    return point, sample.curvature.with_l2(objective.penalty)
+    return point, sample.curvature.with_l2(objective.penalty, len(W))
 
 
 def curvature_at(objective: Objective, W: torch.Tensor, generator: torch.Generator) -> BlockCurvature:
     """What is affordable on a sample of the rows, at W (B, d, K)."""
     design = objective.design
     if not design.n_samplable:
-        diagonal = in_range(objective.diagonal(W))
+        of_losses = _of_losses(objective, W)
         none = torch.arange(0, device="cpu")
-        empty = diagonal.new_zeros(0, len(W), W.shape[2]).cpu()
-        l2 = objective.penalty.l2[..., 0].cpu().expand(len(W), -1)
-        return BlockCurvature(empty[:, 0], none, empty, _by_class(diagonal, W), l2)
+        empty = of_losses.new_zeros(0, len(W), W.shape[2])
+        return BlockCurvature(empty[:, 0], none, empty, of_losses, none[:, None]).with_l2(objective.penalty, len(W))
     n_frequent = design.n_frequent_columns(W.shape[2])
     if not n_frequent:
         size = _sample_size(objective)
         draw = sample_rows if W.shape[2] == 1 else _where_curved(W)
         return BlockCurvature.of(draw(objective, size, generator), W)
-    diagonal = _by_class(objective.diagonal(W), W)
-    columns = frequent_columns(objective, diagonal.mT.to(W.device), n_frequent)
+    of_losses = _of_losses(objective, W)
+    diagonal = of_losses.mT.to(W.device) + objective.penalty.l2
+    columns = frequent_columns(objective, diagonal, n_frequent)
     size = frequent_sample_size(design.shape[0], len(columns), W.shape[2])
     sample = sample_rows(objective, size, generator, evenly=True)
-    return BlockCurvature.of(sample, W, columns, diagonal)
+    return BlockCurvature.of(sample, W, columns, of_losses)
 
 
 def coupled_cost(objective: Objective, n_coefficients: int, n_logits: int) -> float:
@@ -60,7 +60,7 @@ def coupled_cost(objective: Objective, n_coefficients: int, n_logits: int) -> fl
     n, d = objective.design.shape
     own, filled = max(1.0, n_coefficients / n_logits), max(1.0, objective.design.n_numbers / n)
     numbers = d if filled >= d - 1 else tuning.SPARSE_NUMBER_COST * filled  # that a row takes the time of
-    return cost_model.hessian(n, n, own, n_logits) * own / numbers
+    return tuning.COUPLED_BESIDE_PASSES + cost_model.hessian(n, n, own, n_logits) * own / numbers
 
 
 def _where_curved(W):
@@ -76,7 +76,7 @@ def _sample_size(objective):
     return min(size, most, n, objective.design.n_samplable)
 
 
-def _by_class(diagonal, W):
-    """The diagonal (B, K d, 1, 1) as (B, K, d) on the host, positive."""
-    diagonal = diagonal.view(len(W), W.shape[2], W.shape[1]).cpu()
-    return torch.where(diagonal > 0, diagonal, 1.0)
+def _of_losses(objective, W):
+    """The diagonal of the Hessian of the losses at W (B, d, K), as (B, K, d) on the host."""
+    total = in_range(objective.diagonal(W)).view(len(W), W.shape[2], W.shape[1])
+    return (total - objective.penalty.l2.mT).clamp(min=0.0).cpu()

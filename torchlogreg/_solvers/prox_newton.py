@@ -226,7 +226,7 @@ class ProxNewton(CentredSolver):
             curvature = curvature_at(objective, W, generator)
         else:
             shared, means, group = self.centre.means(W)
-            curvature = curvature_at(shared, means, generator).of_groups(group)
+            curvature = curvature_at(shared, means, generator).of_groups(group).with_l2(objective.penalty, len(W))
         refresh = (
             state.refresh.postponed(max(state.iteration, tuning.SOON_ITERATION)) if state.iteration else state.refresh
         )

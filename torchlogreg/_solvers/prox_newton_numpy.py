@@ -70,7 +70,7 @@ class SmallProblem:
         curvature[index] = np.maximum(diagonal, SMALLEST_FLOAT)
         proposal[index] = minimise_quadratic(matrix, slope[index], kinks, w[index])
         change = self.kinks.change(proposal, w, slope)
-        iterate = Iterate(at, value, self.kinks.violation(w, slope), proposal, change, curvature, in_doubt=False)
+        iterate = Iterate(at, value, self.violation(at), proposal, change, curvature, in_doubt=False)
         if self.is_part or iterate.gap > 1.0:  # the largest that may end a fit, with tol=1
             return iterate
         small = value < tuning.DOUBTFUL_VALUE_SHARE * self.smooth.loss.at_zero
@@ -84,19 +84,22 @@ class SmallProblem:
             return DenseMatrix(self.smooth.hessian_on(eta, index))
         return FactoredMatrix(self.smooth.root_on(eta, index), self.smooth.ridge[index])
 
-    def step(self, before: Iterate, n_backtracks: int) -> Iterate | None:
-        """The iterate at the step 0.5^n_backtracks, if it is good enough."""
+    def violation(self, at: Evaluation) -> np.ndarray:
+        """The subgradient of least norm (K d,), class-major."""
+        return self.kinks.violation(flat(at.W), flat(at.gradient))
+
+    def trial(self, before: Iterate, n_backtracks: int) -> tuple[Evaluation, float] | None:
+        """`at` the step 0.5^n_backtracks, if it is good enough."""
         share = 0.5**n_backtracks
         w = flat(before.at.W)
         w = before.proposal if not n_backtracks else w + share * (before.proposal - w)
         at, value = self.at(unflat(w, len(before.at.W)))
         noise = tuning.EQUAL_VALUE_ROUNDINGS * EPSILON * max(before.value, 1.0)
         if abs(value - before.value) <= noise:  # values say nothing, so the violation must be less
-            after = self.kinks.violation(w, flat(at.gradient))
-            good = (after**2 / before.curvature).sum() < (before.violation**2 / before.curvature).sum()
+            good = (self.violation(at) ** 2 / before.curvature).sum() < (before.violation**2 / before.curvature).sum()
         else:
             good = value <= before.value + tuning.ARMIJO * share * before.change
-        return self.iterate(at, value) if good else None
+        return (at, value) if good else None
 
 
 class ProxNewtonNumPyState(NamedTuple):
@@ -124,8 +127,7 @@ class ProxNewtonNumPy(SmallNewton):
         at, value = self.problem.at(W[0].numpy(force=True).astype(np.float64))
         if not is_far(objective, value):
             return self._state(objective, self.problem.iterate(at, value))
-        slope = flat(at.gradient)
-        point = _point(at, value, self.problem.kinks.violation(flat(at.W), slope))
+        point = _point(at, value, self.problem.violation(at))
         return ProxNewtonNumPyState(point, Reading.of(point), None)
 
     def step(self, objective, state):
@@ -133,9 +135,9 @@ class ProxNewtonNumPy(SmallNewton):
         if state.iterate is None:
             W = objective.penalty.clipped(nearer(objective, state.point))
             return self._state(objective, self.problem.iterate(*self.problem.at(W[0].numpy())))
-        after = self.problem.step(state.iterate, state.n_backtracks)
-        if after is not None:
-            return self._state(objective, after)
+        trial = self.problem.trial(state.iterate, state.n_backtracks)
+        if trial is not None:
+            return self._state(objective, self.problem.iterate(*trial))
         share = 0.5**state.n_backtracks
         if is_stalled(state.n_backtracks, share * state.iterate.change, EPSILON):
             return state._replace(reading=state.reading._replace(stuck=[True]))

@@ -88,16 +88,16 @@ class WorkingSets(Solver):
         """See `Solver`."""
         if not isinstance(state, WorkingSetState):
             return self.whole.step(objective, state)
-        columns, p = self._columns(objective, state.point, state.columns), objective.design.n_features
+        columns = self._columns(objective, state.point, state.columns)
         n_logits = state.point.W.shape[2]
         if n_logits > 1 and len(columns) * n_logits > tuning.MOST_SET_COEFFICIENTS:
             return self.whole.init(objective, state.point.W)
         index, inside = _of_columns(objective, columns)
         W, before = state.point.W.clone(), None
-        first = not bool(W[:, :p].any())
+        alike = _are_alike(W)  # as they are at a start; then each continues from the one before
         for b in _by_strength(objective.penalty):
             problem = _part(inside, b)
-            start = before if first and before is not None else W[b, index].numpy()
+            start = W[b, index].numpy() if before is None or not alike else before
             before = _solved(problem, start, tuning.SET_VIOLATION_SHARE * state.reading.norm[b])
             W[b, index] = torch.from_numpy(before)
         objective.passes.n_visited += inside.passes.n_visited * len(index) / objective.design.shape[1]
@@ -176,18 +176,25 @@ def _part(inside: Objective, model: int) -> SmallProblem:
     return SmallProblem(inside.select(torch.tensor([model], device="cpu")), is_part=True)
 
 
+def _are_alike(W: torch.Tensor) -> bool:
+    """Whether several models have the same coefficients (B, d, K)."""
+    return len(W) > 1 and bool((W[:1] == W).all())
+
+
 def _solved(problem: SmallProblem, W: np.ndarray, goal: float) -> np.ndarray:
     """The minimiser (d, K) from W, to a violation of `goal`."""
-    iterate, n_backtracks = problem.iterate(*problem.at(W)), 0
+    at, value = problem.at(W)
     for _ in range(tuning.MOST_SET_STEPS):
-        if np.abs(iterate.violation).max() <= goal:
+        if np.abs(problem.violation(at)).max() <= goal:
             break
-        after = problem.step(iterate, n_backtracks)
-        if after is None and is_stalled(n_backtracks, 0.5**n_backtracks * iterate.change, EPSILON):
+        iterate, n_backtracks, trial = problem.iterate(at, value), 0, None
+        while trial is None and not is_stalled(n_backtracks, 0.5**n_backtracks * iterate.change, EPSILON):
+            trial = problem.trial(iterate, n_backtracks)
+            n_backtracks += 1
+        if trial is None:
             break
-        n_backtracks = 0 if after is not None else n_backtracks + 1
-        iterate = after or iterate
-    return iterate.at.W
+        at, value = trial
+    return at.W
 
 
 def _by_strength(penalty: Any) -> list[int]:
