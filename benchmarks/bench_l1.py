@@ -33,7 +33,10 @@ def main(argv=None):
     warnings.simplefilter("ignore")  # most fits end on purpose before they converge
     start = time.perf_counter()
     everyone = {one.name: one for row in chosen(arguments) for one in contestants(row)}
+    if unknown := set(arguments.without) - set(everyone):
+        raise SystemExit(f"no such contestants: {', '.join(sorted(unknown))}; there are {', '.join(everyone)}")
     missing = {name: reason for name, one in everyone.items() if (reason := one.missing())}
+    missing |= dict.fromkeys(arguments.without, "left out")
     gc.freeze()  # what was imported needs no looking at when memory is measured
     result = {
         "command": command(arguments),
@@ -59,6 +62,7 @@ def parsed_arguments(argv):
     names = [row.name for row in ROWS]
     parser.add_argument("--quick", action="store_true", help="small data and hardly any time: does everything run?")
     parser.add_argument("--rows", type=lambda text: text.split(","), help=f"some of: {', '.join(names)}")
+    parser.add_argument("--without", type=lambda text: text.split(","), default=[], help="contestants to leave out")
     parser.add_argument("--budget", type=float, default=1.0, help="factor for the seconds that a contestant may spend")
     parser.add_argument("--out", type=Path, default=OUT, help="path of the results without suffix (default: output/l1)")
     arguments = parser.parse_args(argv)
@@ -148,6 +152,8 @@ def command(arguments):
         words.append("--quick")
     if arguments.rows:
         words.append(f"--rows {','.join(arguments.rows)}")
+    if arguments.without:
+        words.append(f"--without '{','.join(arguments.without)}'")
     if arguments.budget != 1.0:
         words.append(f"--budget {arguments.budget:g}")
     return " ".join(words)

@@ -30,7 +30,7 @@ def markdown(result):
     parts += [f"- {key}: {text}" for key, text in result["machine"].items()]
     parts += [f"- Command: `{result['command']}`, {result['minutes']:.1f} minutes"]
     missing = (f"{name} ({reason})" for name, reason in result["missing"].items())
-    parts += [f"- Peers that are not installed: {', '.join(missing) or 'none'}\n", "## Goals\n"]
+    parts += [f"- Peers that are not there: {', '.join(missing) or 'none'}\n", "## Goals\n"]
     parts += table(("data", "goal", "torchlogreg, s", "theirs, s", "times as fast", "verdict"), goals(result))
     for row in result["rows"]:
         parts += ["", *row_lines(row)]

@@ -10,6 +10,7 @@ from scipy.optimize import Bounds, minimize
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -18,6 +19,7 @@ from torchlogreg import (
     TorchLogisticRegression,
     TorchLogisticRegressionCV,
     TorchSoftmaxClassifier,
+    TorchSoftmaxClassifierCV,
 )
 from torchlogreg._solvers import takes_kinks
 from torchlogreg._solvers.matrices import FactoredMatrix
@@ -439,21 +441,94 @@ def test_keeping_and_copying(tmp_path):
     with pytest.warns(UserWarning, match="has no penalty_weights and no coef_bounds: the converted model predicts"):
         theirs = model.to_sklearn()
     np.testing.assert_allclose(theirs.predict_proba(frame), model.predict_proba(frame))
-    with pytest.raises(TypeError, match=r"has no parameter 'coef_bounds'.*TorchGridSearchCV"):
-        TorchLogisticRegressionCV(coef_bounds=NON_NEGATIVE)
+
+
+OWN = {
+    "weights": {"penalty_weights": np.linspace(0.0, 3.0, 8)},
+    "weights, L-BFGS": {"penalty_weights": np.linspace(0.0, 3.0, 8), "solver": "lbfgs"},
+    "by name": {"penalty_weights": {"c": 0.1, "f": INF}, "coef_bounds": {"a": (0, INF), "h": (0.25, 0.5)}},
+    "bounds": {"coef_bounds": (-0.1, INF)},
+    "bounds that exclude zero": {"coef_bounds": (0.05, 0.3)},
+}
+
+
+@pytest.mark.parametrize("own", OWN)
+@pytest.mark.parametrize("K", [2, 3])
+def test_cross_validation_is_a_loop(own, K):
+    X, y = data(K=K)
+    X, settings = pd.DataFrame(X, columns=list("abcdefgh")), {**OWN[own], **TIGHT}
+    single, cv = (
+        (TorchLogisticRegression, TorchLogisticRegressionCV)
+        if K == 2
+        else (TorchSoftmaxClassifier, TorchSoftmaxClassifierCV)
+    )
+    ratios = (0.0,) if "solver" in settings else (0.0, 0.7)
+    model = cv(Cs=[0.01, 1.0], l1_ratios=ratios, cv=3, **settings).fit(X, y)
+    assert model.converged_
+    for f, (train, _) in enumerate(StratifiedKFold(3).split(X, y)):
+        for r, l1_ratio in enumerate(ratios):
+            for c, C in enumerate((0.01, 1.0)):
+                alone = single(C=C, l1_ratio=l1_ratio, **settings).fit(X.iloc[train], y[train])
+                found = model.coefs_paths_[f, r, c, :, :8]
+                if "penalty_weights" in settings and K > 2:  # a constant on a row without a penalty changes nothing
+                    found, alone.coef_ = (W - W.mean(axis=0) * (np.abs(W) > 0) for W in (found, alone.coef_))
+                np.testing.assert_allclose(found, alone.coef_, atol=1e-5)
+    best = single(C=model.C_, l1_ratio=model.l1_ratio_, **settings).fit(X, y)
+    np.testing.assert_allclose(model.predict_proba(X), best.predict_proba(X), atol=1e-6)
+    search = TorchGridSearchCV(single(**settings), {"C": [0.01, 1.0], "l1_ratio": ratios}, cv=3, scoring="neg_log_loss")
+    search.fit(X, y)
+    assert search.device_reason_  # as one batch
+    np.testing.assert_allclose(
+        search.cv_results_["mean_test_score"].reshape(2, -1).T, model.scores_.mean(axis=0), rtol=1e-6
+    )
+
+
+def test_cross_validation_of_what_is_empty_or_wide():
+    X, y = data(n=120, p=40)
+    sparse_X = sparse.csr_array(np.hstack([np.zeros((120, 80)), X * (np.abs(X) > 1), np.zeros((120, 300))]))
+    wide = np.hstack([X, np.random.default_rng(1).normal(size=(120, 500))])
+    for rows, weights in ((sparse_X, np.linspace(0.5, 2.0, 420)), (wide, np.linspace(0.5, 2.0, 540))):
+        settings = {"penalty_weights": weights, "coef_bounds": (-0.2, 0.2), "tol": 1e-7}
+        model = TorchLogisticRegressionCV(Cs=[0.1, 1.0], l1_ratios=(0.0, 0.5), cv=2, **settings).fit(rows, y)
+        train, _ = next(StratifiedKFold(2).split(rows, y))
+        for r, l1_ratio in enumerate((0.0, 0.5)):
+            alone = TorchLogisticRegression(C=1.0, l1_ratio=l1_ratio, **settings).fit(rows[train], y[train])
+            np.testing.assert_allclose(model.coefs_paths_[0, r, 1, 0, :-1], alone.coef_[0], atol=1e-4)
+
+
+def test_where_a_path_begins():
+    X, y = data(K=3)
+    weights = np.linspace(1.0, 2.0, 8)
+    for bounds in (None, (0, INF)):
+        settings = {"penalty_weights": weights, "coef_bounds": bounds}
+        Cs = TorchSoftmaxClassifierCV(Cs=3, l1_ratios=(0.5,), cv=2, **settings).fit(X, y).Cs_
+        assert not TorchSoftmaxClassifier(C=0.999 * Cs[0], l1_ratio=0.5, **settings).fit(X, y).coef_.any()
+        assert TorchSoftmaxClassifier(C=1.01 * Cs[0], l1_ratio=0.5, **settings).fit(X, y).coef_.any()
+    for settings in ({"penalty_weights": weights - 1}, {"coef_bounds": (0.1, 0.2)}):  # never are all of them zero
+        model = TorchSoftmaxClassifierCV(Cs=3, l1_ratios=(0.5,), cv=2, **settings).fit(X, y)
+        np.testing.assert_allclose(model.Cs_, [1e-4, 1.0, 1e4])
+
+
+def test_what_cross_validation_refuses():
+    X, y = data()
+    with pytest.raises(ValueError, match="takes no bounds"):
+        TorchLogisticRegressionCV(coef_bounds=NON_NEGATIVE, solver="lbfgs").fit(X, y)
+    with pytest.raises(ValueError, match="penalty_weights has 3 values, but X has 8 features"):
+        TorchLogisticRegressionCV(penalty_weights=np.ones(3)).fit(X, y)
 
 
 def test_a_search_over_C_and_over_weights():
     X, y = data()
     model = make_pipeline(StandardScaler(), TorchLogisticRegression(coef_bounds=NON_NEGATIVE))
     search = TorchGridSearchCV(model, {"torchlogisticregression__C": [0.01, 1.0]}, cv=3).fit(X, y)
+    assert search.device_reason_  # as one batch
     assert search.best_estimator_[-1].coef_.min() == 0.0
     alone = clone(model).set_params(**search.best_params_).fit(X, y)
     np.testing.assert_array_equal(search.best_estimator_[-1].coef_, alone[-1].coef_)
     grid = {"penalty_weights": [None, np.ones(8), np.linspace(0, 1, 8)]}
     search = TorchGridSearchCV(TorchLogisticRegression(C=0.01), grid, cv=3).fit(X, y)
     scores = search.cv_results_["mean_test_score"]
-    assert scores[0] == scores[1]
+    np.testing.assert_allclose(scores[0], scores[1], rtol=1e-4)
 
 
 class Stop(Callback):

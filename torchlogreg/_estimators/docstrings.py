@@ -222,11 +222,18 @@ CROSS_VALIDATION = """{summary}
         Values of C, or how many of them to space evenly on a log scale: from 1e-4 to 1e4 if 0 is among `l1_ratios`, as
         in LogisticRegressionCV. Otherwise they begin where all coefficients are still zero and the first is about to
         enter, at :func:`smallest_useful_C` of the smallest l1_ratio, and span four powers of ten, or two if there are
-        not more rows than features. ``np.inf`` means no penalty.
+        not more rows than features; where `penalty_weights` or `coef_bounds` keep a coefficient from being zero, from
+        1e-4 to 1e4. ``np.inf`` means no penalty.
 
     l1_ratios : array-like of shape (n_l1_ratios,), default=(0.0,)
         Values of l1_ratio, the share of the L1 norm in the penalty, from 0 (L2) to 1 (L1). All values of C are tried
         with each of them.
+
+    penalty_weights : array-like of shape (n_features,) or dict, default=None
+        Factor of each feature's penalty, for all values of C; see :class:`{single}`.
+
+    coef_bounds : pair (lower, upper) or dict, default=None
+        Bounds of the coefficients; see :class:`{single}`.
 
     fit_intercept : bool, default=True
         Whether the models have an intercept.

@@ -20,10 +20,6 @@ INSTEAD = {
         "For a softmax use TorchSoftmaxClassifier, for one model for each class against the rest "
         "sklearn.multiclass.OneVsRestClassifier(TorchLogisticRegression())."
     ),
-    **dict.fromkeys(
-        ("penalty_weights", "coef_bounds"),
-        "Search C by TorchGridSearchCV over the estimator without cross-validation, which has it.",
-    ),
     "use_legacy_attributes": "Leave it out: the attributes are those of use_legacy_attributes=False.",
 }
 

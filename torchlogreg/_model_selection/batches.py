@@ -11,8 +11,9 @@ from sklearn.pipeline import Pipeline
 
 from torchlogreg._estimators.base import LinearClassifier
 from torchlogreg._estimators.logistic import TorchLogisticRegression, TorchSoftmaxClassifier
+from torchlogreg._estimators.problem import check_combination
 from torchlogreg._model_selection.fit_and_score import BATCHED
-from torchlogreg._solvers import is_stochastic, takes_kinks
+from torchlogreg._solvers import is_stochastic
 
 
 class NotBatched(Exception):
@@ -59,8 +60,6 @@ def _check_batchable(full: Any, last: Any) -> None:
     """Raise unless `full` ends in an estimator of ours, `last`, that can be in a batch, with valid parameters."""
     if type(last) not in (TorchLogisticRegression, TorchSoftmaxClassifier):
         raise NotBatched
-    if last.penalty_weights is not None or last.coef_bounds is not None:
-        raise NotBatched
     steps = [last]
     if full is not last:
         steps = [full, *(step for _, step in full.steps)]
@@ -69,8 +68,9 @@ def _check_batchable(full: Any, last: Any) -> None:
     if any(hasattr(step, "_skl_callbacks") for step in steps):
         raise NotBatched
     last._validate_params()
-    if is_stochastic(last.solver) or (last.l1_ratio != 0 and not takes_kinks(last.solver)):
+    if is_stochastic(last.solver):
         raise NotBatched
+    check_combination(last)
 
 
 def _same(a: dict | None, b: dict | None) -> bool:
@@ -82,7 +82,17 @@ def _same(a: dict | None, b: dict | None) -> bool:
 
 def same_value(a: Any, b: Any) -> bool:
     """Whether two values of a parameter are the same; those that cannot be compared count as different."""
-    return a is b or (type(a) is type(b) and (np.isscalar(a) or isinstance(a, torch.device)) and a == b)
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, np.ndarray):
+        return np.array_equal(a, b)
+    if isinstance(a, (tuple, list)):
+        return len(a) == len(b) and all(map(same_value, a, b))
+    if isinstance(a, dict):
+        return _same(a, b)
+    return (np.isscalar(a) or isinstance(a, torch.device)) and a == b
 
 
 def clone_of(params: dict[str, Any]) -> dict[str, Any]:

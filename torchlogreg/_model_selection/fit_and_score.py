@@ -16,13 +16,14 @@ from torchlogreg._data.prediction import prediction_design
 from torchlogreg._data.targets import class_weighted, class_weights
 from torchlogreg._data.training_data import TrainingData, placed, training_data
 from torchlogreg._estimators.attributes import model_attributes, storage_rounding
+from torchlogreg._estimators.per_feature import per_feature
 from torchlogreg._estimators.problem import fit_access
 from torchlogreg._model_selection.batched_fits import BatchedFits, Method, Results, Weights
 from torchlogreg._model_selection.paths import Candidates
 from torchlogreg._model_selection.rows import Rows, logits_of
 from torchlogreg._monitoring.callback_context import FitCall
 from torchlogreg._objective.losses import Loss, loss_of
-from torchlogreg._objective.penalties import strengths
+from torchlogreg._objective.penalties import PerFeature, strengths
 from torchlogreg._runtime.out_of_memory import attempts, translated, with_room
 from torchlogreg._runtime.ranks import current_ranks
 from torchlogreg._runtime.threads import caller_settings, fit_arithmetic, package_settings
@@ -233,13 +234,14 @@ def fit_all(
     start, data = time.perf_counter(), rows.data
     common = estimator.get_params(deep=False)
     settings, told = [{**common, **candidate} for candidate in candidates], _Told(on_leave)
+    own = per_feature(estimator, data)
     with torch.inference_mode(False), torch.no_grad(), explained(data.X):
         for attempt in attempts():
             with attempt, fit_arithmetic(data.X):
                 told.n_models = 0
                 method, groups = Method(common, storage_rounding(data), told), []
                 for index in _by_smoothness(settings):
-                    fits = _batched_fits(rows, settings, index, trains, method)
+                    fits = _batched_fits(rows, settings, index, trains, own, method)
                     on_all = None if len(trains) == 1 else fits.on_all(loosely=bool(trains))
                     groups.append(Group(index, fits, on_all, fits.on_folds(on_all) if trains else None))
     on_all = None if len(trains) == 1 else _merged([(group.index, group.on_all) for group in groups])
@@ -297,6 +299,7 @@ def _batched_fits(
     settings: list[dict[str, Any]],
     index: list[int],
     trains: Sequence[np.ndarray],
+    own: PerFeature,
     method: Method,
 ) -> BatchedFits:
     """The models of the settings at an index, on all rows and on the folds, before they are solved."""
@@ -312,6 +315,7 @@ def _batched_fits(
         l1=l1 if l1.any() else None,
         has_intercept=torch.tensor([bool(s["fit_intercept"]) for s in settings], device=accumulation.device),
         weighting=torch.tensor(weighting, device=accumulation.device),
+        own=own,
     )
     return BatchedFits(design, loss, weights_of(rows.data, kinds, trains), values, method)
 

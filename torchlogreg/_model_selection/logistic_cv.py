@@ -60,7 +60,17 @@ from torchlogreg._runtime.sklearn_private import (
 from torchlogreg._solvers import SOLVERS
 
 # Parameters of a single fit that the estimators with cross-validation have as well.
-PLAIN = ("fit_intercept", "class_weight", "tol", "max_iter", "random_state", "verbose", "device")
+PLAIN = (
+    "penalty_weights",
+    "coef_bounds",
+    "fit_intercept",
+    "class_weight",
+    "tol",
+    "max_iter",
+    "random_state",
+    "verbose",
+    "device",
+)
 # Attributes that a fit may leave out.
 OF_THE_LAST_FIT = ("feature_names_in_", "objective_", "gradient_norm_")
 
@@ -88,6 +98,8 @@ class _LinearClassifierCV(LinearPredictor):
         *,
         Cs: int | ArrayLike = 10,
         l1_ratios: ArrayLike = (0.0,),
+        penalty_weights: ArrayLike | dict | None = None,
+        coef_bounds: tuple | dict | None = None,
         fit_intercept: bool = True,
         cv: Any = None,
         scoring: str | Callable | None = "neg_log_loss",
@@ -102,6 +114,8 @@ class _LinearClassifierCV(LinearPredictor):
     ):
         self.Cs = Cs
         self.l1_ratios = l1_ratios
+        self.penalty_weights = penalty_weights
+        self.coef_bounds = coef_bounds
         self.fit_intercept = fit_intercept
         self.cv = cv
         self.scoring = scoring

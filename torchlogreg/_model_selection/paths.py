@@ -10,6 +10,7 @@ from typing import NamedTuple, Self
 import torch
 
 from torchlogreg._model_selection import tuning
+from torchlogreg._objective.penalties import PerFeature
 
 
 class Candidates(NamedTuple):
@@ -19,6 +20,7 @@ class Candidates(NamedTuple):
     l1: torch.Tensor | None  # (Q,) all positive, or None where no candidate has an L1 norm
     has_intercept: torch.Tensor  # (Q,)
     weighting: torch.Tensor  # (Q,) which of the V weightings of the rows
+    own: PerFeature  # weights and bounds of the features, the same for all candidates
 
     def nearest(self, q: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
         """For each of the candidates q the place in `known`, the strongest first, of the one that is most like it.

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from torchlogreg._data.array_api import numpy_of
 from torchlogreg._data.finite import explained
 from torchlogreg._estimators.logistic import TorchSoftmaxClassifier
+from torchlogreg._estimators.per_feature import per_feature
 from torchlogreg._model_selection import tuning
 from torchlogreg._model_selection.fit_and_score import unweighted_data, weights_of
 from torchlogreg._model_selection.rows import Rows
@@ -53,8 +54,7 @@ def penalty_grid(Cs: Any, l1_ratios: Any, estimator: Any, rows: Rows) -> Penalty
         return PenaltyGrid(checked_Cs(Cs), ratios)
     smallest = 0.0
     if (ratios > 0).all():
-        l1_ratio, intercept = float(ratios.min()), estimator.fit_intercept
-        smallest = _smallest(rows, l1_ratio, intercept=intercept, class_weight=estimator.class_weight)
+        smallest = _smallest(rows, estimator, float(ratios.min()))
     if not 0.0 < smallest < np.inf:
         return PenaltyGrid(np.logspace(-4, 4, int(Cs)), ratios)
     decades = tuning.DECADES_OF_C if len(rows) > rows.data.X.shape[1] else tuning.DECADES_OF_C_WIDE
@@ -145,23 +145,26 @@ def smallest_useful_C(
     data = unweighted_data(estimator, X, y, sample_weight)
 
     def found(lead):
-        rows = Rows.of(data, lead)
-        return {"C": _smallest(rows, l1_ratio, intercept=fit_intercept, class_weight=class_weight)}
+        return {"C": _smallest(Rows.of(data, lead), estimator, l1_ratio)}
 
     return current_ranks().led(found, partial(Rows.shared, data))["C"]
 
 
-def _smallest(rows: Rows, l1_ratio: float, *, intercept: bool, class_weight: Any) -> float:
-    """See `smallest_useful_C`: all coefficients are zero where no derivative there exceeds the strength of its kink."""
-    data, loss = rows.data, loss_of(len(rows.data.classes))
+def _smallest(rows: Rows, estimator: Any, l1_ratio: float) -> float:
+    """See `smallest_useful_C`: all coefficients are zero where no derivative there exceeds the strength of its kink.
+
+    Derivatives towards a bound at zero do not count. Where a coefficient has no penalty it is 0 or, as where bounds
+    exclude zero, not a number.
+    """
+    data, loss, intercept = rows.data, loss_of(len(rows.data.classes)), estimator.fit_intercept
+    own = per_feature(estimator, data)
 
     def work():
         design: Any = rows.design(loss, intercept=intercept)
-        columns, mass = weights_of(data, [class_weight], [])
+        columns, mass = weights_of(data, [estimator.class_weight], [])
         design = design.reweighted(columns[0].T)
-        penalty = ElasticNet.of(
-            strengths(1.0, l1_ratio), design.n_features, intercept=intercept, accumulation=design.accumulation
-        )
+        place = {"intercept": intercept, "accumulation": design.accumulation}
+        penalty = ElasticNet.of(strengths(1.0, l1_ratio), design.n_features, own=own, **place)
         objective = Objective.of(design, loss, penalty).exact()
         W = penalty.l2.new_zeros(1, design.shape[1], loss.n_logits)
         if intercept:  # the best ones are the logits of the classes' shares
@@ -170,7 +173,13 @@ def _smallest(rows: Rows, l1_ratio: float, *, intercept: bool, class_weight: Any
         point = objective.value_and_gradient(W)
         assert objective.penalty.l1 is not None
         features = slice(design.n_features)
-        slope = point.slope[:, features].abs()
+        slope = point.slope[:, features]
+        lower, upper = (None if bound is None else bound[:, features] for bound in (penalty.lower, penalty.upper))
+        if lower is not None and upper is not None:
+            if ((lower > 0) | (upper < 0)).any():
+                return np.nan
+            slope = torch.where(torch.where(slope > 0, lower < 0, upper > 0), slope, 0.0)
+        slope = slope.abs()
         scale = objective.diagonal(W).view(loss.n_logits, -1).T[features].sqrt()  # a constant column's is not zero
         slope = torch.where(slope > tuning.SLOPE_ROUNDINGS * torch.finfo(slope.dtype).eps * scale, slope, 0.0)
         return float((objective.penalty.l1[:, features] / slope).min())

@@ -61,7 +61,7 @@ class SharedSearch:
         except NotBatched:
             raise NotImplementedError(
                 "Within shared_rows, TorchGridSearchCV takes TorchLogisticRegression or TorchSoftmaxClassifier, with "
-                "a solver other than 'sgd' and without callbacks, penalty_weights and coef_bounds."
+                "a solver other than 'sgd' and without callbacks."
             ) from None
         if any(batch.head for batch in self.batches):
             raise NotImplementedError(

@@ -129,7 +129,7 @@ class ElasticNet(NamedTuple):
             raise ValueError("The penalty, 1 / C over the sum of the weights, overflows. Raise C or the weights.")
         return self._replace(l1=l1, l2=l2)
 
-    def select(self, index: torch.Tensor) -> ElasticNet:
+    def select(self, index: torch.Tensor | slice) -> ElasticNet:
         """The penalties of the models at `index` alone."""
         return self._map(lambda t: t if len(t) == 1 else t[index])
 
