@@ -25,6 +25,13 @@ from torchlogreg import (
     TorchSoftmaxClassifierCV,
     smallest_useful_C,
 )
+from torchlogreg._data.dense import DenseDesign
+from torchlogreg._objective.losses import loss_of
+from torchlogreg._objective.objective import Objective
+from torchlogreg._objective.penalties import ElasticNet
+from torchlogreg._solvers.preconditioners.shared import Centre
+from torchlogreg._solvers.prox_newton import ProxNewton
+from torchlogreg._solvers.working_sets import WorkingSets
 
 CS = [0.1, 0.5, 3.0]
 RATIOS = np.array([0.0, 0.4, 1.0])
@@ -153,6 +160,18 @@ def test_more_features_than_rows(n_classes):
     # the penalty of l1_ratio=0 is smooth, and solved as without the others
     single = CV[n_classes](Cs=[0.1, 1.0], cv=2, tol=1e-7, max_iter=1000).fit(X, y)
     np.testing.assert_array_equal(model.coefs_paths_[:, :1], single.coefs_paths_)
+
+
+def test_working_sets_end_without_the_centre():
+    """All columns are solved for from where the working sets got to, by the models that are left."""
+    X, y = torch.randn(20, 200, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), torch.ones(20)
+    design = DenseDesign(X, y.double(), torch.full((20, 1), 0.05, dtype=torch.float64), intercept=True)
+    W, l1 = torch.zeros(1, 201, 1, dtype=torch.float64), torch.ones(1, 201, 1, dtype=torch.float64)
+    l1[:, -1] = 0.0
+    objective = Objective.of(design, loss_of(2), ElasticNet(0.0 * l1, l1))
+    solver = ProxNewton().around(Centre(objective, W, torch.zeros(3, dtype=torch.long))).specialised(objective, W)
+    assert isinstance(solver, WorkingSets)
+    assert solver.whole == ProxNewton()
 
 
 def test_a_fold_without_a_class():

@@ -18,7 +18,6 @@ from torchlogreg._data.sample_weights import (
     Models,
     index_of_selected,
     models_with_weight,
-    only_column,
     sample_weighted_rows,
 )
 from torchlogreg._runtime.threads import in_threads, n_workers
@@ -165,11 +164,7 @@ class InMemoryDesign(LocalDesign):
         index = index_of_selected(self.sample_weights, self.weight_index, models)
         if index is None:
             return self
-        only = only_column(index)
-        if only is None:
-            out = self._with(weight_index=index)
-        else:  # weights that all of the models share are not laid out for each of them
-            out = self._with(sample_weights=self.sample_weights[:, only, None], weight_index=None)
+        out = self._with(weight_index=index)
         out.cache = self.cache
         return out
 

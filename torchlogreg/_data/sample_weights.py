@@ -20,12 +20,6 @@ def index_of_selected(columns: torch.Tensor, weight_index: torch.Tensor | None, 
     return torch.arange(columns.shape[1], device=columns.device)[models] if isinstance(models, slice) else models
 
 
-def only_column(weight_index: torch.Tensor) -> int | None:
-    """The column that all models use, if there are several models; None if they differ."""
-    first = weight_index[:1]
-    return int(first) if len(weight_index) > 1 and bool((weight_index == first).all()) else None
-
-
 def models_with_weight(columns: torch.Tensor, weight_index: torch.Tensor | None) -> Models:
     """Index of the models that weigh some of these rows; `EVERY_MODEL` if most of them do, or none."""
     if weight_index is None:

@@ -221,9 +221,9 @@ CROSS_VALIDATION = """{summary}
     Cs : int or array-like of shape (n_cs,), default=10
         Values of C, or how many of them to space evenly on a log scale: from 1e-4 to 1e4 if 0 is among `l1_ratios`, as
         in LogisticRegressionCV. Otherwise they begin where all coefficients are still zero and the first is about to
-        enter, at :func:`smallest_useful_C` of the smallest l1_ratio, and span four powers of ten, or two if there are
-        not more rows than features; where `penalty_weights` or `coef_bounds` keep a coefficient from being zero, from
-        1e-4 to 1e4. ``np.inf`` means no penalty.
+        enter, for the smallest l1_ratio (see :func:`smallest_useful_C`, which knows no `penalty_weights` and
+        `coef_bounds`), and span four powers of ten, or two if there are not more rows than features. Where weights or
+        bounds keep a coefficient from being zero, they span from 1e-4 to 1e4. ``np.inf`` means no penalty.
 
     l1_ratios : array-like of shape (n_l1_ratios,), default=(0.0,)
         Values of l1_ratio, the share of the L1 norm in the penalty, from 0 (L2) to 1 (L1). All values of C are tried

@@ -2,7 +2,8 @@
 
 A fold is a column of weights that is zero for the rows it holds out, a value of C is a strength. The models of all rows
 come first, one for each candidate; those of the folds start there and share the preconditioners that were made there,
-except where they follow a path of their own fold (`paths`).
+except where they follow a path of their own fold (`paths`). With a single fold its own models are the first ones. The
+first models of penalties with an L1 norm follow a path, too: from strong to weak, a group at a time.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -120,8 +121,8 @@ class BatchedFits:
                 start, solver = W[q[part]], self.solver
                 if follows and not is_certain:
                     start = self._continued(found.W, fold[part] * Q, q[part])
-                elif solver.takes_centre and not is_certain and not is_wide(self.design):  # else in other coordinates
-                    solver = solver.around(Centre(around, W, q[part]))
+                elif not is_certain:
+                    solver = self._around(Centre(around, W, q[part]))
                 results = self._solve(column[part], q[part], start, self.tol, solver=solver)
                 for values, new in zip(found, results, strict=True):
                     values[fold[part] * Q + q[part]] = new
@@ -132,32 +133,36 @@ class BatchedFits:
     ) -> Results:
         """The Results of the candidates q with the weights `column`, to which no model is known to be near.
 
-        With an L1 norm those of the strongest come first, and the others start from one that is done.
+        With an L1 norm those of the strongest come first, and the others start from one of these.
         """
         W = self.penalty.l2.new_zeros(len(q), self.design.shape[1], self.loss.n_logits)
         size, order, known, found = self._n_affordable(), torch.arange(len(q), device=q.device), q[:0], None
-        if self.candidates.l1 is not None:
-            size, order = min(size, tuning.PATH_MODELS), self.candidates.l1[q].argsort(descending=True, stable=True)
+        l1 = self.candidates.l1
+        if l1 is not None:
+            size, order = min(size, tuning.PATH_MODELS), l1[q].argsort(descending=True, stable=True)
         for part in order.split(size):
             solver = self.solver
             if len(known):
-                before, group = known[self.candidates.nearest(q[part], q[known])].unique(return_inverse=True)
-                W[part] = W[before[group]]
-                if (
-                    solver.takes_centre
-                    and not is_wide(self.design)
-                    and not self._is_certain(column[part], q[part]).any()
-                ):
-                    solver = solver.around(Centre(self._objective(column[before], q[before]), W[before], group))
+                place, is_like = self.candidates.nearest(q[part], q[known])
+                near, group = known[place].unique(return_inverse=True)
+                W[part] = torch.where(is_like[:, None, None], W[near[group]], 0.0)
+                if is_like.all() and not self._is_certain(column[part], q[part]).any():
+                    solver = self._around(Centre(self._objective(column[near], q[near]), W[near], group))
             some = None if floor is None else floor[q[part]]
             results = self._solve(column[part], q[part], W[part], tol, solver=solver, floor=some)
             found = found or Results(*(v.new_empty(len(q), *v.shape[1:]) for v in results))
             for values, new in zip(found, results, strict=True):
                 values[part] = new
-            if self.candidates.l1 is not None:
+            if l1 is not None:
                 W[part], known = self.columns.enter(results.W), torch.cat([known, part])
         assert found is not None  # there is a candidate
         return found
+
+    def _around(self, centre: Centre) -> SelectableSolver:
+        """The solver for models that are near to those of a centre."""
+        if not self.solver.takes_centre or is_wide(self.design):  # which is solved in other coordinates
+            return self.solver
+        return self.solver.around(centre)
 
     def followed_paths(self, centre: Results) -> torch.Tensor:
         """Which candidates the folds start from the one before, and not from the centre, (Q,)."""

@@ -85,6 +85,7 @@ class Fitted(NamedTuple):
     def found(self, fold: int | None = None) -> Results:
         """The Results of the Q models on all rows, where there are no folds, or on a fold."""
         if fold is None:
+            assert self.on_folds is None
             return self.judged
         Q = len(self.candidates)
         return Results(*(values[fold * Q : (fold + 1) * Q] for values in self.folds))
@@ -120,7 +121,7 @@ class Fitted(NamedTuple):
 
     def logits(self, X) -> torch.Tensor:
         """Logits (m, Q, K) of any rows X, by the models on all rows."""
-        W = self.judged.W
+        W = self.found().W
         if not self.intercept:
             W = torch.cat([W, torch.zeros_like(W[:, :1])], dim=1)
         with package_settings():
@@ -231,7 +232,7 @@ def fit_all(
 
     `on_leave` is told how many models are done each time that some are.
     """
-    start, data = time.perf_counter(), rows.data
+    start, data, begins_on_all = time.perf_counter(), rows.data, len(trains) != 1
     common = estimator.get_params(deep=False)
     settings, told = [{**common, **candidate} for candidate in candidates], _Told(on_leave)
     own = per_feature(estimator, data)
@@ -242,9 +243,9 @@ def fit_all(
                 method, groups = Method(common, storage_rounding(data), told), []
                 for index in _by_smoothness(settings):
                     fits = _batched_fits(rows, settings, index, trains, own, method)
-                    on_all = None if len(trains) == 1 else fits.on_all(loosely=bool(trains))
+                    on_all = fits.on_all(loosely=bool(trains)) if begins_on_all else None
                     groups.append(Group(index, fits, on_all, fits.on_folds(on_all) if trains else None))
-    on_all = None if len(trains) == 1 else _merged([(group.index, group.on_all) for group in groups])
+    on_all = _merged([(group.index, group.on_all) for group in groups]) if begins_on_all else None
     on_folds = _merged([(group.index, group.on_folds) for group in groups]) if trains else None
     return Fitted(estimator, rows, candidates, groups, on_all, on_folds, time.perf_counter() - start)
 

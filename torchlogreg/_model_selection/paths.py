@@ -22,17 +22,19 @@ class Candidates(NamedTuple):
     weighting: torch.Tensor  # (Q,) which of the V weightings of the rows
     own: PerFeature  # weights and bounds of the features, the same for all candidates
 
-    def nearest(self, q: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    def nearest(self, q: torch.Tensor, known: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """For each of the candidates q the place in `known`, the strongest first, of the one that is most like it.
 
-        That is the last one, thus the weakest, of those with the same rows and intercept and the nearest l1_ratio.
+        That is the weakest of those with the nearest l1_ratio, and of the same weights and intercept. Where none of
+        them has the same ones, the second tensor, of bool, says so.
         """
         assert self.l1 is not None
-        ratio = self.l1 / (self.l1 + self.l2)
+        ratio = 0.5 * self.l1 / (self.l1 + self.l2)  # by half: what is of another kind is always less like it
         unlike = (ratio[q][:, None] - ratio[known]).abs()
         for kind in (self.weighting, self.has_intercept):
             unlike = unlike + (kind[q][:, None] != kind[known])
-        return len(known) - 1 - unlike.flip(1).argmin(dim=1)
+        place = len(known) - 1 - unlike.flip(1).argmin(dim=1)
+        return place, unlike.gather(1, place[:, None])[:, 0] < 1.0
 
     def by_strength(self) -> list[torch.Tensor]:
         """Indices of the candidates that differ by strength only, the strongest first."""

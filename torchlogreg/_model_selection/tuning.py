@@ -19,7 +19,6 @@ PATH_STRETCH = 1.5
 # Largest tolerance for the models of all rows where those of the folds start from them.
 CENTRE_TOL = 0.2
 
-
 # Models with an L1 norm that are solved together, each group from the end of the one before: of 100 on 500k x 54,
 # 100k x 300 and 500 x 20,000 in 4.1, 3.6 and 2.4 seconds, and in 7, 8.5 and 4.9 where all start from zero.
 PATH_MODELS = 20

@@ -185,11 +185,15 @@ class Objective:
 
     def diagonal(self, W):
         """The Hessian's diagonal at W in one pass, (B, K d, 1, 1)."""
+        out = self.diagonal_of_losses(W) + self.penalty.l2.mT
+        return out.reshape(len(W), -1, 1, 1)
+
+    def diagonal_of_losses(self, W):
+        """The same without the penalty, (B, K, d)."""
         n_models, d, n_logits = W.shape
         self.passes.n_visited += self.design.shape[0]
         (out,) = self.design.total(row_sums.diagonal_at, self.loss, W, shapes=[(n_models * n_logits, d)])
-        out = out.view(n_models, n_logits, d) + self.penalty.l2.mT
-        return out.reshape(n_models, n_logits * d, 1, 1)
+        return out.view(n_models, n_logits, d)
 
     def reweighted(self, columns):
         """The same losses and penalty with other weights, already divided by S."""

@@ -133,7 +133,7 @@ class ElasticNet(NamedTuple):
         """The penalties of the models at `index` alone."""
         return self._map(lambda t: t if len(t) == 1 else t[index])
 
-    def of_columns(self, columns: torch.Tensor) -> ElasticNet:
+    def of_columns(self, columns: torch.Tensor | slice) -> ElasticNet:
         """The penalties of the coefficients at an index alone."""
         return self._map(lambda t: t[:, columns])
 

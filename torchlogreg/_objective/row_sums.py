@@ -226,6 +226,8 @@ def _row_by_row(design, eta, shift, function) -> list:
 def class_mass(design, loss, n_models) -> list:
     """The weight of each class in each model, (n_classes, B)."""
     codes = loss.codes(design.y).cpu()
-    weight = design.to_accumulation(design.weight).cpu()
-    mass = torch.zeros(max(2, loss.n_logits), weight.shape[1], dtype=weight.dtype, device="cpu")
-    return [mass.index_add_(0, codes, weight).expand(-1, n_models).contiguous()]
+    weights = design.to_accumulation(design.sample_weights).cpu()
+    mass = torch.zeros(max(2, loss.n_logits), weights.shape[1], dtype=weights.dtype, device="cpu")
+    mass.index_add_(0, codes, weights)  # of each column, which may be many models'
+    index = design.weight_index
+    return [mass.expand(-1, n_models).contiguous() if index is None else mass[:, index.cpu()]]

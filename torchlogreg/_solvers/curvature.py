@@ -120,8 +120,10 @@ class BlockCurvature(Curvature):
             if len(own):
                 known, H = self.cache[near, k]
                 at = np.searchsorted(known, own)
-                H = H.copy() if len(at) == len(H) else H[np.ix_(at, at)]
-                H.ravel()[:: len(H) + 1] += l2[own]
+                H = H if len(at) == len(H) else H[np.ix_(at, at)]
+                if l2[own].any():
+                    H = H.copy()
+                    H.ravel()[:: len(H) + 1] += l2[own]
                 out.append(H)
             if len(others):
                 # A sample may not have a number of a rare column; alone, its coefficient would move without limit.
@@ -195,8 +197,14 @@ class BlockCurvature(Curvature):
 
     def _rows_of_block(self, model, k, place, index):
         """Its rows at an index, symmetric among themselves."""
-        X, weight = self._picked(place), self.weights[:, model, k].numpy()
-        rows = ((X[index] * weight.astype(X.dtype)) @ X.T).astype(np.float64)
+        X, weight = self._picked(place[index]), self.weights[:, model, k].numpy()
+        X = X * weight.astype(X.dtype)
+        n_more = len(index) * (len(self.X) - len(place))  # products for each row of the sample, with all columns
+        if self.X.is_contiguous() or n_more > tuning.PICKED_NUMBER_PRODUCTS * len(place):
+            rows = X @ self._picked(place).T
+        else:  # where columns lie row after row, these products take less time than picking some of the columns
+            rows = np.column_stack([X @ self.X.numpy().T, X.sum(axis=1)])[:, place]
+        rows = rows.astype(np.float64)
         rows[:, index] = 0.5 * (rows[:, index] + rows[:, index].T)
         in_range(torch.from_numpy(rows[np.arange(len(index)), index]))
         return rows

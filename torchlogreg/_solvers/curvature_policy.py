@@ -38,7 +38,7 @@ def curvature_at(objective: Objective, W: torch.Tensor, generator: torch.Generat
     """What is affordable on a sample of the rows, at W (B, d, K)."""
     design = objective.design
     if not design.n_samplable:
-        of_losses = _of_losses(objective, W)
+        of_losses = in_range(objective.diagonal_of_losses(W)).cpu()
         none = torch.arange(0, device="cpu")
         empty = of_losses.new_zeros(0, len(W), W.shape[2])
         return BlockCurvature(empty[:, 0], none, empty, of_losses, none[:, None]).with_l2(objective.penalty, len(W))
@@ -47,7 +47,7 @@ def curvature_at(objective: Objective, W: torch.Tensor, generator: torch.Generat
         size = _sample_size(objective)
         draw = sample_rows if W.shape[2] == 1 else _where_curved(W)
         return BlockCurvature.of(draw(objective, size, generator), W)
-    of_losses = _of_losses(objective, W)
+    of_losses = in_range(objective.diagonal_of_losses(W)).cpu()
     diagonal = of_losses.mT.to(W.device) + objective.penalty.l2
     columns = frequent_columns(objective, diagonal, n_frequent)
     size = frequent_sample_size(design.shape[0], len(columns), W.shape[2])
@@ -74,9 +74,3 @@ def _sample_size(objective):
     size = cost_model.sample_size(n, d, 1, filled) if K == 1 else max(tuning.CLASS_BLOCK_ROWS, 5 * d)
     most = max(tuning.SMALLEST_SAMPLE_ROWS, tuning.SAMPLE_NUMBERS // d)
     return min(size, most, n, objective.design.n_samplable)
-
-
-def _of_losses(objective, W):
-    """The diagonal of the Hessian of the losses at W (B, d, K), as (B, K, d) on the host."""
-    total = in_range(objective.diagonal(W)).view(len(W), W.shape[2], W.shape[1])
-    return (total - objective.penalty.l2.mT).clamp(min=0.0).cpu()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -200,7 +200,7 @@ class ProxNewton(CentredSolver):
         if objective.penalty.is_smooth:
             return LBFGS(seed=self.seed).specialised(objective, W)
         if are_wanted(objective):
-            return WorkingSets(self)
+            return WorkingSets(replace(self, centre=None))  # which has moved when all columns are needed
         return ProxNewtonNumPy(objective) if is_small(objective, W) else self
 
     def is_faster_alone(self, objective, W):

@@ -133,6 +133,7 @@ FEW_CANDIDATES, NEAR_KINK = 100, 0.7
 # The same share for the Hessian of all rows, whose cost grows with the square of their number, and which comes when the
 # coefficients that matter are nearly known: on that MNIST as many passes as with 0.7, at half of the products.
 COUPLED_NEAR_KINK = 0.8
+PICKED_NUMBER_PRODUCTS = 16  # products in the time that it takes to pick a number of a column out of rows
 REUSED_BLOCK_FACTOR = 2.0  # size of a block that is known, up to which its part is taken from it
 # Numbers of a wide X up to which bounds of coefficients without an L1 norm, of which most are inside their bounds, are
 # solved for in NumPy, whose matrices are products of the rows: 300 x 3000 in 1.8 s instead of 10.

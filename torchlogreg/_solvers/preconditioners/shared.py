@@ -13,7 +13,7 @@ from torchlogreg._solvers.preconditioners.base import Groups, Preconditioner
 
 
 class Centre(NamedTuple):
-    """The model of all rows that several models are near to."""
+    """Models that others are near to: of all rows, or earlier ones of a path."""
 
     objective: Objective  # (G models)
     W: torch.Tensor | None  # (G, d, K) where they all start, if they do
