@@ -253,7 +253,7 @@ def test_of_several_metrics_the_one_of_refit_is_drawn():
     [
         ({"C": CS[:2], "fit_intercept": [True, False]}, "varied 'C', 'fit_intercept'"),
         ({"tol": [1e-3, 1e-4]}, "varied 'tol'"),
-        ({"C": [1], "class_weight": [{0: 2}, {0: 2}]}, "varied 'class_weight'"),
+        ({"C": [1], "class_weight": [{0: 2}, {0: 3}]}, "varied 'class_weight'"),
         ([{"C": [0.1]}, {"tol": [1e-3]}], "varied 'C', 'tol'"),
         ([{"C": [0.1]}, {}], "varied 'C'"),
         ({"tol": [1e-3]}, "varied 'tol'"),

@@ -119,13 +119,13 @@ def test_a_path_of_a_single_fold(kind, monkeypatch):
         X = rng.standard_normal((80, 900))
         logits = X[:, 0] - X[:, 1]
     else:
-        X = sparse.random_array((4000, 2500), density=0.004, format="csr", random_state=0)
-        X = sparse.hstack([X, sparse.random_array((4000, 40), density=0.3, format="csr", random_state=1)], format="csr")
+        X = sparse.random_array((2000, 1500), density=0.004, format="csr", random_state=0)
+        X = sparse.hstack([X, sparse.random_array((2000, 40), density=0.3, format="csr", random_state=1)], format="csr")
         logits = 3 * (X[:, [-1]] - X[:, [-2]]).toarray()[:, 0]
     y = (logits + rng.logistic(size=X.shape[0]) > 0).astype(int)
     train, test = np.arange(len(y) // 4, len(y)), np.arange(len(y) // 4)
     settings = {"tol": 1e-7, "max_iter": 1000}
-    search = TorchLogisticRegressionCV(Cs=8, l1_ratios=(0.8, 1.0), cv=[(train, test)], refit=False, **settings)
+    search = TorchLogisticRegressionCV(Cs=5, l1_ratios=(0.8, 1.0), cv=[(train, test)], refit=False, **settings)
     search.fit(X, y)
     assert search.converged_
     sizes = []
