@@ -125,7 +125,8 @@ def test_a_path_of_a_single_fold(kind, monkeypatch):
     y = (logits + rng.logistic(size=X.shape[0]) > 0).astype(int)
     train, test = np.arange(len(y) // 4, len(y)), np.arange(len(y) // 4)
     settings = {"tol": 1e-7, "max_iter": 1000}
-    search = TorchLogisticRegressionCV(Cs=5, l1_ratios=(0.8, 1.0), cv=[(train, test)], refit=False, **settings)
+    Cs = smallest_useful_C(X[train], y[train]) * np.geomspace(1, 150, 5)
+    search = TorchLogisticRegressionCV(Cs=Cs, l1_ratios=(0.8, 1.0), cv=[(train, test)], refit=False, **settings)
     search.fit(X, y)
     assert search.converged_
     sizes = []
