@@ -6,7 +6,7 @@ import torch
 from rank_processes import on_ranks
 from scipy.sparse import csr_array
 from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
+from sklearn.model_selection import GridSearchCV, KFold, ShuffleSplit, cross_val_score
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
@@ -58,6 +58,7 @@ CROSS_VALIDATIONS = {
     "accuracy, no refit": ({"Cs": [0.01, 1], "scoring": "accuracy", "refit": False, "class_weight": "balanced"}, True),
     "shuffled": ({"Cs": [0.1], "cv": KFold(3, shuffle=True, random_state=1)}, True),
     "elastic net": ({"Cs": 3, "l1_ratios": [0.5], "cv": 3}, False),
+    "bounds, one fold": ({"Cs": [0.01, 1.0], "coef_bounds": (-0.3, 0.3), "cv": ShuffleSplit(1, random_state=0)}, False),
 }
 
 
