@@ -26,9 +26,10 @@ from torchlogreg import (
     smallest_useful_C,
 )
 from torchlogreg._data.dense import DenseDesign
+from torchlogreg._model_selection.paths import Candidates
 from torchlogreg._objective.losses import loss_of
 from torchlogreg._objective.objective import Objective
-from torchlogreg._objective.penalties import ElasticNet
+from torchlogreg._objective.penalties import ElasticNet, PerFeature
 from torchlogreg._solvers.preconditioners.shared import Centre
 from torchlogreg._solvers.prox_newton import ProxNewton
 from torchlogreg._solvers.working_sets import WorkingSets
@@ -106,7 +107,7 @@ def test_more_rows_than_a_block(n_classes, n_folds, monkeypatch):
     monkeypatch.setattr(selection_tuning, "PATH_MODELS", 2)
     X, y = data(n_classes, n=20_000, p=30)
     splits = list(StratifiedKFold(2).split(X, y))[:n_folds]
-    model = CV[n_classes](Cs=[1e-3, 1e-2, 0.03, 1.0], l1_ratios=(0.5, 0.9), cv=splits, **TIGHT).fit(X, y)
+    model = CV[n_classes](Cs=[1e-3, 1e-2, 0.03, 1.0], l1_ratios=(0.02, 0.9), cv=splits, **TIGHT).fit(X, y)
     alone = single_fits(model, SINGLE[n_classes](**TIGHT), X, y, splits)
     np.testing.assert_allclose(centred(model.coefs_paths_), centred(alone), rtol=1e-5, atol=1e-6)
 
@@ -161,6 +162,22 @@ def test_more_features_than_rows(n_classes):
     # the penalty of l1_ratio=0 is smooth, and solved as without the others
     single = CV[n_classes](Cs=[0.1, 1.0], cv=2, tol=1e-7, max_iter=1000).fit(X, y)
     np.testing.assert_array_equal(model.coefs_paths_[:, :1], single.coefs_paths_)
+
+
+def test_a_path_starts_from_the_weakest_of_its_own_kind():
+    C, ratio = (values.ravel() for values in np.meshgrid(np.logspace(-3, 1, 50), [0.01, 0.1, 1.0], indexing="ij"))
+    C, ratio = torch.from_numpy(C), torch.from_numpy(ratio)
+    intercept, weighting = torch.ones(150, dtype=torch.bool), torch.zeros(150, dtype=torch.long)
+    intercept[-3:] = False  # of the largest C
+    candidates = Candidates((1 - ratio) / C, ratio / C, ratio, intercept, weighting, PerFeature())
+    order = candidates.strength.argsort(descending=True, stable=True)
+    known, q = order[:120], order[120:]
+    place, is_like = candidates.nearest(q, known)
+    assert is_like.tolist() == intercept[q].tolist()
+    for i, found in zip(q.tolist(), known[place].tolist(), strict=True):
+        same = [k for k in known.tolist() if ratio[k] == ratio[i]]
+        assert C[found] == C[same].max()
+        assert ratio[found] == ratio[i]
 
 
 def test_working_sets_end_without_the_centre():

@@ -162,13 +162,7 @@ def fit_problem(estimator: Any, inputs: FitInputs) -> FitProblem:
     )
     objective = Objective.of(design, loss, penalty)
     keeps_best = estimator.early_stopping and validation is not None
-    solver = solver_class(
-        estimator.solver,
-        design,
-        loss.n_logits,
-        smooth=penalty.is_smooth,
-        isotropic=own.weights is None or penalty.is_isotropic(design.n_features),
-    )
+    solver = solver_class(estimator.solver, design, loss.n_logits, penalty)
     solver = solver.from_params(vars(estimator), validated=keeps_best)
     return FitProblem(objective, solver, inputs, columns, train, held_out, validation, keeps_best)
 

@@ -17,7 +17,7 @@ from torchlogreg._model_selection.paths import Candidates, Paths
 from torchlogreg._objective.losses import Loss
 from torchlogreg._objective.objective import Objective, PassCounter, normalised
 from torchlogreg._objective.penalties import ElasticNet, PerFeature, Strengths
-from torchlogreg._objective.reparametrisation import NonEmptyColumns, is_wide
+from torchlogreg._objective.reparametrisation import NonEmptyColumns, is_solved_in_row_space
 from torchlogreg._solvers import solver_class
 from torchlogreg._solvers.base import SelectableSolver
 from torchlogreg._solvers.driver import Settings, minimise
@@ -67,13 +67,7 @@ class BatchedFits:
             own = own.of_columns(self.columns.columns[: design.n_features].numpy())
         d, accumulation = design.shape[1], design.accumulation
         self.penalty = _elastic_net(candidates, design, own)
-        selected = solver_class(
-            method.params["solver"],
-            design,
-            loss.n_logits,
-            smooth=self.penalty.is_smooth,
-            isotropic=own.weights is None or self.penalty.is_isotropic(design.n_features),
-        )
+        selected = solver_class(method.params["solver"], design, loss.n_logits, self.penalty)
         self.solver = selected.from_params(method.params)
         self.design, self.factors = normalised(design.reweighted(columns.flatten(0, 1).T))
         # A model for each column, without a penalty: the others differ by theirs.
@@ -81,6 +75,7 @@ class BatchedFits:
             torch.zeros(columns[..., 0].numel(), d, 1, dtype=accumulation.dtype, device=accumulation.device)
         )
         self.base = Objective(self.design, loss, none, PassCounter(design.shape[0]))
+        self.in_row_space = is_solved_in_row_space(Objective(self.design, loss, self.penalty, self.base.passes))
         # Which class has all the weight of each column; -1 if several have some.
         present = torch.from_numpy(self.mass > 0).flatten(0, 1).to(accumulation.device)
         self.only = torch.where(present.sum(dim=1) == 1, present.int().argmax(dim=1), -1)
@@ -133,36 +128,32 @@ class BatchedFits:
     ) -> Results:
         """The Results of the candidates q with the weights `column`, to which no model is known to be near.
 
-        With an L1 norm those of the strongest come first, and the others start from one of these.
+        With an L1 norm those of the strongest penalties come first, and the others start from one of these.
         """
-        W = self.penalty.l2.new_zeros(len(q), self.design.shape[1], self.loss.n_logits)
-        size, order, known, found = self._n_affordable(), torch.arange(len(q), device=q.device), q[:0], None
-        l1 = self.candidates.l1
-        if l1 is not None:
-            size, order = min(size, tuning.PATH_MODELS), l1[q].argsort(descending=True, stable=True)
+        size, order, n_done, found = self._n_affordable(), torch.arange(len(q), device=q.device), 0, []
+        is_path = self.candidates.l1 is not None
+        if is_path:
+            size = min(size, tuning.PATH_MODELS)
+            order = self.candidates.strength[q].argsort(descending=True, stable=True)
         for part in order.split(size):
-            solver = self.solver
-            if len(known):
+            W = self.penalty.l2.new_zeros(len(part), self.design.shape[1], self.loss.n_logits)
+            solver, known = self.solver, order[:n_done]
+            if is_path and n_done:
                 place, is_like = self.candidates.nearest(q[part], q[known])
-                near, group = known[place].unique(return_inverse=True)
-                W[part] = torch.where(is_like[:, None, None], W[near[group]], 0.0)
-                if is_like.all() and not self._is_certain(column[part], q[part]).any():
-                    solver = self._around(Centre(self._objective(column[near], q[near]), W[near], group))
+                near, group = place.unique(return_inverse=True)
+                start = self.columns.enter(torch.cat([results.W for results in found])[near])
+                W = torch.where(is_like[:, None, None], start[group], W)
+                if size > 1 and is_like.all() and not self._is_certain(column[part], q[part]).any():
+                    near = known[near]
+                    solver = self._around(Centre(self._objective(column[near], q[near]), start, group))
             some = None if floor is None else floor[q[part]]
-            results = self._solve(column[part], q[part], W[part], tol, solver=solver, floor=some)
-            found = found or Results(*(v.new_empty(len(q), *v.shape[1:]) for v in results))
-            for values, new in zip(found, results, strict=True):
-                values[part] = new
-            if l1 is not None:
-                W[part], known = self.columns.enter(results.W), torch.cat([known, part])
-        assert found is not None  # there is a candidate
-        return found
+            found.append(self._solve(column[part], q[part], W, tol, solver=solver, floor=some))
+            n_done += len(part)
+        return Results(*(torch.cat(values)[order.argsort()] for values in zip(*found, strict=True)))
 
     def _around(self, centre: Centre) -> SelectableSolver:
         """The solver for models that are near to those of a centre."""
-        if not self.solver.takes_centre or is_wide(self.design):  # which is solved in other coordinates
-            return self.solver
-        return self.solver.around(centre)
+        return self.solver if self.in_row_space or not self.solver.takes_centre else self.solver.around(centre)
 
     def followed_paths(self, centre: Results) -> torch.Tensor:
         """Which candidates the folds start from the one before, and not from the centre, (Q,)."""

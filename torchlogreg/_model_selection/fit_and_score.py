@@ -314,6 +314,7 @@ def _batched_fits(
     values = Candidates(
         l2=l2,
         l1=l1 if l1.any() else None,
+        l1_ratio=l1.new_tensor([s["l1_ratio"] for s in settings]),
         has_intercept=torch.tensor([bool(s["fit_intercept"]) for s in settings], device=accumulation.device),
         weighting=torch.tensor(weighting, device=accumulation.device),
         own=own,

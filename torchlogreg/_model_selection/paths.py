@@ -18,9 +18,15 @@ class Candidates(NamedTuple):
 
     l2: torch.Tensor  # (Q,) strengths
     l1: torch.Tensor | None  # (Q,) all positive, or None where no candidate has an L1 norm
+    l1_ratio: torch.Tensor  # (Q,) the share of the L1 norm, as it was given
     has_intercept: torch.Tensor  # (Q,)
     weighting: torch.Tensor  # (Q,) which of the V weightings of the rows
     own: PerFeature  # weights and bounds of the features, the same for all candidates
+
+    @property
+    def strength(self) -> torch.Tensor:
+        """Of both norms, (Q,): 1 / C."""
+        return self.l2 if self.l1 is None else self.l1 + self.l2
 
     def nearest(self, q: torch.Tensor, known: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """For each of the candidates q the place in `known`, the strongest first, of the one that is most like it.
@@ -28,8 +34,7 @@ class Candidates(NamedTuple):
         That is the weakest of those with the nearest l1_ratio, and of the same weights and intercept. Where none of
         them has the same ones, the second tensor, of bool, says so.
         """
-        assert self.l1 is not None
-        ratio = 0.5 * self.l1 / (self.l1 + self.l2)  # by half: what is of another kind is always less like it
+        ratio = 0.5 * self.l1_ratio  # by half: what is of another kind is always less like it
         unlike = (ratio[q][:, None] - ratio[known]).abs()
         for kind in (self.weighting, self.has_intercept):
             unlike = unlike + (kind[q][:, None] != kind[known])

@@ -55,16 +55,16 @@ def takes_kinks(name):
     return name == "auto" or SOLVERS[name].takes_kinks
 
 
-def solver_class(name, design, n_logits, *, smooth=True, isotropic=True):
+def solver_class(name, design, n_logits, penalty=None):
     """The solver of that name; for "auto" the faster one for this design and so many logits.
 
-    That is proximal Newton where the penalty is not `smooth`. One that is not `isotropic` has no row space.
+    That is proximal Newton where the penalty has kinks or bounds; without a `penalty` it has none.
     """
     if name != "auto":
         return SOLVERS[name]
-    if not smooth:
+    if penalty is not None and not penalty.is_smooth:
         return ProxNewton
     n, d = design.shape
-    if isotropic and is_wide(design):
+    if is_wide(design) and (penalty is None or penalty.is_isotropic(design.n_features)):
         d = n + 1  # in the coordinates that it is solved in
     return NewtonCholesky if newton_numpy.size(n, d, n_logits) <= tuning.AUTO_NEWTON_NUMBERS else LBFGS

@@ -72,7 +72,7 @@ class BlockCurvature(Curvature):
     ) -> Self:
         """At W (B, d, K), whose logits eta (m, B, K) may be known; `columns` None are all, with their `diagonal`.
 
-        That is of all rows and of the losses alone.
+        That is of all rows, of the losses alone, and on the host.
         """
         d, design = W.shape[1], sample.design
         if eta is None:
@@ -82,11 +82,11 @@ class BlockCurvature(Curvature):
         columns = torch.arange(d, device="cpu") if columns is None else columns
         features = columns[columns < design.n_features]
         looked_at = design.dense(features if len(features) < design.n_features else None)
-        l2 = sample.penalty.l2[..., 0].cpu().expand(len(W), -1)
         X = looked_at.X.cpu().T
-        out = cls(X.contiguous() if W.shape[2] > 1 else X, columns, weights, diagonal, l2)
+        X = X.contiguous() if W.shape[2] > 1 else X
+        out = cls(X, columns, weights, diagonal, _l2(sample.penalty, len(W)))
         if diagonal is not None:
-            return replace(out, of_all=in_range(diagonal).cpu())
+            return out
         if len(W) == W.shape[2] == 1 and d <= tuning.FEW_CANDIDATES:  # all of the block is wanted anyway
             every = np.arange(d)
             out.cache[0, 0] = every, out._block(0, 0, every)
@@ -115,20 +115,21 @@ class BlockCurvature(Curvature):
             shares = [missing[i :: n_workers()] for i in range(n_workers())]
             in_threads(compute, [share for share in shares if share])
         out, order, l2 = [], [], self.l2[model].numpy()
-        of_all = _positive(self.of_all[near] + self.l2[model]).numpy()
         for k, (own, others) in enumerate(zip(inside, outside, strict=True)):
             if len(own):
                 known, H = self.cache[near, k]
                 at = np.searchsorted(known, own)
-                H = H if len(at) == len(H) else H[np.ix_(at, at)]
-                if l2[own].any():
-                    H = H.copy()
-                    H.ravel()[:: len(H) + 1] += l2[own]
+                is_whole, ridge = len(at) == len(H), l2[own]
+                H = H if is_whole else H[np.ix_(at, at)]
+                if ridge.any():
+                    H = H.copy() if is_whole else H
+                    H.ravel()[:: len(H) + 1] += ridge
                 out.append(H)
             if len(others):
                 # A sample may not have a number of a rare column; alone, its coefficient would move without limit.
-                least = tuning.LEAST_UNBLOCKED_SHARE * of_all[k].max() * (place[others] >= 0)
-                out.append(np.maximum(of_all[k, others], least))
+                of_losses = self.of_all[near, k]
+                least = tuning.LEAST_UNBLOCKED_SHARE * float(of_losses.max()) * torch.from_numpy(place[others] >= 0)
+                out.append(_positive(torch.maximum(of_losses[others], least) + self.l2[model, others]).numpy())
             order += [own + k * d, others + k * d]
         return np.concatenate(order), out
 
@@ -148,7 +149,7 @@ class BlockCurvature(Curvature):
 
     def with_l2(self, penalty: ElasticNet, n_models: int) -> Self:
         """With the L2 penalties of so many models."""
-        return replace(self, l2=penalty.l2[..., 0].cpu().expand(n_models, -1))
+        return replace(self, l2=_l2(penalty, n_models))
 
     def select(self, index):
         """See `Curvature`."""
@@ -164,8 +165,7 @@ class BlockCurvature(Curvature):
     def _is_cached(self, model, k, part):
         if not len(part):
             return True
-        known = self.cache.get((model, k), (part[:0],))[0]
-        return len(known) < tuning.REUSED_BLOCK_FACTOR * len(part) and np.isin(part, known, assume_unique=True).all()
+        return np.isin(part, self.cache.get((model, k), (part[:0],))[0], assume_unique=True).all()
 
     def _with_block(self, model, k, part, place):
         """An index that has all of `part`, and the block of class k there: one that is known gets what it lacks.
@@ -314,6 +314,11 @@ def _subtract_squares(out, waiting):
         V = waiting[0] if len(waiting) == 1 else np.concatenate(waiting)
         waiting.clear()
         out -= V.T @ V
+
+
+def _l2(penalty, n_models):
+    """(B, d) on the host"""
+    return penalty.l2[..., 0].cpu().expand(n_models, -1)
 
 
 def _positive(diagonal):

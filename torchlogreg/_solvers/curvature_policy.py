@@ -41,15 +41,14 @@ def curvature_at(objective: Objective, W: torch.Tensor, generator: torch.Generat
         of_losses = in_range(objective.diagonal_of_losses(W)).cpu()
         none = torch.arange(0, device="cpu")
         empty = of_losses.new_zeros(0, len(W), W.shape[2])
-        return BlockCurvature(empty[:, 0], none, empty, of_losses, none[:, None]).with_l2(objective.penalty, len(W))
+        return BlockCurvature(empty[:, 0], none, empty, of_losses, of_losses[:, 0]).with_l2(objective.penalty, len(W))
     n_frequent = design.n_frequent_columns(W.shape[2])
     if not n_frequent:
         size = _sample_size(objective)
         draw = sample_rows if W.shape[2] == 1 else _where_curved(W)
         return BlockCurvature.of(draw(objective, size, generator), W)
     of_losses = in_range(objective.diagonal_of_losses(W)).cpu()
-    diagonal = of_losses.mT.to(W.device) + objective.penalty.l2
-    columns = frequent_columns(objective, diagonal, n_frequent)
+    columns = frequent_columns(of_losses.mT, design.n_features, n_frequent)
     size = frequent_sample_size(design.shape[0], len(columns), W.shape[2])
     sample = sample_rows(objective, size, generator, evenly=True)
     return BlockCurvature.of(sample, W, columns, of_losses)

@@ -37,8 +37,7 @@ class Scaling(NamedTuple):
 
     def solve(self, gradient: torch.Tensor) -> torch.Tensor:
         """Its inverse times gradient (B, d, K)."""
-        diagonal = self.curvature.diagonal().mT.to(gradient)
-        return gradient / torch.where(diagonal > 0, diagonal, 1.0)
+        return gradient / self.curvature.diagonal().mT.to(gradient)
 
 
 class Proposal(NamedTuple):
@@ -109,17 +108,18 @@ class ProxNewton(CentredSolver):
             damping=[0.0] * len(W),
             restarted=[False] * len(W),
         )
-        if self.centre is not None and self.centre.W is not None:
-            point = objective.value_and_gradient(self.centre.W, self.centre.group)
-            return self._proposed(objective, self._renewed(objective, state._replace(point=point)))
-        if not W.any() and not self.rough:
+        centre = self.centre
+        if centre is not None and centre.W is not None:
+            point = objective.value_and_gradient(centre.W, centre.group)
+        elif W.any() or self.rough:
+            point = objective.value_and_gradient(W)
+        else:
             generator = generator_in(state.random)
             point, curvature = start(objective, W, ProxNewton(rough=True), generator)
             state = state._replace(point=point, random=generator.get_state())
             return self._proposed(
                 objective, self._renewed(objective, state) if curvature is None else state._replace(curvature=curvature)
             )
-        point = objective.value_and_gradient(W)
         state = state._replace(point=point)
         far = is_far(objective, point.value)
         if far.any() and not self.rough:

@@ -94,7 +94,7 @@ class WorkingSets(Solver):
             return self.whole.init(objective, state.point.W)
         index, inside = _of_columns(objective, columns)
         W, before = state.point.W.clone(), None
-        alike = _are_alike(W)  # as they are at a start; then each continues from the one before
+        alike = bool((W[:1] == W).all())  # as they are at a start; then each continues from the one before
         for b in _by_strength(objective.penalty):
             problem = _part(inside, b)
             start = W[b, index].numpy() if before is None or not alike else before
@@ -174,11 +174,6 @@ def _of_columns(objective: Objective, columns: torch.Tensor) -> tuple[torch.Tens
 def _part(inside: Objective, model: int) -> SmallProblem:
     """The objective of one model on the working set."""
     return SmallProblem(inside.select(torch.tensor([model], device="cpu")), is_part=True)
-
-
-def _are_alike(W: torch.Tensor) -> bool:
-    """Whether several models have the same coefficients (B, d, K)."""
-    return len(W) > 1 and bool((W[:1] == W).all())
 
 
 def _solved(problem: SmallProblem, W: np.ndarray, goal: float) -> np.ndarray:

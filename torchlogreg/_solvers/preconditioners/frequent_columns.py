@@ -46,11 +46,11 @@ class FrequentColumnsPreconditioner(Preconditioner):
         return out
 
 
-def frequent_columns(objective, diagonal, n_frequent_columns):
-    """Index of the frequent columns, the intercept as last: the columns that raise the diagonal (G, d, K) the most."""
-    p = objective.design.n_features
-    heaviest = (diagonal - objective.penalty.l2)[:, :p].sum(dim=(0, 2)).topk(n_frequent_columns).indices
-    return torch.cat([heaviest.sort().values, torch.arange(p, diagonal.shape[1], device=heaviest.device)])
+def frequent_columns(of_losses, n_features, n_frequent_columns):
+    """Index of the frequent columns, the intercept as last, by the diagonal (G, d, K) of the losses' Hessian."""
+    heaviest = of_losses[:, :n_features].sum(dim=(0, 2)).topk(n_frequent_columns).indices
+    intercept = torch.arange(n_features, of_losses.shape[1], device=heaviest.device)
+    return torch.cat([heaviest.sort().values, intercept])
 
 
 def frequent_sample_size(n, n_columns, n_logits, factor=1):

@@ -132,8 +132,10 @@ class PreconditionerPolicy:
     def _frequent_columns(self, objective, W, before, n_frequent, generator):
         """The preconditioner of the frequent columns as if there were no others, on logits to which all contribute."""
         before = before if isinstance(before, FrequentColumnsPreconditioner) else None
-        diagonal = in_range(objective.diagonal(W)).view(len(W), self.n_logits, self.d).mT  # (B, d, K)
-        columns = frequent_columns(objective, diagonal, n_frequent) if before is None else before.columns
+        of_losses = in_range(objective.diagonal_of_losses(W)).mT  # (B, d, K)
+        p = objective.design.n_features
+        columns = frequent_columns(of_losses, p, n_frequent) if before is None else before.columns
+        diagonal = of_losses + objective.penalty.l2
         several, h = self.n_logits > 1, len(columns)
         size = frequent_sample_size(self.n, h, self.n_logits, min(len(W), tuning.SHARED_SAMPLE_FACTOR))
         sample = sample_rows(objective, size, generator, evenly=h < self.d)  # no frequent column is rare
